@@ -1,0 +1,276 @@
+package storage
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+)
+
+// Status is how an exchange ended.
+type Status string
+
+// The statuses. Unknown is what a durable intent says until its outcome is
+// written; a process that is killed in between leaves it so, never a false
+// success.
+const (
+	Success Status = "success"
+	Failed  Status = "failed"
+	Pending Status = "pending" // accepted, another step is needed
+	Unknown Status = "unknown"
+)
+
+// Valid says whether s is one of the four statuses.
+func (s Status) Valid() bool {
+	switch s {
+	case Success, Failed, Pending, Unknown:
+		return true
+	}
+	return false
+}
+
+// Caps of the fields, in bytes (threats.md B6). Longer values are cut on a rune
+// boundary by Entry.Sanitize.
+const (
+	MaxID        = 64
+	MaxUserID    = 255
+	MaxAction    = 128
+	MaxIPAddress = 64
+	MaxUserAgent = 512
+	MaxMetadata  = 64 << 10
+)
+
+// Entry is one line of the audit log: who, what, from where, how it ended and
+// how severe it is. An empty UserID, IPAddress or UserAgent means that nobody
+// knows it; JSON shows it as null.
+type Entry struct {
+	// ID is a UUIDv7 for entries that the recorder makes.
+	ID string
+	// UserID is the acting user as the auth server names it.
+	UserID string
+	// Action in the plugin's form, such as "sign-in:email".
+	Action string
+	// Status is the outcome of the exchange.
+	Status Status
+	// Severity of the entry.
+	Severity severity.Level
+	// IPAddress of the client, without a port.
+	IPAddress string
+	// UserAgent as the client sent it, made valid UTF-8 and cut.
+	UserAgent string
+	// Metadata is a JSON object; nil stands for {}.
+	Metadata json.RawMessage
+	// CreatedAt is when the exchange began, UTC, kept to the millisecond.
+	CreatedAt time.Time
+}
+
+// NewID returns a fresh UUIDv7 (RFC 9562). It is safe for concurrent use.
+func NewID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		// crypto/rand does not fail since Go 1.24: it crashes the process
+		// instead. A random id of any version keeps the entry all the same.
+		return uuid.NewString()
+	}
+	return id.String()
+}
+
+// timeLayout is ISO 8601 as JavaScript's Date.toISOString prints it, which is
+// what the plugin's clients parse.
+const timeLayout = "2006-01-02T15:04:05.000Z"
+
+// jsonEntry is the wire form; the order of the fields is the plugin's.
+type jsonEntry struct {
+	ID        string          `json:"id"`
+	UserID    *string         `json:"userId"`
+	Action    string          `json:"action"`
+	Status    Status          `json:"status"`
+	Severity  severity.Level  `json:"severity"`
+	IPAddress *string         `json:"ipAddress"`
+	UserAgent *string         `json:"userAgent"`
+	Metadata  json.RawMessage `json:"metadata"`
+	CreatedAt string          `json:"createdAt"`
+}
+
+// MarshalJSON writes the plugin's field names; unknown values become null.
+func (e Entry) MarshalJSON() ([]byte, error) {
+	return json.Marshal(jsonEntry{
+		ID: e.ID, UserID: orNull(e.UserID), Action: e.Action, Status: e.Status, Severity: e.Severity,
+		IPAddress: orNull(e.IPAddress), UserAgent: orNull(e.UserAgent),
+		Metadata: e.metadata(), CreatedAt: e.CreatedAt.UTC().Format(timeLayout),
+	})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (e *Entry) UnmarshalJSON(b []byte) error {
+	var j jsonEntry
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	at, err := time.Parse(time.RFC3339, j.CreatedAt)
+	if err != nil {
+		return fmt.Errorf("createdAt: %w", err)
+	}
+	*e = Entry{
+		ID: j.ID, UserID: orEmpty(j.UserID), Action: j.Action, Status: j.Status, Severity: j.Severity,
+		IPAddress: orEmpty(j.IPAddress), UserAgent: orEmpty(j.UserAgent), Metadata: j.Metadata, CreatedAt: at.UTC(),
+	}
+	return nil
+}
+
+func (e *Entry) metadata() json.RawMessage {
+	if len(e.Metadata) == 0 {
+		return json.RawMessage("{}")
+	}
+	return e.Metadata
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// Sanitize makes every value storable in any store: valid UTF-8, no NUL, within
+// its cap, a known status, a JSON object as metadata, time to the millisecond.
+// A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
+// Recorder and API call it; stores may rely on it.
+func (e *Entry) Sanitize() {
+	e.ID = Clean(e.ID, MaxID)
+	if e.ID == "" {
+		e.ID = NewID()
+	}
+	e.UserID = Clean(e.UserID, MaxUserID)
+	e.Action = Clean(e.Action, MaxAction)
+	e.IPAddress = Clean(e.IPAddress, MaxIPAddress)
+	e.UserAgent = Clean(e.UserAgent, MaxUserAgent)
+	if !e.Status.Valid() {
+		e.Status = Unknown
+	}
+	if e.CreatedAt.IsZero() {
+		e.CreatedAt = time.Now()
+	}
+	e.CreatedAt = clampTime(e.CreatedAt.UTC().Truncate(time.Millisecond))
+	e.Metadata = cleanMetadata(e.Metadata)
+}
+
+// The range of times that a sort key can hold and a client will show.
+var (
+	minTime = time.Unix(0, 0).UTC()
+	maxTime = time.Date(2248, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+func clampTime(t time.Time) time.Time {
+	if t.Before(minTime) {
+		return minTime
+	}
+	if t.After(maxTime) {
+		return maxTime
+	}
+	return t
+}
+
+func cleanMetadata(m json.RawMessage) json.RawMessage {
+	if len(m) == 0 {
+		return json.RawMessage("{}")
+	}
+	if len(m) > MaxMetadata || m[0] != '{' || !json.Valid(m) {
+		return json.RawMessage(fmt.Sprintf(`{"metadataDropped":{"bytes":%d}}`, len(m)))
+	}
+	if utf8.Valid(m) && !strings.Contains(string(m), `\u0000`) {
+		return m
+	}
+	clean := strings.ToValidUTF8(string(m), "\uFFFD")
+	return json.RawMessage(replaceEscapedNUL(clean))
+}
+
+// replaceEscapedNUL turns the JSON escape \u0000 into \ufffd, but leaves an
+// escaped backslash followed by "u0000" alone.
+func replaceEscapedNUL(s string) string {
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' || i+1 >= len(s) {
+			b.WriteByte(s[i])
+			continue
+		}
+		if strings.HasPrefix(s[i:], `\u0000`) {
+			b.WriteString(`\ufffd`)
+			i += len(`\u0000`) - 1
+			continue
+		}
+		b.WriteString(s[i : i+2])
+		i++
+	}
+	return b.String()
+}
+
+// Clean returns s as valid UTF-8 without NUL, at most limit bytes long. A cut is
+// made on a rune boundary and marked with an ellipsis.
+func Clean(s string, limit int) string {
+	if len(s) <= limit && utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
+	if len(s) > 4*limit {
+		s = s[:4*limit] // bound the work on hostile input; the cut below decides
+	}
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	if len(s) <= limit {
+		return s
+	}
+	const ellipsis = "…"
+	cut := limit - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + ellipsis
+}
+
+// keyBits is how many low bits of a sort key come from the id.
+const keyBits = 20
+
+// SortKey is the entry's place in the log: milliseconds since 1970 in the upper
+// 43 bits, then 20 bits of the id. For a UUIDv7 these are its sub-millisecond
+// part and its first random bits, so that entries of one millisecond keep the
+// order in which they were made. Lists are in descending order of it, the same in
+// every store; equal keys are told apart by counting up.
+func (e *Entry) SortKey() int64 {
+	return TimeKey(e.CreatedAt) | int64(idBits(e.ID))
+}
+
+// TimeKey is the lowest SortKey of the millisecond of t.
+func TimeKey(t time.Time) int64 {
+	return clampTime(t).UnixMilli() << keyBits
+}
+
+// KeyTime is the inverse of TimeKey: the millisecond of a sort key.
+func KeyTime(key int64) time.Time {
+	return time.UnixMilli(key >> keyBits).UTC()
+}
+
+func idBits(id string) uint32 {
+	const mask = 1<<keyBits - 1
+	if u, err := uuid.Parse(id); err == nil {
+		// 12 bits of rand_a (sub-millisecond time), then 8 random bits.
+		return uint32(binary.BigEndian.Uint16(u[6:8])&0x0fff)<<8 | uint32(u[9])
+	}
+	var h uint32 = 2166136261 // FNV-1a
+	for i := 0; i < len(id); i++ {
+		h = (h ^ uint32(id[i])) * 16777619
+	}
+	return h & mask
+}

@@ -1,0 +1,31 @@
+package sqlite
+
+import (
+	"database/sql"
+	"strings"
+	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// ExplainPage returns SQLite's plan for the keys of the first page of q.
+func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string {
+	t.Helper()
+	s := &Store{path: path, table: DefaultTable}
+	keys, args := s.keys(s.conditions(&q), 50, 0)
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+keys, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+	}
+	return strings.Join(plan, "\n")
+}

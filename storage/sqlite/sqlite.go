@@ -1,0 +1,316 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// DefaultTable is the name of the view that shows the log.
+const DefaultTable = "auditLog"
+
+// applicationID marks a database file as ours ("CALg"), see PRAGMA
+// application_id; schemaVersion is in PRAGMA user_version.
+const (
+	applicationID = 0x43414c67
+	schemaVersion = 1
+)
+
+//go:embed schema.sql
+var schema string
+
+// Options of a Store.
+type Options struct {
+	// Path of the database file. Missing folders are made with mode 0700, the
+	// file with 0600.
+	Path string
+	// Table is the name of the view, and the prefix of the tables behind it;
+	// empty means DefaultTable. See ValidTable.
+	Table string
+	// Logger for what happens in the background; nil discards.
+	Logger *slog.Logger
+}
+
+// Store is an open database. Use Open. It is safe for concurrent use.
+type Store struct {
+	path   string
+	table  string
+	log    *slog.Logger
+	write  *sql.DB // one connection, used by the writer goroutine alone
+	read   *sql.DB // read-only connections
+	writer *writer
+	ticker *checkpointer
+	closed sync.Once
+}
+
+var (
+	_ storage.Store    = (*Store)(nil)
+	_ storage.Lister   = (*Store)(nil)
+	_ storage.Getter   = (*Store)(nil)
+	_ storage.Pruner   = (*Store)(nil)
+	_ storage.Unlinker = (*Store)(nil)
+	_ storage.Closer   = (*Store)(nil)
+)
+
+var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,47}$`)
+
+// ValidTable says why name cannot be the name of the view; nil if it can.
+func ValidTable(name string) error {
+	if !tableName.MatchString(name) || strings.HasPrefix(strings.ToLower(name), "sqlite_") {
+		return fmt.Errorf("bad table name %q: use 1 to 48 letters, digits and underscores, not starting with a digit or sqlite_", name)
+	}
+	return nil
+}
+
+// Open opens the database, making it if it is not there. It refuses a file that
+// is not a database of this package and never overwrites one.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	o.Table = cmp.Or(o.Table, DefaultTable)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	if err := ValidTable(o.Table); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(o.Path)
+	if err != nil {
+		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
+	}
+	s := &Store{path: path, table: o.Table, log: o.Logger}
+	if err := s.open(ctx); err != nil {
+		return nil, fmt.Errorf("audit log database %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	if err := prepareFile(s.path); err != nil {
+		return err
+	}
+	if err := inspect(ctx, s.path); err != nil {
+		return explain(err)
+	}
+	var err error
+	if s.write, err = openDB(s.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(10000)",
+		"journal_size_limit(67108864)", "secure_delete(ON)"); err != nil {
+		return err
+	}
+	if s.read, err = openDB(s.path, 4, "query_only(ON)"); err != nil {
+		return errors.Join(err, s.write.Close())
+	}
+	if err := s.migrate(ctx); err != nil {
+		return errors.Join(explain(err), s.read.Close(), s.write.Close())
+	}
+	if s.writer, err = newWriter(ctx, s.write, s.table); err != nil {
+		return errors.Join(explain(err), s.read.Close(), s.write.Close())
+	}
+	s.ticker = startCheckpointer(s)
+	return nil
+}
+
+// Check looks, without changing anything, whether Open could work: it is for
+// configuration checks such as caddy validate.
+func Check(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkParent(filepath.Dir(path))
+	}
+	if err != nil {
+		return err
+	}
+	return checkKind(path, info)
+}
+
+// checkParent walks up to the first folder that exists.
+func checkParent(dir string) error {
+	for {
+		info, err := os.Stat(dir)
+		switch {
+		case err == nil && !info.IsDir():
+			return fmt.Errorf("%s is not a folder: the audit log database cannot be made in it", dir)
+		case err == nil:
+			return nil
+		case !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir):
+			return err
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func checkKind(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is a %s, not a regular file: give the path of the file itself", path, kind(info.Mode()))
+	}
+	return nil
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "folder"
+	case m&fs.ModeSymlink != 0:
+		return "symbolic link"
+	}
+	return "special file"
+}
+
+// prepareFile makes the file with mode 0600 before SQLite would make it 0644
+// (its -wal and -shm files inherit the mode), and tightens an older one.
+func prepareFile(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	info, statErr := os.Lstat(path)
+	if statErr != nil {
+		return errors.Join(err, statErr)
+	}
+	if err := checkKind(path, info); err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Chmod(path+suffix, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("others can read it, and its mode cannot be changed to 0600: %w", err)
+		}
+	}
+	return nil
+}
+
+func openDB(path string, conns int, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "temp_store(MEMORY)"}, pragmas...)}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db, nil
+}
+
+// inspect looks whose file this is, over a connection that changes nothing: the
+// connections of a Store switch the file to WAL mode.
+func inspect(ctx context.Context, path string) error {
+	db, err := openDB(path, 1, "query_only(ON)")
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkOwner(ctx, db), db.Close())
+}
+
+// migrate makes the schema in one transaction.
+func (s *Store) migrate(ctx context.Context) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	if _, err := tx.ExecContext(ctx, strings.ReplaceAll(schema, "{t}", s.table)); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d; PRAGMA user_version=%d", applicationID, schemaVersion)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func checkOwner(ctx context.Context, db *sql.DB) error {
+	var app, version, objects int
+	row := db.QueryRowContext(ctx, `SELECT (SELECT application_id FROM pragma_application_id),
+		(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)`)
+	if err := row.Scan(&app, &version, &objects); err != nil {
+		return err
+	}
+	switch {
+	case app != applicationID && objects > 0:
+		return errors.New("this SQLite file belongs to another program: give the audit log a file of its own")
+	case version > schemaVersion:
+		return fmt.Errorf("written by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another file", version, schemaVersion)
+	}
+	return nil
+}
+
+// explain adds a remedy to errors whose cause a person can mend.
+func explain(err error) error {
+	switch text := err.Error(); {
+	case strings.Contains(text, "file is not a database"):
+		return fmt.Errorf("%w: it is damaged or something else; move it away, or give another path", err)
+	case strings.Contains(text, "unable to open database file"), strings.Contains(text, "readonly"):
+		return fmt.Errorf("%w: check that the user who runs Caddy may read and write the file and its folder", err)
+	case strings.Contains(text, "locked"):
+		return fmt.Errorf("%w: another program holds it; close that program", err)
+	}
+	return err
+}
+
+// Path returns the absolute path of the database file.
+func (s *Store) Path() string { return s.path }
+
+// Write implements storage.Store.
+func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return s.writer.submit(ctx, &job{entries: append([]storage.Entry(nil), entries...), durability: storage.DurabilityOf(ctx)})
+}
+
+// Prune implements storage.Pruner.
+func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, error) {
+	return s.exec(ctx, fmt.Sprintf(`DELETE FROM "%[1]s_entries" WHERE key IN
+		(SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?)`, s.table), storage.TimeKey(before), limit)
+}
+
+// Unlink implements storage.Unlinker.
+func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
+	if userID == "" {
+		return 0, nil
+	}
+	return s.exec(ctx, fmt.Sprintf(`UPDATE "%s_entries" SET user_id = NULL, user_hash = NULL WHERE user_hash = ? AND user_id = ?`, s.table),
+		userHash(userID), userID)
+}
+
+// exec runs one statement in the writer's next transaction.
+func (s *Store) exec(ctx context.Context, query string, args ...any) (int, error) {
+	var n int64
+	err := s.writer.submit(ctx, &job{do: func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, query, args...)
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		return err
+	}})
+	return int(n), err
+}
+
+// Close writes what is queued and closes the database.
+func (s *Store) Close() error {
+	var err error
+	s.closed.Do(func() {
+		s.ticker.stop()
+		s.writer.close()
+		err = errors.Join(s.read.Close(), s.write.Close())
+	})
+	return err
+}

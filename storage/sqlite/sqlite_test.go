@@ -1,0 +1,228 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
+)
+
+func open(t testing.TB, path string) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(context.Background(), sqlite.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestSuite(t *testing.T) {
+	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, filepath.Join(t.TempDir(), "audit.db")) })
+}
+
+func TestEntriesSurviveClosingAndOpening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s := open(t, path)
+	a, b := storagetest.Entry(1), storagetest.Entry(2)
+	for _, e := range []storage.Entry{a, b} {
+		if err := s.Write(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(t.Context(), e); !errors.Is(err, storage.ErrClosed) {
+			t.Errorf("a closed store says %v", err)
+		}
+		s = open(t, path)
+	}
+	page, err := s.List(t.Context(), storage.Query{})
+	if err != nil || page.Total != 2 {
+		t.Fatalf("%d entries, %v", page.Total, err)
+	}
+}
+
+func TestFilesAreForTheirOwnerOnly(t *testing.T) {
+	for _, mask := range []int{0o000, 0o022, 0o077} {
+		old := syscall.Umask(mask)
+		dir := filepath.Join(t.TempDir(), "new", "folder")
+		path := filepath.Join(dir, "audit.db")
+		s := open(t, path)
+		err := s.Write(t.Context(), storagetest.Entry(1))
+		syscall.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]os.FileMode{dir: 0o700, path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600} {
+			info, err := os.Stat(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode().Perm(); got != want {
+				t.Errorf("umask %03o: %s has mode %o, want %o", mask, filepath.Base(name), got, want)
+			}
+		}
+	}
+}
+
+func TestAnOlderFileIsTightened(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	if err := open(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path)
+	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %o", info.Mode().Perm())
+	}
+}
+
+func TestOpenRefusesWhatIsNotOursAndSaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(file("text.db"), []byte(strings.Repeat("this is no database. ", 200)), 0o600))
+	must(os.Symlink(file("text.db"), file("link.db")))
+	must(os.Mkdir(file("folder.db"), 0o700))
+	foreign, err := sql.Open("sqlite", file("foreign.db"))
+	must(err)
+	_, err = foreign.Exec("CREATE TABLE user (id TEXT)")
+	must(err)
+	must(foreign.Close())
+	newer := file("newer.db")
+	must(open(t, newer).Close())
+	db, err := sql.Open("sqlite", newer)
+	must(err)
+	_, err = db.Exec("PRAGMA user_version=99")
+	must(err)
+	must(db.Close())
+	for name, want := range map[string]string{
+		"text.db": "file is not a database", "link.db": "symbolic link", "folder.db": "folder",
+		"foreign.db": "another program", "newer.db": "newer version", "text.db/x.db": "not a directory",
+	} {
+		before, _ := os.ReadFile(file(name))
+		_, err := sqlite.Open(t.Context(), sqlite.Options{Path: file(name)})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file(name)) {
+			t.Errorf("%s: %v, want the path and %q", name, err, want)
+		}
+		if after, _ := os.ReadFile(file(name)); string(before) != string(after) {
+			t.Errorf("%s was changed", name)
+		}
+	}
+}
+
+func TestTableNamesAreCheckedAndQuoted(t *testing.T) {
+	for _, bad := range []string{`"; DROP TABLE x; --`, "public.user", "sqlite_master", "1st", "", strings.Repeat("x", 49), "a b", "ä"} {
+		if err := sqlite.ValidTable(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "a.db"), Table: "select"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if err := s.Write(t.Context(), storagetest.Entry(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheViewShowsThePluginsColumns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s := open(t, path)
+	e := storagetest.Entry(1)
+	if err := s.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var id, user, action, status, level, ip, agent, metadata, at string
+	row := db.QueryRow(`SELECT id, userId, action, status, severity, ipAddress, userAgent, metadata, createdAt FROM auditLog`)
+	if err := row.Scan(&id, &user, &action, &status, &level, &ip, &agent, &metadata, &at); err != nil {
+		t.Fatal(err)
+	}
+	if id != e.ID || user != e.UserID || action != e.Action || status != "success" || level != "medium" || ip != e.IPAddress ||
+		agent != e.UserAgent || metadata != string(e.Metadata) || at != "2026-01-02T03:05:05.678Z" {
+		t.Error(id, user, action, status, level, ip, agent, metadata, at)
+	}
+}
+
+func TestListsUseIndexes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	open(t, path)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	user := "u"
+	for _, q := range []storage.Query{{}, {UserID: &user}, {Action: "a"}, {Action: "a", Status: storage.Failed}, {Status: storage.Failed}} {
+		plan := sqlite.ExplainPage(t, path, db, q)
+		if strings.Contains(plan, "USE TEMP B-TREE") && q.Action == "" {
+			t.Errorf("%+v sorts:\n%s", q, plan)
+		}
+		if q.UserID != nil && !strings.Contains(plan, "auditLog_user") || q.Action != "" && !strings.Contains(plan, "auditLog_action") {
+			t.Errorf("%+v does not use its index:\n%s", q, plan)
+		}
+	}
+}
+
+func TestCheckChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := sqlite.Check(filepath.Join(dir, "not", "yet", "audit.db")); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("Check made %v", left)
+	}
+	if err := sqlite.Check(dir); err == nil {
+		t.Error("a folder was accepted as database")
+	}
+}
+
+// BenchmarkWrite measures durable entries with many callers waiting.
+func BenchmarkWrite(b *testing.B) {
+	for _, callers := range []int{1, 16, 64, 256} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			s := open(b, filepath.Join(b.TempDir(), "audit.db"))
+			work := make(chan storage.Entry, callers)
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() {
+					for e := range work {
+						if err := s.Write(context.Background(), e); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			b.ReportAllocs()
+			for i := range b.N {
+				work <- storagetest.Entry(i)
+			}
+			close(work)
+			wg.Wait()
+		})
+	}
+}

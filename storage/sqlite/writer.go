@@ -1,0 +1,337 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	// queueLength bounds how many callers may wait in the queue; more wait in
+	// submit, until their context ends.
+	queueLength = 1024
+	// maxBatch bounds the entries of one transaction: performance.md section 2
+	// finds no gain beyond 256 to 512.
+	maxBatch = 512
+	// maxTexts bounds the writer's memory of text codes.
+	maxTexts = 4096
+)
+
+// job is one caller's wish: entries to write, or something else to do in the
+// transaction. done receives exactly one value.
+type job struct {
+	entries    []storage.Entry
+	do         func(context.Context, *sql.Tx) error
+	durability storage.Durability
+	done       chan error
+}
+
+// writer is the goroutine that owns the write connection.
+//
+// Callers put jobs into queue; run takes all that have gathered, commits them in
+// one transaction, and answers each. So an entry waits for at most the
+// transaction that is under way and its own.
+type writer struct {
+	db      *sql.DB
+	queue   chan *job
+	quit    chan struct{} // closed by close: no more jobs
+	stopped chan struct{} // closed by run when the queue is empty and done
+	stmts   statements
+	texts   *lru.Cache[string, int64]
+	mode    storage.Durability // what PRAGMA synchronous is set to
+}
+
+type statements struct {
+	insert, update, newText, findText string
+}
+
+func newWriter(ctx context.Context, db *sql.DB, table string) (*writer, error) {
+	texts, err := lru.New[string, int64](maxTexts)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{db: db, queue: make(chan *job, queueLength), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
+	w.stmts = statements{
+		insert: fmt.Sprintf(`INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata)
+			VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`, table),
+		update: fmt.Sprintf(`UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?
+			WHERE id=?`, table),
+		newText:  fmt.Sprintf(`INSERT INTO "%s_texts" (text) VALUES (?)`, table),
+		findText: fmt.Sprintf(`SELECT code FROM "%s_texts" WHERE text = ?`, table),
+	}
+	if err := db.PingContext(ctx); err != nil {
+		return nil, err
+	}
+	go w.run()
+	return w, nil
+}
+
+// submit queues the job and waits for its transaction. When ctx ends first the
+// job may still be done: writing is idempotent, so that a retry does no harm.
+func (w *writer) submit(ctx context.Context, j *job) error {
+	j.done = make(chan error, 1)
+	select {
+	case <-w.quit:
+		return storage.ErrClosed
+	default:
+	}
+	select {
+	case w.queue <- j:
+	case <-w.quit:
+		return storage.ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the audit log's writer: %w", ctx.Err())
+	}
+	select {
+	case err := <-j.done:
+		return err
+	case <-w.stopped:
+		// run has ended; it answered every job that it saw, so an answer is
+		// either there or the job came too late to be seen.
+		select {
+		case err := <-j.done:
+			return err
+		default:
+			return storage.ErrClosed
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the audit log's transaction: %w", ctx.Err())
+	}
+}
+
+// close stops run after the queue is empty.
+func (w *writer) close() {
+	close(w.quit)
+	<-w.stopped
+}
+
+func (w *writer) run() {
+	defer close(w.stopped)
+	for {
+		select {
+		case j := <-w.queue:
+			w.commit(w.gather(j))
+		case <-w.quit:
+			for {
+				select {
+				case j := <-w.queue:
+					w.commit(w.gather(j))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather adds to the first job what else is queued right now.
+func (w *writer) gather(first *job) []*job {
+	batch, n := []*job{first}, len(first.entries)
+	for n < maxBatch {
+		select {
+		case j := <-w.queue:
+			batch, n = append(batch, j), n+len(j.entries)+1
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit answers every job of the batch. If the common transaction fails, each
+// job gets one of its own, so that a bad one cannot take others with it.
+func (w *writer) commit(batch []*job) {
+	err := w.transact(batch)
+	if err == nil || len(batch) == 1 {
+		for _, j := range batch {
+			j.done <- err
+		}
+		return
+	}
+	for _, j := range batch {
+		j.done <- w.transact([]*job{j})
+	}
+}
+
+func (w *writer) transact(batch []*job) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a hang guard: busy_timeout is 5 s
+	defer cancel()
+	if err := w.setDurability(ctx, batch); err != nil {
+		return err
+	}
+	tx, err := w.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := w.apply(ctx, tx, batch); err != nil {
+		w.texts.Purge() // codes made in this transaction are gone
+		_ = tx.Rollback()
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		w.texts.Purge()
+		_ = tx.Rollback()
+		return err
+	}
+	return nil
+}
+
+// setDurability makes the next commit as durable as the most demanding job
+// wants: one fsync if any of them asked for it.
+func (w *writer) setDurability(ctx context.Context, batch []*job) error {
+	want := storage.Commit
+	for _, j := range batch {
+		want = min(want, j.durability)
+	}
+	if want == w.mode {
+		return nil
+	}
+	level := "FULL"
+	if want == storage.Commit {
+		level = "NORMAL"
+	}
+	if _, err := w.db.ExecContext(ctx, "PRAGMA synchronous="+level); err != nil {
+		return err
+	}
+	w.mode = want
+	return nil
+}
+
+func (w *writer) apply(ctx context.Context, tx *sql.Tx, batch []*job) error {
+	b := &transaction{w: w, ctx: ctx, tx: tx}
+	for _, j := range batch {
+		if j.do != nil {
+			if err := j.do(ctx, tx); err != nil {
+				return err
+			}
+		}
+		for i := range j.entries {
+			if err := b.put(&j.entries[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// transaction writes entries within one SQL transaction.
+type transaction struct {
+	w      *writer
+	ctx    context.Context
+	tx     *sql.Tx
+	insert *sql.Stmt
+}
+
+func (t *transaction) put(e *storage.Entry) error {
+	if t.insert == nil {
+		var err error
+		if t.insert, err = t.tx.PrepareContext(t.ctx, t.w.stmts.insert); err != nil {
+			return err
+		}
+	}
+	action, err := t.text(e.Action)
+	if err != nil {
+		return err
+	}
+	var agent any
+	if e.UserAgent != "" {
+		if agent, err = t.text(e.UserAgent); err != nil {
+			return err
+		}
+	}
+	return t.upsert(e, action, agent)
+}
+
+// upsert inserts, or updates if the id is there, or takes the next key if
+// another entry has the same.
+func (t *transaction) upsert(e *storage.Entry, action int64, agent any) error {
+	id, status := idValue(e.ID), statusCode(e.Status)
+	var hash, user any
+	if e.UserID != "" {
+		hash, user = userHash(e.UserID), e.UserID
+	}
+	for key := e.SortKey(); ; key++ {
+		res, err := t.insert.ExecContext(t.ctx, key, id, hash, user, action, status, e.Severity, textOrNull(e.IPAddress), agent, metadataValue(e))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		res, err = t.tx.ExecContext(t.ctx, t.w.stmts.update, hash, user, action, status, e.Severity, textOrNull(e.IPAddress), agent, metadataValue(e), id)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+	}
+}
+
+// text returns the code of a text, making one if it is new.
+func (t *transaction) text(s string) (int64, error) {
+	if code, ok := t.w.texts.Get(s); ok {
+		return code, nil
+	}
+	var code int64
+	err := t.tx.QueryRowContext(t.ctx, t.w.stmts.findText, s).Scan(&code)
+	if err == sql.ErrNoRows {
+		var res sql.Result
+		if res, err = t.tx.ExecContext(t.ctx, t.w.stmts.newText, s); err == nil {
+			code, err = res.LastInsertId()
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	t.w.texts.Add(s, code)
+	return code, nil
+}
+
+// idValue stores a UUID in 16 bytes and any other id as text.
+func idValue(id string) any {
+	if len(id) == 36 {
+		if u, err := uuid.Parse(id); err == nil && u.String() == id {
+			return u[:]
+		}
+	}
+	return id
+}
+
+func userHash(userID string) int64 {
+	sum := sha256.Sum256([]byte(userID))
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+func textOrNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func metadataValue(e *storage.Entry) any {
+	if len(e.Metadata) == 0 || string(e.Metadata) == "{}" {
+		return nil
+	}
+	return string(e.Metadata)
+}
+
+var statuses = [...]storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
+
+func statusCode(s storage.Status) int {
+	for code, known := range statuses {
+		if s == known {
+			return code
+		}
+	}
+	return len(statuses) - 1
+}

@@ -1,0 +1,471 @@
+// Package storagetest is the suite that every store passes. A store of your own
+// runs it with Run from its own test.
+package storagetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+)
+
+// Open returns a fresh, empty store; it registers its own clean-up with t.
+type Open func(t *testing.T) storage.Store
+
+// Run runs the whole suite against stores that open returns. Parts for optional
+// interfaces that the store lacks are skipped, with the interface's name.
+func Run(t *testing.T, open Open) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, storage.Store)
+	}{
+		{"what is written comes back the same", testRoundTrip},
+		{"writing an id again replaces the entry and keeps its place", testUpsert},
+		{"an intent becomes an outcome under the same id", testTwoPhases},
+		{"one call is all or nothing and idempotent", testIdempotent},
+		{"odd values are kept", testOddValues},
+		{"lists are newest first and page by offset and cursor", testPages},
+		{"filters select exactly", testFilters},
+		{"entries of one millisecond keep their order", testSameMillisecond},
+		{"lists agree with the memory store on random logs", testAgainstModel},
+		{"totals are capped and say so", testCappedTotal},
+		{"a cancelled context is an error", testCancelled},
+		{"an unknown id is ErrNotFound", testNotFound},
+		{"a foreign cursor is ErrBadCursor", testBadCursor},
+		{"prune deletes the oldest up to its batch", testPrune},
+		{"unlink keeps the entries without the user", testUnlink},
+		{"many writers at once lose nothing", testConcurrent},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
+	}
+}
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
+
+// Entry returns a valid entry, i minutes after the suite's epoch.
+func Entry(i int) storage.Entry {
+	e := storage.Entry{
+		ID: storage.NewID(), UserID: fmt.Sprintf("user-%d", i%3), Action: "sign-in:email", Status: storage.Success,
+		Severity: severity.Medium, IPAddress: "203.0.113.7", UserAgent: "suite/1.0",
+		Metadata: json.RawMessage(fmt.Sprintf(`{"n":%d}`, i)), CreatedAt: epoch.Add(time.Duration(i) * time.Minute),
+	}
+	e.Sanitize()
+	return e
+}
+
+func write(t *testing.T, s storage.Store, entries ...storage.Entry) {
+	t.Helper()
+	if err := s.Write(t.Context(), entries...); err != nil {
+		t.Fatalf("Write: %v", err)
+	}
+}
+
+func lister(t *testing.T, s storage.Store) storage.Lister { return optional[storage.Lister](t, s) }
+
+func optional[T any](t *testing.T, s storage.Store) T {
+	t.Helper()
+	o, ok := s.(T)
+	if !ok {
+		t.Skipf("the store is no %v", reflect.TypeFor[T]())
+	}
+	return o
+}
+
+func list(t *testing.T, s storage.Store, q storage.Query) storage.Page {
+	t.Helper()
+	page, err := lister(t, s).List(t.Context(), q)
+	if err != nil {
+		t.Fatalf("List(%+v): %v", q, err)
+	}
+	return page
+}
+
+func get(t *testing.T, s storage.Store, id string) storage.Entry {
+	t.Helper()
+	e, err := optional[storage.Getter](t, s).Get(t.Context(), id)
+	if err != nil {
+		t.Fatalf("Get(%s): %v", id, err)
+	}
+	return e
+}
+
+func same(t *testing.T, got, want storage.Entry) {
+	t.Helper()
+	g, w := mustJSON(t, got), mustJSON(t, want)
+	if g != w {
+		t.Errorf("got  %s\nwant %s", g, w)
+	}
+}
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func testRoundTrip(t *testing.T, s storage.Store) {
+	e := Entry(1)
+	bare := storage.Entry{Action: "x", CreatedAt: epoch}
+	bare.Sanitize()
+	write(t, s, e, bare)
+	same(t, get(t, s, e.ID), e)
+	same(t, get(t, s, bare.ID), bare)
+	for _, got := range list(t, s, storage.Query{}).Entries {
+		if got.ID == e.ID {
+			same(t, got, e)
+		}
+	}
+}
+
+func testUpsert(t *testing.T, s storage.Store) {
+	a, b, c := Entry(1), Entry(2), Entry(3)
+	write(t, s, a, b, c)
+	changed := b
+	changed.UserID, changed.Action, changed.Status, changed.Severity = "other", "sign-out", storage.Failed, severity.High
+	changed.IPAddress, changed.UserAgent, changed.Metadata = "", "", json.RawMessage(`{"later":true}`)
+	write(t, s, changed)
+	page := list(t, s, storage.Query{})
+	if page.Total != 3 || len(page.Entries) != 3 {
+		t.Fatalf("total %d, %d entries, want 3", page.Total, len(page.Entries))
+	}
+	same(t, page.Entries[1], changed)
+	for _, q := range []storage.Query{{Action: "sign-out"}, {Status: storage.Failed}, {UserID: &changed.UserID}} {
+		if got := list(t, s, q); got.Total != 1 || len(got.Entries) != 1 {
+			t.Errorf("%+v finds %d of %d, want the changed entry only", q, len(got.Entries), got.Total)
+		}
+	}
+	if got := list(t, s, storage.Query{UserID: &b.UserID}); got.Total != 0 {
+		t.Errorf("the old user still has %d entries", got.Total)
+	}
+}
+
+func testTwoPhases(t *testing.T, s storage.Store) {
+	intent := Entry(1)
+	intent.Status, intent.UserID = storage.Unknown, ""
+	write(t, s, intent)
+	if got := list(t, s, storage.Query{Status: storage.Unknown}); got.Total != 1 {
+		t.Fatalf("the intent is not listed as unknown: %d", got.Total)
+	}
+	outcome := intent
+	outcome.Status, outcome.UserID = storage.Success, "u"
+	write(t, s, outcome)
+	if got := list(t, s, storage.Query{Status: storage.Unknown}); got.Total != 0 {
+		t.Errorf("%d intents are left", got.Total)
+	}
+	same(t, get(t, s, intent.ID), outcome)
+}
+
+func testIdempotent(t *testing.T, s storage.Store) {
+	entries := []storage.Entry{Entry(1), Entry(2), Entry(2)}
+	again := entries[0]
+	again.Action = "second-in-the-same-call"
+	for range 3 {
+		write(t, s, append(entries, again)...)
+	}
+	write(t, s)
+	if got := list(t, s, storage.Query{}); got.Total != 3 {
+		t.Errorf("total %d, want 3", got.Total)
+	}
+	same(t, get(t, s, again.ID), again)
+}
+
+func testOddValues(t *testing.T, s storage.Store) {
+	odd := []string{"\xff\xfe", "nul\x00nul", "é☃🎈", "'; DROP TABLE x; --", "%_\\", "\r\n\x1b[31m", "\u202e", strings.Repeat("é", 2000)}
+	for i, v := range odd {
+		e := Entry(i)
+		e.UserID, e.Action, e.IPAddress, e.UserAgent = v, v, v, v
+		e.Metadata = json.RawMessage(mustJSON(t, map[string]any{v: v, "big": json.Number("1e400"), "n": json.Number("9007199254740993")}))
+		e.Sanitize()
+		write(t, s, e)
+		same(t, get(t, s, e.ID), e)
+		if got := list(t, s, storage.Query{Action: e.Action}); got.Total != 1 {
+			t.Errorf("%q: found %d times by action", v, got.Total)
+		}
+		if got := list(t, s, storage.Query{UserID: &e.UserID}); got.Total != 1 {
+			t.Errorf("%q: found %d times by user", v, got.Total)
+		}
+	}
+	custom := Entry(99)
+	custom.ID = "not-a-uuid"
+	write(t, s, custom)
+	same(t, get(t, s, "not-a-uuid"), custom)
+}
+
+func testPages(t *testing.T, s storage.Store) {
+	const n = 57
+	var want []string
+	for i := range n {
+		e := Entry(i)
+		write(t, s, e)
+		want = append([]string{e.ID}, want...)
+	}
+	if got := walkCursor(t, s, storage.Query{Limit: 10}); !reflect.DeepEqual(got, want) {
+		t.Errorf("by cursor:\n got %v\nwant %v", got, want)
+	}
+	var byOffset []string
+	for off := 0; off < n+10; off += 10 {
+		page := list(t, s, storage.Query{Limit: 10, Offset: off})
+		if page.Total != n {
+			t.Fatalf("total %d at offset %d, want %d", page.Total, off, n)
+		}
+		byOffset = append(byOffset, ids(page)...)
+	}
+	if !reflect.DeepEqual(byOffset, want) {
+		t.Errorf("by offset:\n got %v\nwant %v", byOffset, want)
+	}
+	if got := len(list(t, s, storage.Query{}).Entries); got != storage.DefaultLimit {
+		t.Errorf("the default page has %d entries, want %d", got, storage.DefaultLimit)
+	}
+	if page := list(t, s, storage.Query{Limit: n}); page.NextCursor != "" {
+		t.Error("the last page has a cursor")
+	}
+}
+
+func walkCursor(t *testing.T, s storage.Store, q storage.Query) []string {
+	t.Helper()
+	var got []string
+	for range 1000 {
+		page := list(t, s, q)
+		got = append(got, ids(page)...)
+		if page.NextCursor == "" {
+			return got
+		}
+		q.Cursor = page.NextCursor
+	}
+	t.Fatal("the cursor never ends")
+	return nil
+}
+
+func ids(p storage.Page) []string {
+	out := make([]string, len(p.Entries))
+	for i, e := range p.Entries {
+		out[i] = e.ID
+	}
+	return out
+}
+
+func testFilters(t *testing.T, s storage.Store) {
+	a, b, c := Entry(0), Entry(1), Entry(2)
+	b.Action, b.Status, b.Severity = "sign-out", storage.Failed, severity.High
+	c.UserID = ""
+	write(t, s, a, b, c)
+	empty, high := "", severity.High
+	for _, f := range []struct {
+		q    storage.Query
+		want []string
+	}{
+		{storage.Query{}, []string{c.ID, b.ID, a.ID}},
+		{storage.Query{UserID: &a.UserID}, []string{a.ID}},
+		{storage.Query{UserID: &empty}, []string{c.ID}},
+		{storage.Query{Action: "sign-in:email"}, []string{c.ID, a.ID}},
+		{storage.Query{Action: "SIGN-IN:EMAIL"}, nil},
+		{storage.Query{Action: "sign-in"}, nil},
+		{storage.Query{Status: storage.Failed}, []string{b.ID}},
+		{storage.Query{Severity: &high}, []string{b.ID}},
+		{storage.Query{UserID: &b.UserID, Status: storage.Success}, nil},
+		{storage.Query{UserID: &b.UserID, Action: "sign-out", Status: storage.Failed, Severity: &high}, []string{b.ID}},
+		{storage.Query{From: b.CreatedAt}, []string{c.ID, b.ID}},
+		{storage.Query{To: b.CreatedAt}, []string{b.ID, a.ID}},
+		{storage.Query{From: b.CreatedAt, To: b.CreatedAt}, []string{b.ID}},
+		{storage.Query{From: c.CreatedAt, To: a.CreatedAt}, nil},
+		{storage.Query{Offset: 3}, nil},
+	} {
+		page := list(t, s, f.q)
+		if got := ids(page); len(got)+len(f.want) > 0 && !reflect.DeepEqual(got, f.want) {
+			t.Errorf("%+v:\n got %v\nwant %v", f.q, got, f.want)
+		}
+		if f.q.Offset == 0 && page.Total != len(f.want) {
+			t.Errorf("%+v: total %d, want %d", f.q, page.Total, len(f.want))
+		}
+	}
+}
+
+func testSameMillisecond(t *testing.T, s storage.Store) {
+	var want []string
+	for len(want) < 40 {
+		e := Entry(0)
+		sec, nsec := uuid.MustParse(e.ID).Time().UnixTime()
+		e.CreatedAt = time.Unix(sec, nsec).UTC().Truncate(time.Millisecond) // the id and the time agree, as the recorder makes them
+		want = append([]string{e.ID}, want...)
+		write(t, s, e)
+	}
+	if got := ids(list(t, s, storage.Query{Limit: 100})); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	clash := Entry(0)
+	clash.ID = "a"
+	other := clash
+	other.ID = "b"
+	for other.SortKey() != clash.SortKey() { // find two ids with one key
+		other.ID = fmt.Sprintf("b%d", rand.IntN(1<<30))
+	}
+	write(t, s, clash, other)
+	if got := list(t, s, storage.Query{Limit: 100}); got.Total != 42 || len(walkCursor(t, s, storage.Query{Limit: 7})) != 42 {
+		t.Errorf("two entries with one sort key: %d entries, want 42", got.Total)
+	}
+}
+
+// testAgainstModel compares random logs and queries with the memory store.
+func testAgainstModel(t *testing.T, s storage.Store) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	model := memory.New(0)
+	actions, statuses := []string{"a", "b", "c"}, []storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
+	var written []storage.Entry
+	for range 300 {
+		e := Entry(rng.IntN(200))
+		e.Action, e.Status, e.Severity = actions[rng.IntN(3)], statuses[rng.IntN(4)], severity.Level(rng.IntN(4))
+		if rng.IntN(5) == 0 && len(written) > 0 {
+			e.ID = written[rng.IntN(len(written))].ID
+		}
+		written = append(written, e)
+		write(t, s, e)
+		write(t, model, e)
+	}
+	for range 200 {
+		q := randomQuery(rng, actions, statuses)
+		got, want := list(t, s, q), list(t, model, q)
+		if !reflect.DeepEqual(ids(got), ids(want)) || got.Total != want.Total || got.NextCursor != want.NextCursor {
+			t.Fatalf("%+v:\n got %d %v\nwant %d %v", q, got.Total, ids(got), want.Total, ids(want))
+		}
+	}
+}
+
+func randomQuery(rng *rand.Rand, actions []string, statuses []storage.Status) storage.Query {
+	q := storage.Query{Limit: 1 + rng.IntN(60), Offset: rng.IntN(50)}
+	if rng.IntN(2) == 0 {
+		u := fmt.Sprintf("user-%d", rng.IntN(4))
+		q.UserID = &u
+	}
+	if rng.IntN(2) == 0 {
+		q.Action = actions[rng.IntN(len(actions))]
+	}
+	if rng.IntN(2) == 0 {
+		q.Status = statuses[rng.IntN(len(statuses))]
+	}
+	if rng.IntN(3) == 0 {
+		l := severity.Level(rng.IntN(4))
+		q.Severity = &l
+	}
+	if rng.IntN(3) == 0 {
+		q.From = epoch.Add(time.Duration(rng.IntN(200)) * time.Minute)
+	}
+	if rng.IntN(3) == 0 {
+		q.To = epoch.Add(time.Duration(rng.IntN(200)) * time.Minute)
+	}
+	return q
+}
+
+func testCappedTotal(t *testing.T, s storage.Store) {
+	const batch = 500
+	for n := 0; n <= storage.MaxTotal; n += batch {
+		entries := make([]storage.Entry, batch)
+		for i := range entries {
+			entries[i] = Entry(n + i)
+		}
+		write(t, s, entries...)
+	}
+	page := list(t, s, storage.Query{Limit: 1})
+	if _, bounded := s.(*memory.Store); bounded {
+		return // it keeps no more than the cap
+	}
+	if page.Total != storage.MaxTotal || !page.TotalIsCapped {
+		t.Errorf("total %d, capped %v", page.Total, page.TotalIsCapped)
+	}
+	user := "user-1"
+	if page = list(t, s, storage.Query{UserID: &user}); page.TotalIsCapped || page.Total != 3500 {
+		t.Errorf("a user's total %d, capped %v, want 3500", page.Total, page.TotalIsCapped)
+	}
+}
+
+func testCancelled(t *testing.T, s storage.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Write(ctx, Entry(1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	write(t, s, Entry(2))
+}
+
+func testNotFound(t *testing.T, s storage.Store) {
+	g := optional[storage.Getter](t, s)
+	for _, id := range []string{"", "nope", storage.NewID(), strings.Repeat("x", 5000), "\x00"} {
+		if _, err := g.Get(t.Context(), id); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("Get(%.20q) = %v, want ErrNotFound", id, err)
+		}
+	}
+}
+
+func testBadCursor(t *testing.T, s storage.Store) {
+	for _, c := range []string{"x", "AAAA", strings.Repeat("A", 12), storage.EncodeCursor(-1), strings.Repeat("A", 5000)} {
+		if _, err := lister(t, s).List(t.Context(), storage.Query{Cursor: c}); !errors.Is(err, storage.ErrBadCursor) {
+			t.Errorf("cursor %.20q: %v, want ErrBadCursor", c, err)
+		}
+	}
+}
+
+func testPrune(t *testing.T, s storage.Store) {
+	p := optional[storage.Pruner](t, s)
+	for i := range 10 {
+		write(t, s, Entry(i))
+	}
+	cutoff := epoch.Add(6 * time.Minute)
+	for _, want := range []int{4, 2, 0} {
+		got, err := p.Prune(t.Context(), cutoff, 4)
+		if err != nil || got != want {
+			t.Fatalf("Prune = %d, %v, want %d", got, err, want)
+		}
+	}
+	page := list(t, s, storage.Query{})
+	if page.Total != 4 || page.Entries[3].CreatedAt.Before(cutoff) {
+		t.Errorf("%d entries are left, the oldest of %v", page.Total, page.Entries[len(page.Entries)-1].CreatedAt)
+	}
+}
+
+func testUnlink(t *testing.T, s storage.Store) {
+	u := optional[storage.Unlinker](t, s)
+	a, b := Entry(0), Entry(1)
+	write(t, s, a, b, Entry(3))
+	if n, err := u.Unlink(t.Context(), "user-0"); err != nil || n != 2 {
+		t.Fatalf("Unlink = %d, %v, want 2", n, err)
+	}
+	a.UserID = ""
+	same(t, get(t, s, a.ID), a)
+	same(t, get(t, s, b.ID), b)
+	if n, _ := u.Unlink(t.Context(), ""); n != 0 {
+		t.Errorf("unlinking nobody touched %d entries", n)
+	}
+}
+
+func testConcurrent(t *testing.T, s storage.Store) {
+	const writers, each = 16, 40
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				d := storage.Durability(i % 2)
+				if err := s.Write(storage.WithDurability(context.Background(), d), Entry(w*each+i)); err != nil {
+					t.Errorf("Write: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := list(t, s, storage.Query{}).Total; got != writers*each {
+		t.Errorf("%d entries, want %d", got, writers*each)
+	}
+}

@@ -1,0 +1,150 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+)
+
+// Store keeps entries. It is the whole contract that a custom store must meet;
+// Lister, Getter, Pruner and Unlinker are optional, and the API answers 501 for
+// what a store lacks. All methods are safe for concurrent use.
+type Store interface {
+	// Write stores the entries, or replaces those whose ID is already there
+	// (CreatedAt and with it their place in the order stay). All of one call or none of it; the same
+	// call again changes nothing. When Write returns nil the entries are as
+	// durable as WithDurability asked. Entries have been through Sanitize.
+	Write(ctx context.Context, entries ...Entry) error
+}
+
+// Lister is a Store that can answer lists.
+type Lister interface {
+	// List returns a page of entries, newest first (descending SortKey).
+	List(ctx context.Context, q Query) (Page, error)
+}
+
+// Getter is a Store that can find one entry.
+type Getter interface {
+	// Get returns the entry with that id, or ErrNotFound.
+	Get(ctx context.Context, id string) (Entry, error)
+}
+
+// Pruner is a Store that can forget.
+type Pruner interface {
+	// Prune deletes up to max entries created before the given time, oldest
+	// first, and returns how many it deleted. Callers repeat it until it is 0.
+	Prune(ctx context.Context, before time.Time, max int) (int, error)
+}
+
+// Unlinker is a Store that can keep a deleted user's entries without the user.
+type Unlinker interface {
+	// Unlink sets UserID to null in every entry of that user and returns how
+	// many there were (the plugin's ON DELETE SET NULL).
+	Unlink(ctx context.Context, userID string) (int, error)
+}
+
+// Closer is a Store that holds resources. Close flushes what Write acknowledged
+// and is called once, after the last other call.
+type Closer interface {
+	Close() error
+}
+
+// ErrNotFound says that no entry has the id.
+var ErrNotFound = errors.New("audit log entry not found")
+
+// ErrBadCursor says that a cursor did not come from this store.
+var ErrBadCursor = errors.New("bad cursor: use the nextCursor of an earlier answer")
+
+// ErrClosed says that the store was closed.
+var ErrClosed = errors.New("audit log store is closed")
+
+// Limits of a Query.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 500
+	// MaxTotal is how far List counts; beyond it TotalIsCapped is set.
+	MaxTotal = 10000
+)
+
+// Query selects entries. The zero value is the first page of everything.
+type Query struct {
+	// UserID: nil for any user, a pointer to "" for entries without one.
+	UserID *string
+	// Action, exact; empty for any.
+	Action string
+	// Status, exact; empty for any.
+	Status Status
+	// Severity, exact; nil for any.
+	Severity *severity.Level
+	// From and To bound CreatedAt, both inclusive; zero for open.
+	From, To time.Time
+	// Limit of the page, 1 to MaxLimit; 0 means DefaultLimit.
+	Limit int
+	// Offset skips entries; ignored when Cursor is set.
+	Offset int
+	// Cursor continues after an earlier page: that page's NextCursor.
+	Cursor string
+}
+
+// PageLimit is q.Limit within its bounds.
+func (q *Query) PageLimit() int {
+	switch {
+	case q.Limit <= 0:
+		return DefaultLimit
+	case q.Limit > MaxLimit:
+		return MaxLimit
+	}
+	return q.Limit
+}
+
+// Matches says whether the entry is selected, without regard to the page.
+func (q *Query) Matches(e *Entry) bool {
+	switch {
+	case q.UserID != nil && e.UserID != *q.UserID,
+		q.Action != "" && e.Action != q.Action,
+		q.Status != "" && e.Status != q.Status,
+		q.Severity != nil && e.Severity != *q.Severity,
+		!q.From.IsZero() && e.CreatedAt.Before(q.From.Truncate(time.Millisecond)),
+		!q.To.IsZero() && e.CreatedAt.After(q.To):
+		return false
+	}
+	return true
+}
+
+// Page is one answer of List.
+type Page struct {
+	Entries []Entry
+	// Total counts the matches of the query before paging, up to MaxTotal.
+	Total int
+	// TotalIsCapped is true when there are more than MaxTotal matches.
+	TotalIsCapped bool
+	// NextCursor asks for the page after this one; empty on the last page.
+	NextCursor string
+}
+
+// Durability is what must be true of an entry when Write returns.
+type Durability uint8
+
+// The durabilities. The zero value, Fsync, is the strongest.
+const (
+	// Fsync: on disk, survives a power cut.
+	Fsync Durability = iota
+	// Commit: committed, survives a killed process but not a power cut.
+	Commit
+)
+
+type durabilityKey struct{}
+
+// WithDurability asks the next Write for less than Fsync. A store that cannot
+// weaken its promise ignores it.
+func WithDurability(ctx context.Context, d Durability) context.Context {
+	return context.WithValue(ctx, durabilityKey{}, d)
+}
+
+// DurabilityOf returns what WithDurability asked for, Fsync if nothing did.
+func DurabilityOf(ctx context.Context) Durability {
+	d, _ := ctx.Value(durabilityKey{}).(Durability)
+	return d
+}
