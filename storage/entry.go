@@ -81,9 +81,9 @@ func NewID() string {
 	return id.String()
 }
 
-// timeLayout is ISO 8601 as JavaScript's Date.toISOString prints it, which is
+// TimeLayout is ISO 8601 as JavaScript's Date.toISOString prints it, which is
 // what the plugin's clients parse.
-const timeLayout = "2006-01-02T15:04:05.000Z"
+const TimeLayout = "2006-01-02T15:04:05.000Z"
 
 // jsonEntry is the wire form; the order of the fields is the plugin's.
 type jsonEntry struct {
@@ -103,7 +103,7 @@ func (e Entry) MarshalJSON() ([]byte, error) {
 	return json.Marshal(jsonEntry{
 		ID: e.ID, UserID: orNull(e.UserID), Action: e.Action, Status: e.Status, Severity: e.Severity,
 		IPAddress: orNull(e.IPAddress), UserAgent: orNull(e.UserAgent),
-		Metadata: e.metadata(), CreatedAt: e.CreatedAt.UTC().Format(timeLayout),
+		Metadata: e.metadata(), CreatedAt: e.CreatedAt.UTC().Format(TimeLayout),
 	})
 }
 

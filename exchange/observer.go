@@ -1,0 +1,395 @@
+package exchange
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// MaxBody is how many bytes of an answer's body an Observer holds back or
+// copies, at most.
+const MaxBody = 64 << 10
+
+// BodyMode is what happens with the body of an answer.
+type BodyMode uint8
+
+// The modes.
+const (
+	// Pass commits at the final status and looks at no body.
+	Pass BodyMode = iota
+	// Hold keeps head and body back until the body is complete (or MaxBody, or,
+	// for bodies other than JSON, the first flush), so that Commit can look at it.
+	Hold
+	// Copy lets everything through at once and keeps a copy of up to MaxBody.
+	Copy
+)
+
+// Hooks are what an Observer calls. Both run in whatever goroutine writes the
+// answer, one at a time.
+type Hooks interface {
+	// BodyMode is asked once, at the final status.
+	BodyMode(status int, header http.Header) BodyMode
+	// Commit is called once, before the client sees the head of the answer.
+	// After an error the client gets 503 instead (see Observer.Refuse).
+	Commit(o *Observer) error
+}
+
+// Observer is an http.ResponseWriter that watches. Use New, hand it to the next
+// handler, and call Finish afterwards whatever happened. It is as safe for
+// concurrent use as the writer beneath it.
+//
+// It has no Flush, Hijack or deadline methods on purpose: http.ResponseController
+// finds those of the writer beneath through Unwrap.
+type Observer struct {
+	w     http.ResponseWriter
+	hooks Hooks
+	state state
+	mode  BodyMode
+	// status is the final status; 0 until it is known.
+	status int
+	// head is the header as it was at the final status, while it is held.
+	head http.Header
+	// body is what was held or copied.
+	body *[]byte
+	// length is the declared Content-Length, -1 if there is none.
+	length int64
+	// isJSON is true when the answer says that it is unencoded JSON.
+	isJSON bool
+	// complete is true when body is the whole body.
+	complete bool
+	// flush is true when a flush came while the answer was held.
+	flush   bool
+	noBody  bool // HEAD, 204, 304: there will be no body
+	written int64
+}
+
+type state uint8
+
+const (
+	waiting   state = iota // no final status yet
+	holding                // final status known, nothing sent
+	streaming              // the head is out
+	refused                // 503 was sent instead
+)
+
+// New returns an Observer of the answer to r that is written to w.
+func New(w http.ResponseWriter, r *http.Request, hooks Hooks) *Observer {
+	return &Observer{w: w, hooks: hooks, noBody: r.Method == http.MethodHead, length: -1}
+}
+
+// Unwrap returns the writer beneath, for http.ResponseController.
+func (o *Observer) Unwrap() http.ResponseWriter { return o.w }
+
+// Header implements http.ResponseWriter.
+func (o *Observer) Header() http.Header { return o.w.Header() }
+
+// Status returns the final status, 0 while there is none.
+func (o *Observer) Status() int { return o.status }
+
+// Committed says whether the client may have seen the head of the answer.
+func (o *Observer) Committed() bool { return o.state >= streaming }
+
+// Body returns what was held or copied of the body, and whether that is all of
+// it. It is valid until Release.
+func (o *Observer) Body() (body []byte, complete bool) {
+	if o.body == nil {
+		return nil, o.noBody
+	}
+	return *o.body, o.complete
+}
+
+// Written returns how many bytes of body went to the client.
+func (o *Observer) Written() int64 { return o.written }
+
+// WriteHeader implements http.ResponseWriter. Informational statuses pass
+// through; 101 is final.
+func (o *Observer) WriteHeader(status int) {
+	if o.state == refused {
+		return
+	}
+	if o.state != waiting || status < 200 && status != http.StatusSwitchingProtocols {
+		o.w.WriteHeader(status)
+		return
+	}
+	o.status = status
+	if status == http.StatusSwitchingProtocols || status == http.StatusNoContent || status == http.StatusNotModified {
+		o.noBody = true
+	}
+	if !o.noBody {
+		o.inspectHeader()
+		o.mode = o.hooks.BodyMode(status, o.w.Header())
+	}
+	if o.mode == Hold && o.length > MaxBody {
+		o.mode = Pass
+	}
+	if o.mode != Pass {
+		o.body = getBuffer()
+	}
+	if o.mode == Hold && o.length != 0 {
+		o.state, o.head = holding, o.w.Header().Clone()
+		return
+	}
+	o.complete = o.length == 0
+	o.release()
+}
+
+// inspectHeader reads what decides how long to hold.
+func (o *Observer) inspectHeader() {
+	h := o.w.Header()
+	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
+		o.length = n
+	}
+	o.isJSON = IsJSON(h.Get("Content-Type")) && h.Get("Content-Encoding") == ""
+}
+
+// IsJSON says whether a Content-Type is JSON (RFC 8259, and +json of RFC 6839).
+func IsJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (media == "application/json" || strings.HasSuffix(media, "+json"))
+}
+
+// release commits and sends the head and what was held. It must not be called
+// again: state leaves waiting or holding here.
+func (o *Observer) release() {
+	held := o.state == holding
+	if err := o.hooks.Commit(o); err != nil {
+		o.Refuse()
+		return
+	}
+	o.state = streaming
+	if !held {
+		o.w.WriteHeader(o.status)
+		return
+	}
+	late := o.restoreHead()
+	o.w.WriteHeader(o.status)
+	if len(*o.body) > 0 {
+		n, _ := o.w.Write(*o.body) // the writer repeats its error at the next call
+		o.written += int64(n)
+	}
+	if o.flush {
+		_ = http.NewResponseController(o.w).Flush() // as best effort as it was for the caller
+	}
+	for name, values := range late {
+		o.w.Header()[name] = values
+	}
+}
+
+// restoreHead puts the header back to what it was at the final status, and
+// returns what was set since: trailers, which must not go out in the head.
+func (o *Observer) restoreHead() http.Header {
+	late, h := http.Header{}, o.w.Header()
+	for name, values := range h {
+		if before, ok := o.head[name]; !ok {
+			late[name] = values
+			delete(h, name)
+		} else if !slices.Equal(before, values) {
+			late[name] = values
+			h[name] = before
+		}
+	}
+	return late
+}
+
+// refusal is the body of a 503 that stands for an answer which could not be
+// recorded.
+const refusal = `{"message":"The audit log cannot record this request, so it was not answered. Try again later.","code":"AUDIT_UNAVAILABLE"}` + "\n"
+
+// Refuse answers 503 in place of the handler's answer, without any of its
+// headers, and swallows what else is written. It does nothing once the head is
+// out.
+func (o *Observer) Refuse() {
+	if o.state >= streaming {
+		return
+	}
+	o.state = refused
+	h := o.w.Header()
+	clear(h)
+	WriteRefusal(o.w)
+}
+
+// WriteRefusal writes the 503 of Refuse to any writer.
+func WriteRefusal(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Retry-After", "5")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = io.WriteString(w, refusal) // the client may be gone; there is nobody to tell
+}
+
+// Write implements http.ResponseWriter.
+func (o *Observer) Write(p []byte) (int, error) {
+	if o.state == waiting {
+		o.WriteHeader(http.StatusOK)
+	}
+	switch o.state {
+	case refused:
+		return len(p), nil
+	case holding:
+		return o.hold(p)
+	}
+	if o.mode == Copy {
+		o.keep(p)
+	}
+	n, err := o.w.Write(p)
+	o.written += int64(n)
+	return n, err
+}
+
+// hold keeps p back, and releases once nothing more is to be waited for.
+func (o *Observer) hold(p []byte) (int, error) {
+	if len(*o.body)+len(p) > MaxBody {
+		o.release()
+		return o.Write(p)
+	}
+	*o.body = append(*o.body, p...)
+	o.complete = o.isComplete()
+	if o.complete {
+		o.release()
+	}
+	return len(p), nil
+}
+
+func (o *Observer) isComplete() bool {
+	if o.length >= 0 {
+		return int64(len(*o.body)) >= o.length
+	}
+	return o.isJSON && completeJSON(*o.body)
+}
+
+// completeJSON says whether b is a whole JSON document. Looking at the last byte
+// first makes the usual "not yet" cheap.
+func completeJSON(b []byte) bool {
+	b = bytes.TrimRight(b, " \t\r\n")
+	if len(b) == 0 {
+		return false
+	}
+	switch b[len(b)-1] {
+	case '}', ']', '"', 'e', 'l':
+		return json.Valid(b)
+	}
+	return false // a number may go on
+}
+
+// keep copies p as far as there is room.
+func (o *Observer) keep(p []byte) {
+	room := MaxBody - len(*o.body)
+	o.complete = o.complete && len(p) == 0
+	*o.body = append(*o.body, p[:min(room, len(p))]...)
+	if len(p) > room {
+		o.mode = Pass
+	}
+}
+
+// FlushError implements the flush of http.ResponseController. JSON that is held
+// stays held: Caddy flushes a chunked answer before its first byte and after
+// every read (reverseproxy streaming.go, flushInterval), and half a JSON document
+// is of no use to a client. Other bodies are released.
+func (o *Observer) FlushError() error {
+	switch o.state {
+	case refused:
+		return nil
+	case waiting:
+		o.WriteHeader(http.StatusOK)
+	}
+	if o.state == holding {
+		o.flush = true
+		if o.isJSON || len(*o.body) == 0 {
+			return nil
+		}
+		o.release()
+		return nil
+	}
+	return http.NewResponseController(o.w).Flush()
+}
+
+// Push implements http.Pusher when the writer beneath does.
+func (o *Observer) Push(target string, opts *http.PushOptions) error {
+	if p, ok := o.w.(http.Pusher); ok {
+		return p.Push(target, opts)
+	}
+	return http.ErrNotSupported
+}
+
+// ReadFrom implements io.ReaderFrom, so that files still go out by sendfile once
+// nothing is to be looked at.
+func (o *Observer) ReadFrom(r io.Reader) (int64, error) {
+	if o.state == waiting {
+		o.WriteHeader(http.StatusOK)
+	}
+	var total int64
+	for o.state == holding || o.state == refused || o.state == streaming && o.mode == Copy {
+		var chunk [4096]byte
+		n, err := r.Read(chunk[:])
+		if n > 0 {
+			w, werr := o.Write(chunk[:n])
+			total += int64(w)
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+	n, err := o.pass(r)
+	o.written += n
+	return total + n, err
+}
+
+func (o *Observer) pass(r io.Reader) (int64, error) {
+	if rf, ok := o.w.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(writerOnly{o.w}, r)
+}
+
+// writerOnly hides every method but Write, so that io.Copy cannot come back to
+// ReadFrom.
+type writerOnly struct{ io.Writer }
+
+// Finish ends the observation when the handler has returned or panicked; status
+// is what the answer will be if the handler has written none (the status of the
+// error that it returned, or 200). What is still held goes out. Aborted is true
+// when the handler panicked: then the body that was seen is not complete.
+func (o *Observer) Finish(status int, aborted bool) error {
+	switch o.state {
+	case holding:
+		o.complete = !aborted && o.length < 0
+		o.release()
+	case waiting:
+		if o.status == 0 {
+			o.status = status
+		}
+		o.noBody = true
+		if err := o.hooks.Commit(o); err != nil {
+			return err
+		}
+	case streaming:
+		if o.mode == Copy {
+			o.complete = !aborted
+		}
+	}
+	return nil
+}
+
+// Release gives the body's buffer back. Body must not be used afterwards.
+func (o *Observer) Release() {
+	if o.body != nil {
+		putBuffer(o.body)
+		o.body = nil
+	}
+}

@@ -1,0 +1,102 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"sync"
+)
+
+// RequestBody copies the beginning of a request's body while somebody else reads
+// it. Nothing is read ahead: a client that waits for "100 Continue", or an
+// upstream that answers early, sees what it would have seen without it.
+//
+// It is safe for concurrent use: a transport may still be reading the body when
+// the answer is there.
+type RequestBody struct {
+	body  io.ReadCloser
+	limit int
+
+	// mu protects the fields below.
+	mu     sync.Mutex
+	copied *[]byte
+	seen   int64
+	eof    bool
+	done   bool // Release was called; copy no more
+}
+
+// TeeRequest replaces r.Body by one that copies its first limit bytes, and
+// returns it; nil if the request has no body to copy (none at all, or an upgrade
+// or extended CONNECT, where it is the tunnel).
+func TeeRequest(r *http.Request, limit int) *RequestBody {
+	if r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "" {
+		return nil
+	}
+	b := &RequestBody{body: r.Body, limit: limit}
+	r.Body = b
+	return b
+}
+
+// Read implements io.Reader.
+func (b *RequestBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen += int64(n)
+	if err == io.EOF {
+		b.eof = true
+	}
+	if b.done || n <= 0 {
+		return n, err
+	}
+	if b.copied == nil {
+		b.copied = getBuffer()
+	}
+	if room := b.limit - len(*b.copied); room > 0 {
+		*b.copied = append(*b.copied, p[:min(room, n)]...)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *RequestBody) Close() error { return b.body.Close() }
+
+// Copied is what a RequestBody has seen so far.
+type Copied struct {
+	// Bytes is a copy of the beginning of the body.
+	Bytes []byte
+	// Seen is how many bytes were read in all.
+	Seen int64
+	// Truncated is true when there was more than the limit.
+	Truncated bool
+	// Complete is true when the body was read to its end.
+	Complete bool
+}
+
+// Copied returns what was seen so far. It works on a nil RequestBody.
+func (b *RequestBody) Copied() Copied {
+	if b == nil {
+		return Copied{Complete: true}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := Copied{Seen: b.seen, Complete: b.eof, Truncated: b.seen > int64(b.limit)}
+	if b.copied != nil {
+		c.Bytes = append([]byte(nil), *b.copied...)
+	}
+	return c
+}
+
+// Release gives the copy's buffer back; reading goes on without copying. It works
+// on a nil RequestBody.
+func (b *RequestBody) Release() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done = true
+	if b.copied != nil {
+		putBuffer(b.copied)
+		b.copied = nil
+	}
+}

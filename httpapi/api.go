@@ -1,0 +1,246 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// Prefix of the API's paths, under the auth server's base path.
+const Prefix = "/audit-log"
+
+// Options of an API. All but TrustedOrigins are required.
+type Options struct {
+	Profile  *profile.Profile
+	Sessions *recorder.Sessions
+	Redactor *redact.Redactor
+	Logger   *slog.Logger
+	// Limiter is shared by all APIs of one store, and outlives a reload.
+	Limiter *Limiter
+	// TrustedOrigins may send inserts with cookies, besides the request's own
+	// host; each is a scheme and host such as "https://app.example.com".
+	TrustedOrigins []string
+}
+
+// API answers the requests of one handler. It is safe for concurrent use.
+type API struct{ Options }
+
+// New returns an API.
+func New(o Options) *API { return &API{o} }
+
+// Call is what the HTTP edge adds to one request.
+type Call struct {
+	// Path under Prefix, still escaped, such as "/list".
+	Path string
+	// ClientIP as the server trusts it.
+	ClientIP string
+	// Asker reaches the auth server.
+	Asker recorder.Asker
+	// Store to read from.
+	Store storage.Store
+	// Writer to insert through.
+	Writer *recorder.Writer
+}
+
+// Path says whether a request is the API's: the path under Prefix, still escaped.
+// A spelling that some server could read as an API path and another not is mine
+// and ambiguous: it must be refused, never forwarded (threats.md C19).
+func Path(p *profile.Profile, u *url.URL) (path string, mine, ambiguous bool) {
+	prefix := p.Base() + Prefix
+	escaped := u.EscapedPath()
+	rest, ok := strings.CutPrefix(escaped, prefix)
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", false, false
+	}
+	for segment := range strings.SplitSeq(rest, "/") {
+		if isDots(segment) {
+			return rest, true, true
+		}
+	}
+	return rest, true, false
+}
+
+// isDots recognises a dot segment in any spelling (WHATWG URL standard).
+func isDots(segment string) bool {
+	s := strings.ReplaceAll(strings.ToLower(segment), "%2e", ".")
+	return s == "." || s == ".."
+}
+
+// request is one call under way.
+type request struct {
+	*API
+	Call
+	w       http.ResponseWriter
+	r       *http.Request
+	session recorder.Session
+	ctx     context.Context
+}
+
+// endpoint is what a method and path lead to.
+type endpoint struct {
+	serve func(*request)
+	// body is true when the endpoint reads a JSON body, and so changes state or
+	// is called like one that does.
+	body bool
+	id   string
+}
+
+// route finds the endpoint: the plugin's own paths, and those that the client
+// calls in the plugin's README really produce.
+func route(method, path string) (endpoint, bool) {
+	switch method + " " + path {
+	case "GET /list", "GET /list-audit-logs":
+		return endpoint{serve: (*request).list}, true
+	case "POST /insert", "POST /insert-audit-log":
+		return endpoint{serve: (*request).insert, body: true}, true
+	case "POST /get-audit-log":
+		return endpoint{serve: (*request).getByBody, body: true}, true
+	}
+	id, ok := strings.CutPrefix(path, "/")
+	if method != http.MethodGet || !ok || id == "" || strings.Contains(id, "/") {
+		return endpoint{}, false
+	}
+	id, err := url.PathUnescape(id)
+	if err != nil {
+		return endpoint{}, false
+	}
+	return endpoint{serve: func(q *request) { q.get(id) }}, true
+}
+
+// Serve answers one request. The order of the checks: rate limit, route, media
+// type, origin, session, validation (the plugin validates before it asks who is
+// there; we do not tell strangers what a valid query is).
+func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
+	q := &request{API: a, Call: c, w: w, r: r, ctx: r.Context()}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Add("Vary", "Cookie, Authorization")
+	if !q.allow("ip:" + clientKey(c.ClientIP)) {
+		return
+	}
+	e, ok := route(r.Method, c.Path)
+	if !ok {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	if e.body && !(q.checkMediaType() && q.checkOrigin()) {
+		return
+	}
+	if q.authenticate() {
+		e.serve(q)
+	}
+}
+
+// allow takes one request from a key's allowance, or answers 429.
+func (q *request) allow(key string) bool {
+	if q.Limiter.Allow(key) {
+		return true
+	}
+	q.w.Header().Set("Retry-After", "60")
+	q.w.Header().Set("X-Retry-After", "60") // what the plugin's server sends
+	q.fail(http.StatusTooManyRequests, "TOO_MANY_REQUESTS", "Too many requests. Please try again later.")
+	return false
+}
+
+func (q *request) checkMediaType() bool {
+	got := q.r.Header.Get("Content-Type")
+	media, _, _ := strings.Cut(strings.ToLower(got), ";")
+	if strings.TrimSpace(media) == "application/json" {
+		return true
+	}
+	if got == "" && q.r.ContentLength == 0 {
+		return true // no body at all: the validation says what is missing
+	}
+	q.fail(http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE",
+		`Content-Type "`+storage.Clean(got, 100)+`" is not allowed. Allowed types: application/json`)
+	return false
+}
+
+// checkOrigin keeps other sites from inserting with a visitor's cookies: with a
+// cookie, a request must say that it comes from this host or a trusted origin.
+func (q *request) checkOrigin() bool {
+	if q.r.Header.Get("Cookie") == "" {
+		return true
+	}
+	origin := q.r.Header.Get("Origin")
+	if origin == "" || origin == "null" {
+		q.fail(http.StatusForbidden, "MISSING_OR_NULL_ORIGIN", "Missing or null Origin")
+		return false
+	}
+	u, err := url.Parse(origin)
+	if err == nil && u.Host != "" && strings.EqualFold(u.Host, q.r.Host) || slices.Contains(q.TrustedOrigins, origin) {
+		return true
+	}
+	q.fail(http.StatusForbidden, "INVALID_ORIGIN", "Invalid origin")
+	return false
+}
+
+// authenticate asks the auth server who is there; nobody gets 401.
+func (q *request) authenticate() bool {
+	session, err := q.Sessions.Authorize(q.ctx, q.r.Header, q.Asker)
+	switch {
+	case err != nil:
+		q.Logger.Warn("an audit log request was turned away", "error", err)
+		q.w.Header().Set("Retry-After", "5")
+		q.fail(http.StatusServiceUnavailable, "SESSION_UNAVAILABLE", "The auth server could not be asked who is signed in. Please try again later.")
+		return false
+	case session.UserID == "":
+		q.fail(http.StatusUnauthorized, "UNAUTHORIZED", "Unauthorized")
+		return false
+	}
+	q.session = session
+	return q.allow("user:" + session.UserID)
+}
+
+// answer writes v as JSON.
+func (q *request) answer(status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		q.Logger.Error("an audit log answer could not be written", "error", err)
+		status, b = http.StatusInternalServerError, []byte(`{"message":"The answer could not be written","code":"INTERNAL_SERVER_ERROR"}`)
+	}
+	q.w.Header().Set("Content-Type", "application/json")
+	q.w.WriteHeader(status)
+	_, _ = q.w.Write(b) // the client may be gone
+}
+
+// failure is the body of every error.
+type failure struct {
+	Message string `json:"message"`
+	Code    string `json:"code"`
+}
+
+func (q *request) fail(status int, code, message string) {
+	q.answer(status, failure{message, code})
+}
+
+// invalid answers 400 for a query or body that does not fit.
+func (q *request) invalid(problems ...string) {
+	q.fail(http.StatusBadRequest, "VALIDATION_ERROR", strings.Join(problems, "; "))
+}
+
+// storeFailed answers for a store that could not do it.
+func (q *request) storeFailed(err error, message string) {
+	if errors.Is(err, storage.ErrBadCursor) {
+		q.invalid("[query.cursor] " + err.Error())
+		return
+	}
+	q.Logger.Error("the audit log's store failed", "error", err)
+	q.fail(http.StatusInternalServerError, "INTERNAL_SERVER_ERROR", message)
+}
+
+// lacks answers 501 for an ability that the store does not have.
+func (q *request) lacks(what string) {
+	q.fail(http.StatusNotImplemented, "NOT_IMPLEMENTED", "This audit log's store cannot "+what+" entries")
+}

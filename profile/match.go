@@ -1,0 +1,190 @@
+package profile
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile/pathspell"
+)
+
+// Match is what a request is, as far as its method and path tell.
+type Match struct {
+	// Route that applies; for a path that no route names, a stand-in with
+	// Known() false.
+	Route *Route
+	// Path under the base path, in the reading that was matched; it may contain
+	// secrets.
+	Path string
+	// Ambiguous is true when different servers would read the path differently;
+	// Route is then the most severe of the readings (threats.md A0).
+	Ambiguous bool
+	// Method is true when the route was written for the request's method.
+	Method bool
+}
+
+// Match names the route of a request, or says with false that no reading of its
+// path lies under the base path. It does not allocate for ordinary paths.
+func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
+	if u.RawPath != "" || u.Opaque != "" {
+		return p.matchAll(method, u)
+	}
+	if pathspell.Plain(u.Path) {
+		rest, ok := p.under(u.Path)
+		if !ok {
+			return Match{}, false
+		}
+		return p.route(method, rest), true
+	}
+	if ordinary(u.Path) && !hasPrefixFold(u.Path, p.basePath) {
+		return Match{}, false
+	}
+	return p.matchAll(method, u)
+}
+
+// ordinary says that letters in upper case and a trailing slash are all that a
+// path may have besides what pathspell.Plain allows: then its readings differ in
+// case only, and a path outside the base path is decided without a closer look.
+func ordinary(path string) bool {
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		case c == '.':
+			if i == 0 || path[i-1] == '/' {
+				return false
+			}
+		case c == '/':
+			if i > 0 && path[i-1] == '/' {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return path != ""
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// matchAll looks at every plausible spelling and keeps the most severe.
+func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
+	candidates := pathspell.Of(u)
+	var best Match
+	found := false
+	for i := range candidates.Len() {
+		rest, ok := p.under(candidates.At(i))
+		if !ok {
+			continue
+		}
+		m := p.route(method, rest)
+		if !found || m.rank() > best.rank() {
+			best, found = m, true
+		}
+	}
+	best.Ambiguous = candidates.Ambiguous()
+	return best, found
+}
+
+// rank orders readings by how much would be missed if they were the true one.
+func (m *Match) rank() int {
+	switch {
+	case m.Route.Timing == Before && m.Method:
+		return 5
+	case m.Route.known && m.Route.Record == Always && m.Method:
+		return 4
+	case m.Route.known && m.Route.Record == Always:
+		return 3
+	case m.Route.known:
+		return 2
+	}
+	return 1
+}
+
+// under returns what follows the base path. The base path ends at a segment
+// boundary: /api/authX is not under /api/auth.
+func (p *Profile) under(path string) (string, bool) {
+	rest, ok := strings.CutPrefix(path, p.basePath)
+	if !ok {
+		if rest, ok = strings.CutPrefix(path, p.foldedBase); !ok {
+			return "", false
+		}
+	}
+	if rest == "" {
+		return "/", true
+	}
+	return rest, rest[0] == '/'
+}
+
+// route finds the route of a path under the base path.
+func (p *Profile) route(method, path string) Match {
+	if routes := p.static[path]; routes != nil && !strings.Contains(path, "/:") {
+		return p.choose(method, path, routes)
+	}
+	if len(path) > 1 && path[len(path)-1] == '/' {
+		if routes := p.static[path[:len(path)-1]]; routes != nil && !strings.Contains(path, "/:") {
+			return p.choose(method, path, routes)
+		}
+	}
+	for _, r := range p.params {
+		if r.fits(path) {
+			return p.choose(method, path, p.static[r.Path])
+		}
+	}
+	if isSafe(method) {
+		return Match{Route: p.reads, Path: path}
+	}
+	return Match{Route: p.unknown, Path: path}
+}
+
+// choose picks the route of the method. A path decides even when the method does
+// not fit: GET on a POST route is recorded under its action.
+func (p *Profile) choose(method, path string, routes []*Route) Match {
+	for _, r := range routes {
+		if r.Method == "" || strings.EqualFold(r.Method, method) {
+			return Match{Route: r, Path: path, Method: true}
+		}
+	}
+	r := *routes[0] // rare: the method does not fit
+	r.rules, r.body, r.User, r.Administrator, r.Timing = p.Outcomes["default"], false, nil, "", After
+	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || r.Record == Failures) {
+		r.Record = Failures
+	}
+	return Match{Route: &r, Path: path}
+}
+
+// isSafe says whether a method is defined to change nothing (RFC 9110 9.2.1).
+func isSafe(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return true
+	}
+	return strings.EqualFold(method, "GET") || strings.EqualFold(method, "HEAD") || strings.EqualFold(method, "OPTIONS")
+}
+
+// fits compares a path with a template that has parameters. A parameter may be
+// empty: some routers run its route all the same.
+func (r *Route) fits(path string) bool {
+	rest := path[1:]
+	for i, seg := range r.segs {
+		part, tail, more := strings.Cut(rest, "/")
+		if more != (i < len(r.segs)-1) || seg[0] != ':' && seg != part {
+			return false
+		}
+		rest = tail
+	}
+	return true
+}
+
+// IsAction says whether a name is that of a captured action, in any spelling a
+// reader could take for it: case, surrounding space, slashes for colons.
+func (p *Profile) IsAction(name string) bool {
+	name = strings.ToLower(strings.Trim(strings.ReplaceAll(strings.TrimSpace(name), "/", ":"), ":"))
+	for _, r := range p.Routes {
+		if r.action == name {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,261 @@
+package profile_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+func betterAuth(t testing.TB) *profile.Profile {
+	t.Helper()
+	p, err := profile.Builtin("better_auth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func target(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.ParseRequestURI(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func TestEveryBuiltinProfileParses(t *testing.T) {
+	for _, name := range profile.Names() {
+		p, err := profile.Builtin(name)
+		if err != nil {
+			t.Error(err)
+		} else if p.Name != name || p.Title == "" || len(p.Sources) == 0 {
+			t.Errorf("%s: name %q, title %q, %d sources", name, p.Name, p.Title, len(p.Sources))
+		}
+	}
+}
+
+// TestBetterAuthCoversEveryEndpoint compares the profile with the dump of the
+// real router: the same action, and a route of its own for every endpoint that
+// is not the audit log's or a test's.
+func TestBetterAuthCoversEveryEndpoint(t *testing.T) {
+	b, err := os.ReadFile("../testdata/traffic/better-auth/endpoints.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var endpoints []struct{ Method, Path, ReferenceAction string }
+	if err := json.Unmarshal(b, &endpoints); err != nil {
+		t.Fatal(err)
+	}
+	p, checked := betterAuth(t), 0
+	for _, e := range endpoints {
+		if strings.HasPrefix(e.Path, "/audit-log") || strings.HasPrefix(e.Path, "/boom") {
+			continue
+		}
+		checked++
+		path := strings.NewReplacer(":id", "github", ":token", "8sbERK1x1WXmHo5OxKDH6Kyf").Replace(e.Path)
+		m, ok := p.Match(e.Method, target(t, "/api/auth"+path))
+		if !ok || !m.Route.Known() || !m.Method || m.Ambiguous {
+			t.Errorf("%s %s: %+v, %v", e.Method, e.Path, m, ok)
+			continue
+		}
+		if got := m.Route.ActionName(); got != e.ReferenceAction {
+			t.Errorf("%s %s: action %q, the plugin says %q", e.Method, e.Path, got, e.ReferenceAction)
+		}
+	}
+	t.Logf("%d endpoints of %d, the rest are the audit log's own and a test plugin's", checked, len(endpoints))
+	if checked < 120 {
+		t.Errorf("only %d endpoints were checked", checked)
+	}
+}
+
+func TestMatchNamesTheRouteOrSaysNotMine(t *testing.T) {
+	p := betterAuth(t)
+	for _, c := range []struct {
+		method, path, action string
+		mine, known, before  bool
+	}{
+		{"POST", "/api/auth/sign-out", "sign-out", true, true, true},
+		{"post", "/api/auth/sign-out", "sign-out", true, true, true},
+		{"GET", "/api/auth/sign-out", "sign-out", true, true, false},
+		{"POST", "/api/auth/sign-in/email?x=/sign-out", "sign-in:email", true, true, false},
+		{"GET", "/api/auth/reset-password/Abc", "reset-password::token", true, true, false},
+		{"POST", "/api/auth/nothing", "", true, false, false},
+		{"GET", "/api/auth", "", true, false, false},
+		{"POST", "/api/authX/sign-out", "", false, false, false},
+		{"POST", "/api/auth.x/sign-out", "", false, false, false},
+		{"GET", "/", "", false, false, false},
+		{"POST", "/api/auth//../sign-out", "", true, false, false},
+		{"POST", "/api/auth/x/../sign-out", "sign-out", true, true, true},
+		{"POST", "/x/../api/auth/sign-out", "sign-out", true, true, true},
+		{"POST", "/api/auth/%73ign-out", "sign-out", true, true, true},
+		{"POST", "/API/AUTH/Sign-Out", "sign-out", true, true, true},
+		{"POST", "/api/auth/sign-out/", "sign-out", true, true, true},
+		{"POST", "//api/auth/sign-out", "sign-out", true, true, true},
+		{"GET", "/api/auth/callback/..%2f..%2fsign-out", "callback::id", true, true, false},
+	} {
+		m, ok := p.Match(c.method, target(t, c.path))
+		if ok != c.mine {
+			t.Errorf("%s %s: mine %v", c.method, c.path, ok)
+			continue
+		}
+		if !ok || c.path == "/api/auth//../sign-out" { // base path or sign-out: both are readings
+			continue
+		}
+		if m.Route.Known() != c.known || m.Route.ActionName() != c.action || (m.Route.Timing == profile.Before) != c.before {
+			t.Errorf("%s %s: known %v, action %q, timing %s", c.method, c.path, m.Route.Known(), m.Route.ActionName(), m.Route.Timing)
+		}
+	}
+}
+
+func TestUnknownPathsAreRecordedUnlessTheyOnlyRead(t *testing.T) {
+	p := betterAuth(t)
+	for method, want := range map[string]profile.Record{"POST": profile.Always, "DELETE": profile.Always, "FOO": profile.Always, "GET": profile.Failures, "HEAD": profile.Failures} {
+		if m, _ := p.Match(method, target(t, "/api/auth/new/route")); m.Route.Record != want {
+			t.Errorf("%s: record %s, want %s", method, m.Route.Record, want)
+		}
+	}
+	if m, _ := p.Match("OPTIONS", target(t, "/api/auth/sign-in/email")); m.Route.Record != profile.Failures {
+		t.Error("a CORS preflight is recorded although it worked")
+	}
+}
+
+func TestMatchDoesNotAllocate(t *testing.T) {
+	p := betterAuth(t)
+	for _, path := range []string{"/", "/app/page.html", "/App/Main.JS", "/api/auth/sign-in/email", "/api/auth/callback/github"} {
+		u := target(t, path)
+		if n := testing.AllocsPerRun(200, func() { p.Match("POST", u) }); n != 0 {
+			t.Errorf("%s: %v allocations", path, n)
+		}
+	}
+}
+
+func TestOutcomesFollowTheRules(t *testing.T) {
+	p := betterAuth(t)
+	cookie := http.Header{"Set-Cookie": {"better-auth.session_token=a.b; Path=/"}}
+	cleared := http.Header{"Set-Cookie": {"better-auth.session_token=; Max-Age=0; Path=/"}}
+	both := http.Header{"Set-Cookie": {cleared["Set-Cookie"][0], cookie["Set-Cookie"][0]}}
+	to := func(l string) http.Header { return http.Header{"Location": {l}} }
+	for _, c := range []struct {
+		method, path string
+		status       int
+		header       http.Header
+		body         string
+		want         storage.Status
+	}{
+		{"POST", "/sign-in/email", 200, cookie, `{"token":"t","user":{"id":"u"}}`, storage.Success},
+		{"POST", "/sign-in/email", 200, nil, `{"twoFactorRedirect":true}`, storage.Pending},
+		{"POST", "/sign-in/email", 401, nil, `{"code":"X"}`, storage.Failed},
+		{"POST", "/sign-in/email", 499, nil, ``, storage.Unknown},
+		{"POST", "/sign-in/social", 200, nil, `{"url":"x","redirect":true}`, storage.Pending},
+		{"POST", "/sign-in/social", 200, nil, `{"redirect":false,"token":"t"}`, storage.Success},
+		{"POST", "/sign-up/email", 200, nil, `{"token":null,"user":{"id":"made-up"}}`, storage.Pending},
+		{"GET", "/magic-link/verify", 302, to("/x?error=INVALID_TOKEN"), ``, storage.Failed},
+		{"GET", "/magic-link/verify", 302, to("/x?a=b"), ``, storage.Success},
+		{"GET", "/callback/github", 302, to("/x#error=access_denied"), ``, storage.Failed},
+		{"GET", "/reset-password/t", 302, to("/r?token=t"), ``, storage.Pending},
+		{"POST", "/change-email", 200, cookie, `{"status":true}`, storage.Success},
+		{"POST", "/change-email", 200, cleared, `{"status":true}`, storage.Pending},
+		{"POST", "/change-email", 200, both, `{"status":true}`, storage.Success},
+		{"POST", "/delete-user", 200, nil, `{"message":"Verification email sent"}`, storage.Pending},
+		{"POST", "/delete-user", 200, nil, `{"message":"User deleted"}`, storage.Success},
+		{"POST", "/two-factor/enable", 200, nil, `{"totpURI":"otpauth://x"}`, storage.Pending},
+		{"POST", "/new/route", 204, nil, ``, storage.Success},
+		{"POST", "/new/route", 99, nil, ``, storage.Failed},
+		{"POST", "/new/route", 999, nil, ``, storage.Failed},
+	} {
+		m, _ := p.Match(c.method, target(t, "/api/auth"+c.path))
+		got := m.Route.Outcome(&profile.Answer{Status: c.status, Header: c.header, Body: []byte(c.body)})
+		if got != c.want {
+			t.Errorf("%s %s %d %s: %s, want %s", c.method, c.path, c.status, c.body, got, c.want)
+		}
+	}
+}
+
+func TestBadProfilesAreRefusedWithTheirPlace(t *testing.T) {
+	good := `{"name":"x","base_path":"/a","outcomes":{"default":[{"outcome":"success"}]},"routes":[{"path":"/b","class":"custom"}]}`
+	if _, err := profile.Parse([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for change, want := range map[string]string{
+		`"name":"x"|"name":""`:                                           "no name",
+		`"base_path":"/a"|"base_path":"a"`:                               "bad base path",
+		`"base_path":"/a"|"base_path":"/a/../b"`:                         "bad base path",
+		`"class":"custom"|"class":"custm"`:                               "unknown class",
+		`"class":"custom"|"clas":"custom"`:                               `unknown field "clas"`,
+		`"class":"custom"|"class":"custom","outcome":"n"`:                `no list "n"`,
+		`"class":"custom"|"class":"custom","method":"get"`:               "upper case",
+		`"class":"custom"|"class":"custom","timing":"now"`:               "unknown timing",
+		`"class":"custom"|"class":"custom","record":"n"`:                 "unknown record",
+		`{"path":"/b","class":"custom"}|{"path":"b","class":"custom"}`:   "must start with /",
+		`"outcome":"success"|"outcome":"fine"`:                           "unknown outcome",
+		`"outcome":"success"|"outcome":"success","status":"9xx"`:         "bad status",
+		`"outcome":"success"|"outcome":"success","json":{"pointer":"x"}`: "bad JSON pointer",
+		`"default"|"other"`:                                              `needs a list "default"`,
+		`]}|]} x`:                                                        "line 1",
+		`{"name"|{"name":`:                                               "line 1",
+		`{"path":"/b","class":"custom"}|{"path":"/b","class":"custom"},{"path":"/b","class":"custom"}`: "there twice",
+	} {
+		from, to, _ := strings.Cut(change, "|")
+		_, err := profile.Parse([]byte(strings.Replace(good, from, to, 1)))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", to, err, want)
+		}
+	}
+	if _, err := profile.Builtin("nope"); err == nil || !strings.Contains(err.Error(), "better_auth") {
+		t.Errorf("an unknown name: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"name":"x","base_path":"/a","outcomes":{"default":[{"outcome":"success"}]}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := profile.Parse(b)
+		if err == nil {
+			p.Match("POST", target(t, "/a/b"))
+		}
+	})
+}
+
+func FuzzLookup(f *testing.F) {
+	f.Add([]byte(`{"a":{"b":[1,{"c":null}]}}`), "/a/b/1/c")
+	f.Add([]byte(`{"email":"x","email":"y"}`), "/email")
+	f.Fuzz(func(_ *testing.T, b []byte, pointer string) { profile.Lookup(b, pointer) })
+}
+
+func TestLookupReadsAsJavaScriptDoes(t *testing.T) {
+	for _, c := range []struct{ body, pointer, want string }{
+		{`{"email":"real","EMAIL":"decoy"}`, "/email", "real"},
+		{`{"email":"first","email":"last"}`, "/email", "last"},
+		{"\xef\xbb\xbf" + `{"email":"bom"}`, "/email", "bom"},
+		{`{"a/b":{"~":"x"}}`, "/a~1b/~0", "x"},
+		{`{"a":["x","y"]}`, "/a/1", "y"},
+		{`{"n":1e400,"email":"x"}`, "/email", "x"},
+		{`{"email":5}`, "/email", ""},
+		{`{"email":"x"`, "/email", ""},
+		{strings.Repeat("[", 100000), "/0", ""},
+	} {
+		if got := profile.LookupString([]byte(c.body), c.pointer); got != c.want {
+			t.Errorf("%.40s %s = %q, want %q", c.body, c.pointer, got, c.want)
+		}
+	}
+}
+
+func BenchmarkMatch(b *testing.B) {
+	p := betterAuth(b)
+	for _, path := range []string{"/assets/app.js", "/api/auth/sign-in/email", "/api/auth/reset-password/8sbERK1x1WXmHo5OxKDH6Kyf", "/api/auth/x/../sign-out"} {
+		u := target(b, path)
+		b.Run(path, func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				p.Match("POST", u)
+			}
+		})
+	}
+}

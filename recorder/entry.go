@@ -1,0 +1,209 @@
+package recorder
+
+import (
+	"encoding/json"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/exchange"
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// metadata is what the recorder writes (DESIGN section 4), in this order.
+type metadata struct {
+	RequestID      string          `json:"requestId,omitempty"`
+	Method         string          `json:"method"`
+	StatusCode     int             `json:"statusCode,omitempty"`
+	DurationMs     float64         `json:"durationMs,omitempty"`
+	Class          string          `json:"class"`
+	Error          *failure        `json:"error,omitempty"`
+	Identifier     string          `json:"identifier,omitempty"`
+	IdentifierHash string          `json:"identifierHash,omitempty"`
+	TargetUserID   string          `json:"targetUserId,omitempty"`
+	ImpersonatedBy string          `json:"impersonatedBy,omitempty"`
+	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
+	Path           string          `json:"path,omitempty"`
+	Aborted        bool            `json:"aborted,omitempty"`
+	Source         string          `json:"source"`
+}
+
+// failure is metadata.error: the status by name as the plugin writes it, and the
+// server's own code and message.
+type failure struct {
+	Status  string `json:"status,omitempty"`
+	Code    string `json:"code,omitempty"`
+	Message string `json:"message"`
+}
+
+// Caps of what an answer may contribute, in bytes.
+const (
+	maxCode    = 64
+	maxMessage = 256
+	maxPath    = 512
+)
+
+// entry returns the entry of this exchange with its metadata so far.
+func (x *Exchange) entry(outcome storage.Status, status int) storage.Entry {
+	return x.build(outcome, metadata{StatusCode: status})
+}
+
+// finished is the complete entry.
+func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.Entry {
+	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted}
+	if outcome == storage.Failed {
+		m.Error = x.failure(a)
+	}
+	body := x.body.Copied()
+	if x.actor.UserID == "" {
+		if typed := x.typedIdentifier(body.Bytes); typed != "" {
+			m.Identifier = redact.Identifier(typed)
+			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))
+		}
+	}
+	m.TargetUserID = storage.Clean(x.targetOf(a, outcome, body.Bytes), storage.MaxUserID)
+	if x.rec.Capture.RequestBody {
+		m.RequestBody = x.capturedBody(body)
+	}
+	return x.build(outcome, m)
+}
+
+func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
+	m.RequestID, m.Method, m.Class, m.Source = x.facts.RequestID, storage.Clean(x.method, 16), x.match.Route.Class, "proxy"
+	m.ImpersonatedBy = x.actor.ImpersonatedBy
+	if x.requestURI != "" {
+		m.Path = storage.Clean(x.rec.Redactor.URL(x.requestURI), maxPath)
+	}
+	raw, err := json.Marshal(m)
+	if err != nil { // only a RequestBody that is no JSON could do that
+		m.RequestBody = nil
+		raw, _ = json.Marshal(m)
+	}
+	e := storage.Entry{
+		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent, Metadata: raw, CreatedAt: x.began,
+	}
+	if x.rec.Capture.IPAddress {
+		e.IPAddress = x.facts.ClientIP
+	}
+	e.Severity = x.severity(e.Action, outcome)
+	e.Sanitize()
+	return e
+}
+
+func (x *Exchange) severity(action string, outcome storage.Status) severity.Level {
+	if x.match.Route.Severity != nil {
+		return *x.match.Route.Severity
+	}
+	return severity.Infer(severity.Event{Action: action, Class: x.match.Route.Class, Failed: outcome == storage.Failed})
+}
+
+// action is the route's, or for a path that no route names its own segments, with
+// what looks like a secret taken out.
+func (x *Exchange) action() string {
+	if x.match.Route.Known() {
+		return x.match.Route.ActionName()
+	}
+	path := strings.Trim(x.match.Path, "/")
+	if path == "" {
+		return "base-path"
+	}
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		if plain, err := url.PathUnescape(s); err == nil {
+			s = plain
+		}
+		segments[i] = redact.Segment(s)
+	}
+	return strings.Join(segments, ":")
+}
+
+// failure reads why an exchange failed: from the body's code and message, or from
+// the error parameter of a redirect.
+func (x *Exchange) failure(a *profile.Answer) *failure {
+	f := &failure{Status: statusName(a.Status)}
+	code, message := profile.LookupString(a.Body, "/code"), profile.LookupString(a.Body, "/message")
+	if u, err := url.Parse(a.Header.Get("Location")); err == nil && a.Status >= 300 && a.Status < 400 {
+		q := u.Query()
+		if q.Get("error") == "" {
+			q, _ = url.ParseQuery(u.Fragment)
+		}
+		code, message = q.Get("error"), q.Get("error_description")
+	}
+	f.Code = storage.Clean(x.rec.Redactor.Text(code), maxCode)
+	f.Message = storage.Clean(x.rec.Redactor.Text(storage.Clean(message, 4*maxMessage)), maxMessage)
+	return f
+}
+
+// statusName writes a status as the plugin does: "UNAUTHORIZED", "FOUND".
+func statusName(code int) string {
+	return strings.ReplaceAll(strings.ReplaceAll(strings.ToUpper(http.StatusText(code)), " ", "_"), "-", "_")
+}
+
+// typedIdentifier is what was typed to sign in.
+func (x *Exchange) typedIdentifier(body []byte) string {
+	if len(x.match.Route.Identifier) == 0 || len(body) == 0 {
+		return ""
+	}
+	if exchange.IsJSON(x.contentType) {
+		for _, name := range x.match.Route.Identifier {
+			if v := profile.LookupString(body, "/"+name); v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	if media, _, err := mime.ParseMediaType(x.contentType); err != nil || media != "application/x-www-form-urlencoded" {
+		return "" // the server does not read it either (threats.md X7)
+	}
+	form, _ := url.ParseQuery(string(body)) // what can be read of it
+	for _, name := range x.match.Route.Identifier {
+		if v := form[name]; len(v) > 0 {
+			return v[len(v)-1]
+		}
+	}
+	return ""
+}
+
+// targetOf is whom an administrator acts on.
+func (x *Exchange) targetOf(a *profile.Answer, outcome storage.Status, body []byte) string {
+	t := x.match.Route.Target
+	if t.Request != "" && exchange.IsJSON(x.contentType) {
+		if id := profile.LookupString(body, t.Request); id != "" {
+			return id
+		}
+	}
+	if t.Response != "" && outcome == storage.Success {
+		return profile.LookupString(a.Body, t.Response)
+	}
+	return ""
+}
+
+// unparsed stands for a body that was not stored.
+type unparsed struct {
+	Unparsed string `json:"unparsed"`
+	Bytes    int64  `json:"bytes"`
+}
+
+// capturedBody is the request's body, redacted; or why it is not there.
+func (x *Exchange) capturedBody(c exchange.Copied) json.RawMessage {
+	if c.Seen == 0 {
+		return nil
+	}
+	reason := "longer than the limit"
+	if !c.Truncated {
+		out, err := x.rec.Redactor.Body(x.contentType, c.Bytes)
+		if err == nil {
+			return out
+		}
+		reason = err.Error() // a reason, never the content
+	}
+	out, err := json.Marshal(unparsed{Unparsed: reason, Bytes: c.Seen})
+	if err != nil {
+		return nil // cannot happen: a string and a number
+	}
+	return out
+}

@@ -1,0 +1,178 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/exchange"
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// Exchange is one request that becomes one entry. It belongs to the goroutine
+// that serves the request; the observer's hooks may run in the goroutine that
+// writes the answer, never at the same time.
+type Exchange struct {
+	rec      *Recorder
+	match    profile.Match
+	facts    Facts
+	observer *exchange.Observer
+	body     *exchange.RequestBody
+
+	// What the request said, taken before anybody below could change it.
+	id          string
+	began       time.Time
+	method      string
+	requestURI  string // only when its path was ambiguous
+	userAgent   string
+	contentType string
+	creds       credentials
+	ctx         context.Context
+
+	// actor is who acts, once known; resolved says that the auth server (or the
+	// intent's look-up) was asked.
+	actor    Session
+	resolved bool
+	// intent is true when the entry was written before the request.
+	intent bool
+	// written is true when the entry is complete, or nothing is to be written.
+	written bool
+	// copying is true when the answer's body is copied while it passes.
+	copying bool
+	// aborted is true when the handler panicked.
+	aborted bool
+}
+
+func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
+	x := &Exchange{
+		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
+		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), contentType: r.Header.Get("Content-Type"),
+	}
+	if rec.Capture.UserAgent {
+		x.userAgent = r.Header.Get("User-Agent")
+	}
+	if m.Ambiguous {
+		x.requestURI = r.RequestURI
+	}
+	if m.Route.NeedsRequestBody() || rec.Capture.RequestBody {
+		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
+	}
+	x.observer = exchange.New(w, r, x)
+	return x
+}
+
+// Writer is what the next handler writes its answer to.
+func (x *Exchange) Writer() http.ResponseWriter { return x.observer }
+
+// BodyMode implements exchange.Hooks: the body of an answer is looked at where a
+// rule needs it, and where an error says its code.
+func (x *Exchange) BodyMode(status int, h http.Header) exchange.BodyMode {
+	wanted := status >= 400 || status < 300 && x.match.Route.NeedsBody()
+	if !wanted || !exchange.IsJSON(h.Get("Content-Type")) {
+		return exchange.Pass
+	}
+	if x.rec.Durability == Async {
+		x.copying = true
+		return exchange.Copy
+	}
+	return exchange.Hold
+}
+
+// Commit implements exchange.Hooks: it completes the entry before the client
+// sees the answer. When a copy of the body is being made, End does it instead.
+func (x *Exchange) Commit(*exchange.Observer) error {
+	if x.copying {
+		return nil
+	}
+	return x.complete()
+}
+
+// End completes what is left when the handler has returned err, or has panicked.
+// failedStatus is the status that the server will answer for err. It returns
+// ErrRefused when the answer, none of which was sent yet, must be a 503.
+func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
+	defer x.release()
+	x.aborted = panicked
+	status := http.StatusOK
+	if err != nil {
+		status = failedStatus
+	} else if panicked {
+		status = 0
+	}
+	finishErr := x.observer.Finish(status, panicked)
+	if !x.written {
+		finishErr = errors.Join(finishErr, x.complete())
+	}
+	return finishErr
+}
+
+func (x *Exchange) release() {
+	x.observer.Release()
+	x.body.Release()
+}
+
+// complete writes the finished entry, once.
+func (x *Exchange) complete() error {
+	if x.written {
+		return nil
+	}
+	x.written = true
+	answer := x.answer()
+	outcome := x.outcome(answer)
+	if x.match.Route.Record == profile.Failures && outcome != storage.Failed && !x.changesSession(answer) {
+		return nil
+	}
+	x.identify(answer, outcome)
+	e := x.finished(answer, outcome)
+	err := x.rec.write(x.ctx, e)
+	x.learn(answer, outcome)
+	if err == nil {
+		return nil
+	}
+	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
+		x.rec.refused.Add(1)
+		x.rec.Writer.Enqueue(e) // what the upstream did is worth keeping all the same
+		return ErrRefused
+	}
+	x.rec.Writer.Enqueue(e)
+	return nil
+}
+
+// answer is what the profile's rules look at.
+func (x *Exchange) answer() *profile.Answer {
+	a := &profile.Answer{Status: x.observer.Status(), Header: x.observer.Header()}
+	if body, complete := x.observer.Body(); complete {
+		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
+	}
+	return a
+}
+
+func (x *Exchange) outcome(a *profile.Answer) storage.Status {
+	if x.aborted && !x.observer.Committed() && a.Status < 400 {
+		return storage.Unknown // it died before anything was to be seen
+	}
+	return x.match.Route.Outcome(a)
+}
+
+// changesSession says whether a route that should only read issued a credential
+// or sent the client on: then it was more than a read.
+func (x *Exchange) changesSession(a *profile.Answer) bool {
+	if x.match.Route.Known() {
+		return false
+	}
+	return a.Status >= 300 && a.Status < 400 && a.Status != http.StatusNotModified || x.issued(a) != ""
+}
+
+// issued is the session credential that the answer sets in a cookie and that the
+// request did not carry; "" if there is none.
+func (x *Exchange) issued(a *profile.Answer) string {
+	v := profile.SetCookie(a.Header, x.rec.Profile.Credentials.Cookies)
+	for _, t := range x.creds.tokens {
+		if t == v {
+			return ""
+		}
+	}
+	return v
+}

@@ -1,0 +1,153 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// Durability says how durable an entry is before the client sees the answer.
+type Durability uint8
+
+// The durabilities. The zero value, Fsync, is the default.
+const (
+	// Fsync: on disk.
+	Fsync Durability = iota
+	// Commit: survives a killed process, not a power cut.
+	Commit
+	// Async: in a bounded queue; the answer waits for nothing.
+	Async
+)
+
+// FailPolicy says what happens to a request whose entry cannot be written.
+type FailPolicy uint8
+
+// The policies.
+const (
+	// FailDefault: closed for destructive account and admin routes, open for all
+	// else.
+	FailDefault FailPolicy = iota
+	// FailOpen: the request goes on; its entry is written later.
+	FailOpen
+	// FailClosed: the request is refused with 503. Signing out and revoking
+	// sessions are never refused: an attacked user must be able to do both.
+	FailClosed
+)
+
+// Capture says what of the request goes into entries.
+type Capture struct {
+	// IPAddress and UserAgent of the client.
+	IPAddress, UserAgent bool
+	// RequestBody, redacted, in the metadata.
+	RequestBody bool
+}
+
+// Options of a Recorder. All pointers are required.
+type Options struct {
+	Profile  *profile.Profile
+	Sessions *Sessions
+	Writer   *Writer
+	Redactor *redact.Redactor
+	Logger   *slog.Logger
+	// Capture, Durability and Fail as documented at their types.
+	Capture    Capture
+	Durability Durability
+	Fail       FailPolicy
+	// MaxRequestBody is how many bytes of a request's body are looked at; 0 means
+	// 16 KiB.
+	MaxRequestBody int
+}
+
+// Recorder makes entries of the exchanges of one handler. It is safe for
+// concurrent use.
+type Recorder struct {
+	Options
+	refused atomic.Uint64
+}
+
+// ErrRefused says that a request must be answered with 503, because its entry
+// cannot be written and its route fails closed.
+var ErrRefused = errors.New("the audit log cannot record this request")
+
+// New returns a Recorder.
+func New(o Options) (*Recorder, error) {
+	if o.Profile == nil || o.Sessions == nil || o.Writer == nil || o.Redactor == nil || o.Logger == nil {
+		return nil, errors.New("recorder: profile, sessions, writer, redactor and logger are required")
+	}
+	if o.MaxRequestBody == 0 {
+		o.MaxRequestBody = 16 << 10
+	}
+	return &Recorder{Options: o}, nil
+}
+
+// Refused returns how many requests were answered with 503.
+func (rec *Recorder) Refused() uint64 { return rec.refused.Load() }
+
+// Facts are what only the HTTP edge knows of a request.
+type Facts struct {
+	// ClientIP of the client, as the server trusts it; "" if unknown.
+	ClientIP string
+	// RequestID to find the exchange in other logs.
+	RequestID string
+	// Asker reaches the auth server.
+	Asker Asker
+}
+
+// closed says whether a route fails closed. Only a destructive route can be
+// refused before anything happened; see Options.Fail.
+func (rec *Recorder) closed(route *profile.Route) bool {
+	switch {
+	case route.Class == "sign-out", route.Class == "session":
+		return false
+	case rec.Fail == FailDefault:
+		return route.Timing == profile.Before && (route.Class == "account" || route.Class == "admin")
+	}
+	return rec.Fail == FailClosed
+}
+
+// write stores the entry as the options say. The error is for those who fail
+// closed; in all other cases the entry waits in the background.
+func (rec *Recorder) write(ctx context.Context, e storage.Entry) error {
+	if rec.Durability == Async {
+		rec.Writer.Enqueue(e)
+		return nil
+	}
+	d := storage.Fsync
+	if rec.Durability == Commit {
+		d = storage.Commit
+	}
+	return rec.Writer.Write(ctx, d, e)
+}
+
+// Begin starts to record a request that m says is an event. It returns ErrRefused
+// when the request must not be forwarded. Otherwise the caller serves the request
+// with Writer() and then calls End, whatever happens.
+func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) (*Exchange, error) {
+	x := newExchange(rec, w, r, m, f)
+	if m.Route.Timing != profile.Before {
+		return x, nil
+	}
+	x.resolveNow(r.Context())
+	if err := rec.write(r.Context(), x.entry(storage.Unknown, 0)); err != nil {
+		if rec.closed(m.Route) {
+			rec.refused.Add(1)
+			x.release()
+			return nil, ErrRefused
+		}
+		return x, nil
+	}
+	x.intent = true
+	return x, nil
+}
+
+// since is the time since t in milliseconds, to the microsecond.
+func since(t time.Time) float64 {
+	return float64(time.Since(t).Microseconds()) / 1000
+}

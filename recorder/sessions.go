@@ -1,0 +1,350 @@
+package recorder
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+)
+
+const (
+	// lookupTimeout bounds one question to the session endpoint.
+	lookupTimeout = 2 * time.Second
+	// maxLookups bounds the questions under way at once (threats.md C12).
+	maxLookups = 20
+	// MaxSessionBody bounds the answer of the session endpoint.
+	MaxSessionBody = 64 << 10
+	// maxOwners bounds the memory of whose a credential is.
+	maxOwners = 20000
+	// verdictLife is how long the API believes an answer (DESIGN section 4).
+	verdictLife = 5 * time.Second
+	maxVerdicts = 5000
+)
+
+// Session is what the auth server says of a credential. The zero value means
+// that nobody is signed in with it.
+type Session struct {
+	// UserID of the session's user.
+	UserID string
+	// ImpersonatedBy is the administrator who acts as the user, if any.
+	ImpersonatedBy string
+	// Roles of the user, as the server names them.
+	Roles []string
+	// Identifier is what the user signs in with, if the answer says it.
+	Identifier string
+}
+
+// Asker sends a request to the auth server and returns its answer, the body up
+// to MaxSessionBody. The request carries a path and query, the client's
+// credentials and nothing else; the Asker adds the client's address.
+type Asker interface {
+	Ask(r *http.Request) (status int, body []byte, err error)
+}
+
+// ErrLookup says that the auth server could not be asked: the answer is neither
+// yes nor no.
+var ErrLookup = errors.New("the auth server did not say who is signed in")
+
+// Sessions asks the auth server who credentials belong to and remembers what
+// exchanges have shown. It never keeps a credential, only a keyed hash of it.
+// It is safe for concurrent use.
+type Sessions struct {
+	profile  *profile.Profile
+	key      []byte
+	owners   *lru.Cache[credential, Session]
+	verdicts *lru.Cache[credential, verdict]
+	flight   singleflight.Group
+	slots    chan struct{}
+	now      func() time.Time
+
+	lookups, failures atomic.Uint64
+}
+
+// credential is a keyed hash of one credential, or of all that a request has.
+type credential [16]byte
+
+type verdict struct {
+	session Session
+	until   time.Time
+}
+
+// NewSessions returns a Sessions for the profile. key is a secret of at least 32
+// bytes.
+func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
+	owners, err := lru.New[credential, Session](maxOwners)
+	if err != nil {
+		return nil, err
+	}
+	verdicts, err := lru.New[credential, verdict](maxVerdicts)
+	if err != nil {
+		return nil, err
+	}
+	return &Sessions{profile: p, key: key, owners: owners, verdicts: verdicts, slots: make(chan struct{}, maxLookups), now: time.Now}, nil
+}
+
+func (s *Sessions) hash(domain string, values ...string) credential {
+	mac := hmac.New(sha256.New, s.key)
+	mac.Write([]byte(domain))
+	for _, v := range values {
+		mac.Write([]byte{0})
+		mac.Write([]byte(v))
+	}
+	var c credential
+	copy(c[:], mac.Sum(nil))
+	return c
+}
+
+// credentials are those of one request.
+type credentials struct {
+	cookie  string   // the whole Cookie header, as the upstream will see it
+	headers []string // values of the profile's credential headers, in its order
+	tokens  []string // single session tokens: cookies that carry one, header values
+}
+
+func (c *credentials) none() bool { return len(c.tokens) == 0 }
+
+// credentialsOf reads them from a request. Headers that the request names in
+// Connection are hop-by-hop: the upstream never sees them, so they prove nothing
+// (threats.md X5, A13).
+func (s *Sessions) credentialsOf(h http.Header) credentials {
+	var c credentials
+	if cookies := h["Cookie"]; len(cookies) > 0 && !hopByHop(h, "Cookie") {
+		c.cookie = strings.Join(cookies, "; ")
+		if v := firstCookie(c.cookie, s.profile.Credentials.Cookies); v != "" {
+			c.tokens = append(c.tokens, v)
+		}
+	}
+	for _, name := range s.profile.Credentials.Headers {
+		v := ""
+		if !hopByHop(h, name) {
+			v = h.Get(name)
+		}
+		c.headers = append(c.headers, v)
+		if v != "" {
+			c.tokens = append(c.tokens, bearer(v))
+		}
+	}
+	return c
+}
+
+// firstCookie returns the value of the first cookie whose name fits: of two with
+// one name the first counts (better-auth.md section 5).
+func firstCookie(header string, patterns []string) string {
+	for pair := range strings.SplitSeq(header, ";") {
+		name, v, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if ok && v != "" && profile.MatchName(patterns, name) {
+			return v
+		}
+	}
+	return ""
+}
+
+func bearer(v string) string {
+	if scheme, token, ok := strings.Cut(v, " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	return v
+}
+
+func hopByHop(h http.Header, name string) bool {
+	for _, line := range h["Connection"] {
+		for token := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Owner returns whose a request's credential was shown to be, without asking.
+// Only for requests with exactly one credential: of two, nobody but the server
+// knows which counts.
+func (s *Sessions) owner(c *credentials) (Session, bool) {
+	if len(c.tokens) != 1 {
+		return Session{}, false
+	}
+	return s.owners.Get(s.hash("token", c.tokens[0]))
+}
+
+func (s *Sessions) learn(token string, owner Session) {
+	if token != "" && owner.UserID != "" {
+		s.owners.Add(s.hash("token", token), Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
+	}
+}
+
+// forget drops what is believed of a request's credentials.
+func (s *Sessions) forget(c *credentials) {
+	for _, token := range c.tokens {
+		s.owners.Remove(s.hash("token", token))
+	}
+	s.doubt(c)
+}
+
+// doubt makes the next authorisation ask the server again.
+func (s *Sessions) doubt(c *credentials) {
+	if !c.none() {
+		s.verdicts.Remove(s.wholeKey(c))
+	}
+}
+
+// doubtUser does the same for every credential of a user.
+func (s *Sessions) doubtUser(id string) {
+	for _, k := range s.verdicts.Keys() {
+		if v, ok := s.verdicts.Peek(k); ok && v.session.UserID == id {
+			s.verdicts.Remove(k)
+		}
+	}
+}
+
+func (s *Sessions) wholeKey(c *credentials) credential {
+	return s.hash("request", append([]string{c.cookie}, c.headers...)...)
+}
+
+// Authorize says who sent a request, for the API: always the auth server's word,
+// at most a few seconds old.
+func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Session, error) {
+	c := s.credentialsOf(h)
+	if c.none() {
+		return Session{}, nil
+	}
+	key := s.wholeKey(&c)
+	if v, ok := s.verdicts.Get(key); ok && s.now().Before(v.until) {
+		return v.session, nil
+	}
+	session, err := s.ask(ctx, &c, ask)
+	if err == nil {
+		s.verdicts.Add(key, verdict{session, s.now().Add(verdictLife)})
+	}
+	return session, err
+}
+
+// ask asks the auth server, one question at a time for the same credentials.
+func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker) (Session, error) {
+	if s.profile.Session == nil || ask == nil || c.none() {
+		return Session{}, nil
+	}
+	key := s.wholeKey(c)
+	v, err, _ := s.flight.Do(string(key[:]), func() (any, error) { return s.askNow(ctx, c, ask) })
+	session, _ := v.(Session)
+	return session, err
+}
+
+func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker) (Session, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+	defer cancel()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		s.failures.Add(1)
+		return Session{}, fmt.Errorf("%w: too many questions at once", ErrLookup)
+	}
+	s.lookups.Add(1)
+	r, err := s.request(ctx, c)
+	if err != nil {
+		return Session{}, err
+	}
+	status, body, err := ask.Ask(r)
+	if err != nil {
+		s.failures.Add(1)
+		return Session{}, fmt.Errorf("%w: %w", ErrLookup, err)
+	}
+	session, err := s.read(status, body)
+	if err != nil {
+		s.failures.Add(1)
+		return Session{}, err
+	}
+	if len(c.tokens) == 1 {
+		s.learn(c.tokens[0], session)
+	}
+	return session, nil
+}
+
+func (s *Sessions) request(ctx context.Context, c *credentials) (*http.Request, error) {
+	target := s.profile.Base() + s.profile.Session.Path
+	if s.profile.Session.Query != "" {
+		target += "?" + s.profile.Session.Query
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	if c.cookie != "" {
+		r.Header.Set("Cookie", c.cookie)
+	}
+	for i, name := range s.profile.Credentials.Headers {
+		if i < len(c.headers) && c.headers[i] != "" {
+			r.Header.Set(name, c.headers[i])
+		}
+	}
+	r.Header.Set("Accept", "application/json")
+	return r, nil
+}
+
+// read understands the session endpoint's answer. A refusal (4xx but 429) means
+// nobody; anything else that is no clear answer is an error, never a session.
+func (s *Sessions) read(status int, body []byte) (Session, error) {
+	switch {
+	case status == http.StatusOK:
+	case status == http.StatusTooManyRequests, status >= 500, status < 200:
+		return Session{}, fmt.Errorf("%w: it answered %d", ErrLookup, status)
+	default:
+		return Session{}, nil
+	}
+	p := s.profile.Session
+	id := profile.LookupString(body, p.User)
+	if id == "" {
+		return Session{}, nil
+	}
+	if p.SessionUser != "" && profile.LookupString(body, p.SessionUser) != id {
+		return Session{}, nil
+	}
+	if p.Expires != "" {
+		if end, err := time.Parse(time.RFC3339, profile.LookupString(body, p.Expires)); err == nil && s.now().After(end.Add(time.Minute)) {
+			return Session{}, nil
+		}
+	}
+	return Session{
+		UserID: id, ImpersonatedBy: lookupOptional(body, p.ImpersonatedBy),
+		Roles: rolesOf(body, p.Role), Identifier: lookupOptional(body, p.Identifier),
+	}, nil
+}
+
+func lookupOptional(body []byte, pointer string) string {
+	if pointer == "" {
+		return ""
+	}
+	return profile.LookupString(body, pointer)
+}
+
+// rolesOf reads one role, several separated by commas, or an array of them.
+func rolesOf(body []byte, pointer string) []string {
+	if pointer == "" {
+		return nil
+	}
+	v := profile.Lookup(body, pointer)
+	var roles []string
+	if v.IsArray() {
+		for _, r := range v.Array() {
+			roles = append(roles, r.Str)
+		}
+		return roles
+	}
+	for r := range strings.SplitSeq(v.Str, ",") {
+		if r = strings.TrimSpace(r); r != "" {
+			roles = append(roles, r)
+		}
+	}
+	return roles
+}

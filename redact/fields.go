@@ -1,0 +1,214 @@
+package redact
+
+import (
+	"bytes"
+	"slices"
+	"unicode"
+	"unicode/utf8"
+)
+
+// class says what a member name means for its value.
+type class uint8
+
+const (
+	harmless class = iota
+	secret
+	// oneTime names hold so few possible values that even a keyed hash is
+	// worth avoiding: never hashed (threats.md D5).
+	oneTime
+)
+
+// defaultFields are grouped by where the names come from. Plurals, trailing
+// digits ("password2") and the rules below are not repeated here.
+var defaultFields = []string{
+	// Passwords: the plugin's list, Better Auth bodies, threats.md D3.
+	"password", "newPassword", "currentPassword", "oldPassword", "confirmPassword",
+	"passwordConfirmation", "passwd", "pwd", "pass", "passphrase", "passwordHash",
+	// Tokens: Better Auth, RFC 6749, OpenID Connect, RFC 7636.
+	"token", "accessToken", "refreshToken", "idToken", "sessionToken", "csrfToken",
+	"xsrf", "csrf", "jwt", "jws", "jwe", "bearer", "verifier", "code_verifier", "code_challenge",
+	"state", "nonce", "ticket", "magicLink", "oauthState",
+	// A session id is a bearer secret in most frameworks; the OWASP Logging
+	// Cheat Sheet lists it under "data to exclude".
+	"sessionId", "session_state", "sid", "connect.sid", "PHPSESSID", "JSESSIONID", "ASP.NET_SessionId",
+	// Secrets and keys.
+	"secret", "clientSecret", "clientAssertion", "apiKey", "key", "secretKey", "privateKey",
+	"accessKey", "signingKey", "encryptionKey", "webhookSecret", "salt", "seed", "mnemonic",
+	"privateJwk", "dsn", "connectionString",
+	// Second factors.
+	"otp", "totp", "hotp", "code", "pin", "passcode", "backupCode", "backupCodes",
+	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "securityCode", "pinCode",
+	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer",
+	// Headers that turn up as members.
+	"authorization", "proxyAuthorization", "auth", "cookie", "set-cookie", "x-api-key",
+	"set-auth-token", "set-auth-jwt",
+	// Signatures and what a passkey sends.
+	"credential", "credentials", "signature", "sig", "hmac", "assertion", "SAMLResponse",
+	"SAMLRequest", "RelayState", "clientDataJSON", "authenticatorData", "attestationObject",
+	"userHandle", "challenge",
+	// Payment and state identity numbers: OWASP Logging Cheat Sheet, PCI DSS 3.
+	"ssn", "socialSecurityNumber", "creditCard", "creditCardNumber", "cardNumber", "pan",
+	"cvv", "cvc", "iban", "bankAccount", "accountNumber", "routingNumber", "taxId",
+	"nationalId", "passportNumber", "driversLicense",
+}
+
+// DefaultFields is a fresh copy of the field names that are secret unless
+// Options.Fields replaces them. Matching ignores case, "_" and "-".
+//
+// With them come rules, so that nobody has to list every spelling:
+// names that contain password, passwd, passphrase, secret, credential,
+// privatekey or apikey; names that end in token, key, code, pwd, otp,
+// cookie, signature, assertion or sessionid; names that begin with otp or
+// totp. Words that merely end so (statusCode, countryCode, publicKey,
+// cacheKey, ...) are excepted.
+func DefaultFields() []string { return slices.Clone(defaultFields) }
+
+var (
+	secretParts = [][]byte{
+		[]byte("password"), []byte("passwd"), []byte("passphrase"), []byte("secret"),
+		[]byte("credential"), []byte("privatekey"), []byte("apikey"),
+	}
+	secretEndings = [][]byte{
+		[]byte("token"), []byte("key"), []byte("code"), []byte("pwd"), []byte("otp"),
+		[]byte("cookie"), []byte("signature"), []byte("assertion"), []byte("sessionid"),
+	}
+	// ordinaryEndings are the words that end like a secret and are none.
+	ordinaryEndings = [][]byte{
+		[]byte("statuscode"), []byte("errorcode"), []byte("countrycode"), []byte("postalcode"),
+		[]byte("postcode"), []byte("zipcode"), []byte("languagecode"), []byte("localecode"),
+		[]byte("currencycode"), []byte("regioncode"), []byte("reasoncode"), []byte("exitcode"),
+		[]byte("responsecode"), []byte("httpcode"), []byte("dialcode"), []byte("callingcode"),
+		[]byte("areacode"), []byte("barcode"), []byte("unicode"), []byte("encode"), []byte("decode"),
+		[]byte("publickey"), []byte("primarykey"), []byte("foreignkey"), []byte("sortkey"),
+		[]byte("cachekey"), []byte("idempotencykey"), []byte("translationkey"), []byte("hotkey"),
+		[]byte("monkey"),
+	}
+	// oneTimeNames are the low-entropy names that no oneTime rule covers.
+	oneTimeNames = map[string]bool{
+		"pin": true, "userpin": true, "newpin": true, "oldpin": true, "currentpin": true, "cardpin": true,
+		"cvv": true, "cvc": true, "ssn": true, "socialsecuritynumber": true,
+	}
+)
+
+// Sensitive reports whether the value under key is secret by its name. The
+// match ignores case, "_", "-" and other punctuation; of a compound name
+// ("user[password]", "account.token") one secret part is enough.
+func (r *Redactor) Sensitive(key string) bool {
+	return r.classify([]byte(key)) != harmless
+}
+
+// classify looks at the whole name, then at the parts of a compound one.
+func (r *Redactor) classify(key []byte) class {
+	var room [96]byte
+	found := r.match(appendNormal(room[:0], key))
+	if found == oneTime || bytes.IndexFunc(key, separatesNames) < 0 {
+		return found
+	}
+	for part := range bytes.FieldsFuncSeq(key, separatesNames) {
+		found = max(found, r.match(appendNormal(room[:0], part)))
+	}
+	return found
+}
+
+// match classifies one normalised name: as it is, without trailing digits
+// ("password2"), without a plural s.
+func (r *Redactor) match(name []byte) class {
+	for {
+		if c, ok := r.names[string(name)]; ok {
+			return c
+		}
+		if r.rules && ruled(name) {
+			return nameClass(name)
+		}
+		last := len(name) - 1
+		if last < 1 || (name[last] != 's' && !isDigit(name[last])) {
+			return harmless
+		}
+		name = name[:last]
+	}
+}
+
+// ruled applies the rules that DefaultFields documents.
+func ruled(name []byte) bool {
+	if len(name) < 3 {
+		return false
+	}
+	for _, p := range secretParts {
+		if bytes.Contains(name, p) {
+			return true
+		}
+	}
+	if bytes.HasPrefix(name, []byte("otp")) || bytes.HasPrefix(name, []byte("totp")) {
+		return true
+	}
+	return endsIn(name, secretEndings) && !endsIn(name, ordinaryEndings)
+}
+
+// nameClass tells the two kinds of secret names apart.
+func nameClass(name []byte) class {
+	for len(name) > 1 && (name[len(name)-1] == 's' || isDigit(name[len(name)-1])) {
+		name = name[:len(name)-1]
+	}
+	low := oneTimeNames[string(name)] || bytes.HasPrefix(name, []byte("otp")) ||
+		bytes.HasPrefix(name, []byte("totp")) || bytes.HasSuffix(name, []byte("otp")) ||
+		bytes.HasSuffix(name, []byte("code"))
+	if low {
+		return oneTime
+	}
+	return secret
+}
+
+func endsIn(name []byte, endings [][]byte) bool {
+	last := name[len(name)-1]
+	for _, e := range endings {
+		if e[len(e)-1] == last && bytes.HasSuffix(name, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// appendNormal appends the letters and digits of key in lower case. What is
+// dropped includes U+FFFD, so that a name means the same before and after
+// its NULs and broken bytes were replaced.
+func appendNormal(dst, key []byte) []byte {
+	for i, c := range key {
+		switch {
+		case c >= utf8.RuneSelf:
+			for _, v := range string(key[i:]) {
+				if unicode.IsLetter(v) || unicode.IsDigit(v) {
+					dst = utf8.AppendRune(dst, unicode.ToLower(v))
+				}
+			}
+			return dst
+		case 'A' <= c && c <= 'Z':
+			dst = append(dst, c|0x20)
+		case 'a' <= c && c <= 'z', isDigit(c):
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// separatesNames is true between the parts of "user[password]" or "a.token",
+// not inside "set-cookie" or "api_key".
+func separatesNames(v rune) bool {
+	return v < utf8.RuneSelf && v != '_' && v != '-' && !isWordByte(byte(v))
+}
+
+// isIDKey reports whether a name says that its value identifies something:
+// "id", "userId", "organization_id", "memberIds".
+func isIDKey(key []byte) bool {
+	n := len(key)
+	if n > 0 && key[n-1]|0x20 == 's' {
+		n--
+	}
+	return n >= 2 && key[n-2]|0x20 == 'i' && key[n-1]|0x20 == 'd'
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// isWordByte is true for ASCII letters and digits.
+func isWordByte(c byte) bool {
+	return isDigit(c) || ('a' <= c|0x20 && c|0x20 <= 'z')
+}

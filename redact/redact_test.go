@@ -1,0 +1,186 @@
+package redact
+
+import (
+	"encoding/json"
+	"errors"
+	"runtime/debug"
+	"strings"
+	"testing"
+)
+
+var testKey = []byte("0123456789abcdef0123456789abcdef")
+
+func must(t testing.TB, o Options) *Redactor {
+	t.Helper()
+	r, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+const (
+	jwt   = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+	token = "Zk3vR9xQ2mLp8TnW5cYb7HsD1fGj4KaE"
+)
+
+func TestJSON(t *testing.T) {
+	deep := strings.Repeat("[", 200_000) + strings.Repeat("]", 200_000)
+	for _, c := range []struct{ name, in, want string }{
+		{"a password is masked", `{"password":"hunter2","a":1}`, `{"password":"[REDACTED]","a":1}`},
+		{"numbers, booleans, null and containers do not show their type", `{"otp":123456,"token":null,"secret":{"a":[1]},"pin":false,"key":[1]}`,
+			`{"otp":"[REDACTED]","token":"[REDACTED]","secret":"[REDACTED]","pin":"[REDACTED]","key":"[REDACTED]"}`},
+		{"case and separators are ignored", `{"New_Pass-Word":"x","ACCESSTOKEN":1}`, `{"New_Pass-Word":"[REDACTED]","ACCESSTOKEN":"[REDACTED]"}`},
+		{"escapes in a name do not hide it", `{"pass\u0077ord":"x"}`, `{"password":"[REDACTED]"}`},
+		{"arrays of objects are walked", `[{"items":[{"token":"t"}]}]`, `[{"items":[{"token":"[REDACTED]"}]}]`},
+		{"JSON in a string is redacted inside", `{"d":"{\"password\":\"x\",\"a\":1}"}`, `{"d":"{\"password\":\"[REDACTED]\",\"a\":1}"}`},
+		{"JSON in JSON in a string is left out", `{"d":"{\"e\":\"{\\\"password\\\":\\\"x\\\"}\"}"}`, `{"d":"{\"e\":\"[TOO DEEP]\"}"}`},
+		{"duplicates and case twins are kept", `{"token":1,"token":2,"EMAIL":"a","email":"b"}`, `{"token":"[REDACTED]","token":"[REDACTED]","EMAIL":"a","email":"b"}`},
+		{"number literals stay as they are", `[1e400,9007199254740993,-0,1.10]`, `[1e400,9007199254740993,-0,1.10]`},
+		{"keys are data", `{"__proto__":{"":1},"constructor":2}`, `{"__proto__":{"":1},"constructor":2}`},
+		{"NUL and lone surrogates become U+FFFD", `{"a\u0000":"\ud800x\u0000"}`, "{\"a\ufffd\":\"\ufffdx\ufffd\"}"},
+		{"a NUL in a name does not hide it", `{"pass\u0000word":"x"}`, "{\"pass\ufffdword\":\"[REDACTED]\"}"},
+		{"a byte order mark is accepted", "\ufeff{\"a\":1}", `{"a":1}`},
+		{"a JWT under a harmless name is masked", `{"note":"` + jwt + `"}`, `{"note":"[REDACTED]"}`},
+		{"a JWT inside prose is masked", `{"note":"got ` + jwt + ` today"}`, `{"note":"got [REDACTED] today"}`},
+		{"a long random string is masked", `{"note":"` + token + `"}`, `{"note":"[REDACTED]"}`},
+		{"a long random id stays", `{"userId":"` + token + `","ids":["` + token + `"]}`, `{"userId":"` + token + `","ids":["` + token + `"]}`},
+		{"a JWT under an id is masked", `{"id":"` + jwt + `"}`, `{"id":"[REDACTED]"}`},
+		{"a UUID stays", `{"ref":"550e8400-e29b-41d4-a716-446655440000"}`, `{"ref":"550e8400-e29b-41d4-a716-446655440000"}`},
+		{"a URL is masked inside", `{"callbackURL":"https://a.example/x?token=abc&y=1"}`, `{"callbackURL":"https://a.example/x?token=[REDACTED]&y=1"}`},
+		{"a cookie-like pair is masked", `{"x":"sess=` + token + `"}`, `{"x":"[REDACTED]"}`},
+		{"too deep becomes a marker", `{"a":{"b":{"c":{"d":{"e":1}}}}}`, `{"a":{"b":{"c":{"d":{"e":1}}}}}`},
+		{"one deeper becomes a marker", `{"a":{"b":{"c":{"d":{"e":{"password":1}}}}}}`, `{"a":{"b":{"c":{"d":{"e":"[TOO DEEP]"}}}}}`},
+		{"a depth bomb is bounded", deep, `[[[[["[TOO DEEP]"]]]]]`},
+		{"a scalar is a document", ` "x" `, `"x"`},
+		{"white space goes", "{ \"a\" : [ 1 , true ] }", `{"a":[1,true]}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			defer debug.SetMaxStack(debug.SetMaxStack(1 << 20))
+			got, err := must(t, Options{}).JSON([]byte(c.in))
+			if err != nil || string(got) != c.want {
+				t.Errorf("got %s, %v\nwant %s", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestStrategies(t *testing.T) {
+	in := []byte(`{"password":"x","otp":1,"n":"` + jwt + `","l":["` + jwt + `",2],"z":0}`)
+	h := must(t, Options{Strategy: Hash, Key: testKey})
+	got, _ := h.JSON(in)
+	want := `{"password":"` + h.HashTag("password", "x") + `","otp":"[REDACTED]","n":"` + h.HashTag("n", jwt) + `","l":["` + h.HashTag("l", jwt) + `",2],"z":0}`
+	if string(got) != want {
+		t.Errorf("hash: %s\nwant  %s", got, want)
+	}
+	got, _ = must(t, Options{Strategy: Remove}).JSON(in)
+	if string(got) != `{"l":[2],"z":0}` {
+		t.Errorf("remove: %s", got)
+	}
+	if got, _ = must(t, Options{Strategy: Remove}).JSON([]byte(`"` + jwt + `"`)); string(got) != `"[REDACTED]"` {
+		t.Errorf("a removed document is still a document: %s", got)
+	}
+}
+
+func TestHashTag(t *testing.T) {
+	a, b := must(t, Options{Key: testKey}), must(t, Options{Key: []byte(strings.Repeat("k", 32))})
+	tag := a.HashTag("newPassword", "x")
+	if tag != a.HashTag("new_password", "x") || tag == a.HashTag("token", "x") || tag == b.HashTag("newPassword", "x") || tag == a.HashTag("newPassword", "y") {
+		t.Error("a tag depends on key, field and value, and on nothing else")
+	}
+	if parts := strings.Split(tag, ":"); len(parts) != 3 || parts[0] != "hmac-sha256" || len(parts[1]) != 8 || len(parts[2]) != 22 {
+		t.Errorf("tag %q", tag)
+	}
+	if must(t, Options{}).HashTag("a", "x") != Placeholder {
+		t.Error("without a key there must be no hash")
+	}
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	for _, o := range []Options{
+		{Strategy: "sha1"}, {Strategy: Hash}, {Strategy: Hash, Key: testKey[:31]}, {Key: testKey[:5]},
+		{MaxBytes: 63}, {MaxBytes: -1}, {MaxDepth: -1}, {MaxDepth: 101}, {Fields: []string{"--"}},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%+v was accepted", o)
+		}
+	}
+}
+
+func TestFieldsReplaceAndAddFieldsAdd(t *testing.T) {
+	r := must(t, Options{Fields: []string{"e-mail"}, AddFields: []string{"note"}})
+	for key, want := range map[string]bool{"EMAIL": true, "Note": true, "password": false} {
+		if r.Sensitive(key) != want {
+			t.Errorf("%s: want %v", key, want)
+		}
+	}
+	if n := len(DefaultFields()); n < 60 {
+		t.Errorf("%d default fields", n)
+	}
+}
+
+func TestUnparsedNeverQuotesTheBody(t *testing.T) {
+	r := must(t, Options{})
+	for _, c := range [][2]string{
+		{"application/json", `{"password":"hunter2"`}, {"application/json", `{"password":hunter2}`}, {"application/json", ""},
+		{"application/json", `{"a":01}`}, {"application/json", `{"a":"\x"}`}, {"application/json", `[1,]`}, {"application/json", `{} hunter2`},
+		{"application/x-www-form-urlencoded", `{"password":"hunter2"}`}, {"application/x-www-form-urlencoded", "hunter2"},
+		{"multipart/form-data", "hunter2"}, {"multipart/form-data; boundary=b", "--b\r\nhunter2"}, {"text/plain", "hunter2"},
+		{"", `{"password":"hunter2"}`}, {"application/json; charset=utf-16", `{"password":"hunter2"}`},
+	} {
+		got, err := r.Body(c[0], []byte(c[1]))
+		if got != nil || !errors.Is(err, ErrUnparsed) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v: %s, %v", c, got, err)
+		}
+	}
+}
+
+func TestForm(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"fields become members", "email=a%40b.c&password=x+y&n=1", `{"email":"a@b.c","password":"[REDACTED]","n":"1"}`},
+		{"a repeated name becomes an array", "a=1&b=2&a=3", `{"a":["1","3"],"b":"2"}`},
+		{"bracket names are understood", "user[password]=x&otp[0]=1", `{"user[password]":"[REDACTED]","otp[0]":"[REDACTED]"}`},
+		{"an unescaped & does not leak the rest of a password", "password=a&bcd&n=1", `{"password":"[REDACTED]","n":"1"}`},
+		{"a broken escape stands for itself", "a=%zz", `{"a":"%zz"}`},
+		{"JSON in a field is redacted inside", "d=%7B%22token%22%3A1%7D", `{"d":"{\"token\":\"[REDACTED]\"}"}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := must(t, Options{}).Form([]byte(c.in))
+			if err != nil || string(got) != c.want {
+				t.Errorf("got %s, %v\nwant %s", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestMultipartKeepsNoFileContentAndNoFileName(t *testing.T) {
+	body := "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter2\r\n" +
+		"--b\r\nContent-Disposition: form-data; name=\"n\"\r\n\r\n1\r\n" +
+		"--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"hunter2.txt\"\r\nContent-Type: text/plain\r\n\r\nhunter2\r\n--b--\r\n"
+	got, err := must(t, Options{}).Body("multipart/form-data; boundary=b", []byte(body))
+	if want := `{"password":"[REDACTED]","n":"1","f":{"file":true,"bytes":7}}`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestSizeIsCapped(t *testing.T) {
+	r := must(t, Options{MaxBytes: 64})
+	for in, want := range map[string]string{
+		`["` + strings.Repeat("a b ", 100) + `"]`:               `["[TRUNCATED]"]`,
+		`{"a":1,"b":"` + strings.Repeat("a b ", 100) + `"}`:     `{"a":1,"[TRUNCATED]":true}`,
+		`{"a":{"b":"` + strings.Repeat("x y", 99) + `"},"c":1}`: `{"a":{"[TRUNCATED]":true}}`,
+		`"` + strings.Repeat("a b ", 100) + `"`:                 `"[TRUNCATED]"`,
+	} {
+		if got, err := r.JSON([]byte(in)); err != nil || string(got) != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	got, _ := r.JSON([]byte(`{"` + strings.Repeat("k", 10_000) + `":1}`))
+	if !json.Valid(got) || len(got) > 64 {
+		t.Errorf("%s", got)
+	}
+	got, _ = must(t, Options{}).JSON([]byte(`{"` + strings.Repeat("é", 10_000) + `":1}`))
+	if len(got) != 256+len(`{"":1}`) {
+		t.Errorf("a name has %d bytes", len(got))
+	}
+}

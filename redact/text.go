@@ -1,0 +1,360 @@
+package redact
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// maxNesting bounds how often text is unwrapped: a URL in a query in a URL.
+const maxNesting = 3
+
+// Text masks the secrets in free text such as an error message: JWTs,
+// "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
+// characters (UUIDs stay), the value in `key=value`, `key: value`,
+// `"key":"value"` and `--key value` when the key is sensitive, and in URLs
+// what URL masks. The answer is valid UTF-8 without NUL. It is not cut.
+func (r *Redactor) Text(s string) string {
+	s, whole := r.clean(s, shortestInText)
+	if whole {
+		return Placeholder
+	}
+	return s
+}
+
+// clean masks the secrets inside s. whole says that s is one secret from end
+// to end, to be replaced as the strategy says. Masking may bring parts
+// together that form a new pattern, so it goes on until nothing changes; that
+// also makes redaction idempotent.
+func (r *Redactor) clean(s string, shortest int) (clean string, whole bool) {
+	return untilStable(validText(s), func(s string) (string, bool) {
+		trimmed := strings.TrimSpace(s)
+		if secretText(s) || secretPair(trimmed) || randomToken(strings.TrimRight(trimmed, "="), shortest) {
+			return "", true
+		}
+		c := cleaner{r: r, s: s, shortest: shortest}
+		return c.run(), false
+	})
+}
+
+// untilStable applies step until it changes nothing, four times at most;
+// what is still moving then is hostile and masked as a whole.
+func untilStable(s string, step func(string) (string, bool)) (string, bool) {
+	for range 4 {
+		next, whole := step(s)
+		if whole || next == s {
+			return s, whole
+		}
+		s = next
+	}
+	return s, true
+}
+
+// validText replaces what is not UTF-8, and NUL, by U+FFFD.
+func validText(s string) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	return strings.ReplaceAll(s, "\x00", "\ufffd")
+}
+
+// cleaner is one pass over a text, atom by atom. An atom is a run of
+// isAtomByte; everything else is copied.
+type cleaner struct {
+	r        *Redactor
+	s        string
+	pos      int
+	out      []byte
+	shortest int
+	level    int // how deep in percent escapes and URLs, at most maxNesting
+}
+
+func (c *cleaner) run() string {
+	for c.pos < len(c.s) {
+		rest := c.s[c.pos:]
+		switch {
+		case strings.HasPrefix(rest, "-----BEGIN"):
+			c.pem(rest)
+		case !isAtomByte(rest[0]):
+			c.keep(1)
+		default:
+			c.atom()
+		}
+	}
+	if c.out == nil {
+		return c.s
+	}
+	return string(c.out)
+}
+
+// keep copies the next n bytes.
+func (c *cleaner) keep(n int) {
+	c.out = append(c.out, c.s[c.pos:c.pos+n]...)
+	c.pos += n
+}
+
+// mask writes Placeholder for the next n bytes.
+func (c *cleaner) mask(n int) {
+	c.out = append(c.out, Placeholder...)
+	c.pos += n
+}
+
+// pem masks a PEM block, up to the end of the text when it is cut off.
+func (c *cleaner) pem(rest string) {
+	end := strings.Index(rest, "-----END")
+	if end < 0 {
+		c.mask(len(rest))
+		return
+	}
+	end += len("-----END")
+	if dashes := strings.Index(rest[end:], "-----"); dashes >= 0 {
+		c.mask(end + dashes + len("-----"))
+		return
+	}
+	c.mask(len(rest))
+}
+
+// atom handles the atom at pos with what belongs to it.
+func (c *cleaner) atom() {
+	end := c.pos
+	for end < len(c.s) && isAtomByte(c.s[end]) {
+		end++
+	}
+	atom := c.s[c.pos:end]
+	switch {
+	case strings.HasPrefix(c.s[end:], "://") || atom[0] == '/':
+		c.url()
+	case hasPrefixFold(c.s[c.pos:], "otpauth:") || hasPrefixFold(c.s[c.pos:], "otpauth-migration:"):
+		c.mask(urlEnd(c.s, c.pos) - c.pos)
+	case c.scheme(atom, end) || c.pair(atom, end):
+	default:
+		c.word(atom)
+	}
+}
+
+// url masks inside a URL or an absolute path.
+func (c *cleaner) url() {
+	end := urlEnd(c.s, c.pos)
+	raw := c.s[c.pos:end]
+	c.out = append(c.out, c.r.cleanURL(raw, c.level)...)
+	c.pos = end
+}
+
+// scheme masks the credential in "Bearer xyz".
+func (c *cleaner) scheme(atom string, end int) bool {
+	next := end
+	for next < len(c.s) && c.s[next] == ' ' {
+		next++
+	}
+	if next == end || !authScheme(atom) {
+		return false
+	}
+	stop := wordEnd(c.s, next, "\"'<>")
+	if !credential(atom, c.s[next:stop]) {
+		return false
+	}
+	c.keep(next - c.pos)
+	c.mask(stop - next)
+	return true
+}
+
+// pair masks the value that follows a sensitive atom.
+func (c *cleaner) pair(atom string, end int) bool {
+	start, quoted, found := separator(c.s, end)
+	if !found && strings.HasPrefix(atom, "--") {
+		start = skipText(c.s, end)
+		found = start > end
+	}
+	if !found || !c.r.Sensitive(atom) {
+		return false
+	}
+	c.out = append(c.out, c.shown(atom)...)
+	c.pos = end
+	c.keep(start - c.pos)
+	c.secretValue(atom, quoted)
+	return true
+}
+
+// shown is a sensitive name as it may be printed.
+func (c *cleaner) shown(atom string) string {
+	if looksJWT(atom) || len(atom) > maxKeyBytes {
+		return Placeholder
+	}
+	return atom
+}
+
+// secretValue masks the value at pos. Quotes stay, so that the text remains
+// readable; where the end is unclear, more is masked rather than less.
+func (c *cleaner) secretValue(atom string, quoted bool) {
+	name := string(appendNormal(nil, []byte(atom)))
+	if c.pos == len(c.s) {
+		return
+	}
+	switch first := c.s[c.pos]; {
+	case strings.HasSuffix(name, "cookie") || strings.HasSuffix(name, "authorization"):
+		c.mask(lineEnd(c.s, c.pos) - c.pos)
+	case first == '"' || first == '\'' || first == '`':
+		c.out = append(c.out, first)
+		end := quoteEnd(c.s, c.pos)
+		stop := wordEnd(c.s, end, "&,;}])")
+		c.mask(stop - c.pos)
+		c.out = append(c.out, first)
+	case first == '{' || first == '[':
+		c.mask(wordEnd(c.s, bracketEnd(c.s, c.pos), "&,;}])") - c.pos)
+	case quoted:
+		c.mask(wordEnd(c.s, c.pos, "&,}]") - c.pos)
+	default:
+		end := wordEnd(c.s, c.pos, "&")
+		if next := skipText(c.s, end); authScheme(c.s[c.pos:end]) && next < len(c.s) {
+			end = wordEnd(c.s, next, "&")
+		}
+		c.mask(end - c.pos)
+	}
+}
+
+// word writes an atom that stands for itself, or masks it.
+func (c *cleaner) word(atom string) {
+	switch {
+	case looksJWT(atom), c.random(atom):
+		c.mask(len(atom))
+	case strings.Contains(atom, "%"):
+		c.escaped(atom)
+	default:
+		c.keep(len(atom))
+	}
+}
+
+// random reports whether one part of the atom, or all of it as base64, is a
+// random token.
+func (c *cleaner) random(atom string) bool {
+	if len(atom) < c.shortest {
+		return false
+	}
+	if strings.ContainsAny(atom, "+/") && !strings.ContainsAny(atom, ".@%") {
+		if strings.Contains(atom, "+") || strings.HasPrefix(c.s[c.pos+len(atom):], "=") {
+			solid := strings.NewReplacer("+", "", "/", "").Replace(atom)
+			if randomToken(solid, c.shortest) {
+				return true
+			}
+		}
+	}
+	for part := range strings.FieldsFuncSeq(atom, func(v rune) bool { return strings.ContainsRune("./+~@%$", v) }) {
+		if randomToken(part, c.shortest) {
+			return true
+		}
+	}
+	return false
+}
+
+// escaped looks behind percent escapes; the atom is replaced by its decoded
+// form only if there was something to mask.
+func (c *cleaner) escaped(atom string) {
+	plain := validText(unescape(atom, false))
+	if plain == atom {
+		c.keep(len(atom))
+		return
+	}
+	if c.level >= maxNesting {
+		c.mask(len(atom))
+		return
+	}
+	inner := cleaner{r: c.r, s: plain, shortest: c.shortest, level: c.level + 1}
+	clean := inner.run()
+	switch {
+	case secretText(plain) || secretPair(plain):
+		c.mask(len(atom))
+	case clean == plain:
+		c.keep(len(atom))
+	default:
+		c.out = append(c.out, clean...)
+		c.pos += len(atom)
+	}
+}
+
+// separator finds ":" or "=" after a name that ends at i, perhaps behind the
+// name's closing quote and spaces. start is where the value begins.
+func separator(s string, i int) (start int, quoted, found bool) {
+	if i < len(s) && s[i] == '\\' {
+		i++
+	}
+	if i < len(s) && strings.IndexByte("\"'`]", s[i]) >= 0 {
+		quoted = true
+		i++
+	}
+	i = skipText(s, i)
+	if i >= len(s) || (s[i] != '=' && s[i] != ':') {
+		return i, quoted, false
+	}
+	for i < len(s) && (s[i] == '=' || s[i] == ':' || s[i] == '>') {
+		i++
+	}
+	i = skipText(s, i)
+	if i+1 < len(s) && s[i] == '\\' && s[i+1] == '"' {
+		i++
+	}
+	return i, quoted, true
+}
+
+func skipText(s string, i int) int {
+	for i < len(s) && isSpace(s[i]) {
+		i++
+	}
+	return i
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// wordEnd is the index of the next white space or byte of stops.
+func wordEnd(s string, i int, stops string) int {
+	for i < len(s) && !isSpace(s[i]) && strings.IndexByte(stops, s[i]) < 0 {
+		i++
+	}
+	return i
+}
+
+func lineEnd(s string, i int) int {
+	if n := strings.IndexAny(s[i:], "\r\n"); n >= 0 {
+		return i + n
+	}
+	return len(s)
+}
+
+// urlEnd is where a URL in a text stops. Backslashes at its end belong to an
+// escaped quote.
+func urlEnd(s string, i int) int {
+	end := wordEnd(s, i, "\"'`<>")
+	for end > i+1 && s[end-1] == '\\' {
+		end--
+	}
+	return end
+}
+
+// quoteEnd is the index after the quoted text that opens at i.
+func quoteEnd(s string, i int) int {
+	quote := s[i]
+	for i++; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case quote:
+			return i + 1
+		}
+	}
+	return len(s)
+}
+
+// bracketEnd is the index after the bracket that closes the one at i.
+func bracketEnd(s string, i int) int {
+	for depth := 0; i < len(s); i++ {
+		switch s[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return len(s)
+}
+
+func isAtomByte(c byte) bool {
+	return isWordByte(c) || c >= utf8.RuneSelf || strings.IndexByte("_.-~%+/@$", c) >= 0
+}

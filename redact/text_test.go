@@ -1,0 +1,121 @@
+package redact
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+type pair struct{ name, in, want string }
+
+func check(t *testing.T, cases []pair, f func(string) string) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got := f(c.in)
+			if got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+			if again := f(got); again != got {
+				t.Errorf("again %s", again)
+			}
+		})
+	}
+}
+
+func TestText(t *testing.T) {
+	check(t, []pair{
+		{"prose stays", "Invalid email or password, try again", "Invalid email or password, try again"},
+		{"a JWT goes", "bad " + jwt + ".", "bad [REDACTED]"},
+		{"a bearer token goes", "sent Bearer abc.def today", "sent Bearer [REDACTED] today"},
+		{"bearer prose stays", "bearer token expired", "bearer token expired"},
+		{"basic credentials go", "Basic dXNlcjpwYXNz", "[REDACTED]"},
+		{"key=value goes", "dial: host=db password=hunter2 sslmode=off", "dial: host=db password=[REDACTED] sslmode=off"},
+		{"a quoted value goes", `password='a b\' c' x=1`, `password='[REDACTED]' x=1`},
+		{"a JSON fragment goes", `near {"password":"hunter2","a":1`, `near {"password":"[REDACTED]","a":1`},
+		{"a JSON array goes", `x "backupCodes": ["a1","b2"], "a":1`, `x "backupCodes": [REDACTED], "a":1`},
+		{"a flag goes", "run --password hunter2 -v", "run --password [REDACTED] -v"},
+		{"a header line goes", "Cookie: a=b; c=d\nHost: x", "Cookie: [REDACTED]\nHost: x"},
+		{"a DSN loses its userinfo", "parse postgres://u:p@db:5432/x failed", "parse postgres://[REDACTED]@db:5432/x failed"},
+		{"a DSN with odd characters too", "parse postgres://u:p/a#s?s@db/x failed", "parse postgres://[REDACTED]@db/x failed"},
+		{"otpauth goes", "x otpauth://totp/a?secret=b y", "x [REDACTED] y"},
+		{"PEM goes", "k -----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY----- z", "[REDACTED]"},
+		{"a random token goes", "no row " + token + " here", "no row [REDACTED] here"},
+		{"a UUID stays", "no row 550e8400-e29b-41d4-a716-446655440000", "no row 550e8400-e29b-41d4-a716-446655440000"},
+		{"a path with a token loses it", "GET /api/auth/reset-password/AbC123dEf456GhI789 404", "GET /api/auth/reset-password/:redacted 404"},
+		{"a path in escaped quotes loses its token", `x \"/reset/AbC123dEf456GhI789\" y`, `x \"/reset/:redacted\" y`},
+		{"what is escaped is found", "from=%2Fx%3Ftoken%3Dabc", "from=/x?token=[REDACTED]"},
+		{"broken bytes and NUL go", "a\xff\x00", "a\ufffd\ufffd"},
+	}, must(t, Options{}).Text)
+}
+
+func TestQuery(t *testing.T) {
+	check(t, []pair{
+		{"sensitive values go, the rest stays", "a=1&token=abc&b=%20x", "a=1&token=[REDACTED]&b=%20x"},
+		{"an escaped key is understood", "%74oken=abc", "%74oken=[REDACTED]"},
+		{"a nested URL is masked inside", "callbackURL=https%3A%2F%2Fa.b%2Fx%3Ftoken%3Dabc", "callbackURL=https://a.b/x?token=[REDACTED]"},
+		{"a nested path is masked inside", "to=%2Fx%3Fcode%3Dabc%26y%3D1", "to=/x?code=[REDACTED]%26y=1"},
+		{"semicolons separate too", "a=1;token=x&b=2", "a=1;token=[REDACTED]&b=2"},
+		{"a random value goes", "t=" + token, "t=[REDACTED]"},
+		{"a random id stays", "userId=" + token, "userId=" + token},
+		{"a bare JWT goes", jwt, "[REDACTED]"},
+		{"the rest of a value goes", "password=a&bcd&n=1", "password=[REDACTED]&[REDACTED]&n=1"},
+		{"empty stays", "", ""},
+		{"odd ampersands stay", "&&a=&", "&&a=&"},
+	}, must(t, Options{}).Query)
+}
+
+func TestURL(t *testing.T) {
+	check(t, []pair{
+		{"query, fragment and userinfo go", "https://u:p@h.x/a?code=1#access_token=t&token_type=b", "https://[REDACTED]@h.x/a?code=[REDACTED]#access_token=[REDACTED]&token_type=b"},
+		{"a secret segment goes", "/reset-password/AbC123dEf456GhI789?x=1", "/reset-password/:redacted?x=1"},
+		{"a plain URL stays", "https://h.x:8443/api/auth/two-factor/generate-backup-codes", "https://h.x:8443/api/auth/two-factor/generate-backup-codes"},
+		{"a matrix parameter goes", "/a;jsessionid=12/b", "/a;jsessionid=[REDACTED]/b"},
+		{"an @ in a web path stays", "https://h.x/@alice", "https://h.x/@alice"},
+		{"otpauth goes", "otpauth://totp/x?secret=y", "[REDACTED]"},
+	}, must(t, Options{}).URL)
+}
+
+func TestHeader(t *testing.T) {
+	r := must(t, Options{})
+	for _, c := range [][3]string{
+		{"Authorization", "Bearer abc", "Bearer [REDACTED]"}, {"authorization", "abc", "[REDACTED]"},
+		{"Cookie", "a=b", "[REDACTED]"}, {"Set-Auth-Token", "x", "[REDACTED]"}, {"X-API-Key", "x", "[REDACTED]"},
+		{"X-My-Secret", "x", "[REDACTED]"}, {"Referer", "https://u:p@h.x/a?token=b", "https://h.x"},
+		{"Origin", "null", "null"}, {"Origin", "javascript:x", "[REDACTED]"}, {"Referer", `https://h.x\@e?t`, "[REDACTED]"},
+		{"Location", "/x?token=a", "/x?token=[REDACTED]"}, {"X-Request-Id", token, token},
+		{"User-Agent", "Mozilla/5.0 (X11; Linux x86_64)", "Mozilla/5.0 (X11; Linux x86_64)"}, {"Accept", "", ""},
+	} {
+		if got := r.Header(c[0], c[1]); got != c[2] {
+			t.Errorf("%s: %s: got %s, want %s", c[0], c[1], got, c[2])
+		}
+	}
+}
+
+func TestSegment(t *testing.T) {
+	for _, s := range []string{"send-verification-otp", "generate-authenticate-options", "oauth2-callback-v2-final", "sign-in", "", ":token", "abc", "openid-configuration"} {
+		if got := Segment(s); got != s {
+			t.Errorf("%s became %s", s, got)
+		}
+	}
+	for _, s := range []string{jwt, token, "550e8400-e29b-41d4-a716-446655440000", "abcdefgh12345678", "AbCdEfGhIjKlMnOp", "AbC123dEf%3456GhI789"} {
+		if got := Segment(s); got != ":redacted" {
+			t.Errorf("%s became %s", s, got)
+		}
+	}
+}
+
+func TestIdentifier(t *testing.T) {
+	for in, want := range map[string]string{
+		"alice@example.com": "a***@example.com", "+4915112345678": "+49***78", "alice": "a***", "": "", "a": "***", " ": "",
+		"a@example.com": "***@example.com", "P@ssw0rd!": "P***", "p@hunter": "p***", "+49 151 1234-5678": "+49***78",
+		"é@b.de": "***@b.de", "\x00\x01": "***", "@x.de": "***", "\xff\xfe": "***",
+	} {
+		if got := Identifier(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	if got := Identifier("ab@" + strings.Repeat("a", 300) + ".com"); got != "a***" || !utf8.ValidString(got) {
+		t.Errorf("%q", got)
+	}
+}
