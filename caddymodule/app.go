@@ -1,0 +1,127 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App is the audit log's app: it owns the store that all `audit_log` handlers
+// write to. It is there with its defaults whenever a handler is; configure it only
+// to change them.
+type App struct {
+	// Where entries are kept. The default is the SQLite database
+	// `audit_log/audit.db` in Caddy's data directory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=audit_log.stores inline_key=backend"`
+
+	// The file with the secret key of keyed hashes (of identifiers, and of redacted
+	// values under `redact hash`). Made with 32 random bytes and mode 0600 on first
+	// use. Default: `audit_log/hash.key` in Caddy's data directory. Placeholders are
+	// replaced. Whoever has the key can test guesses against the hashes; without it
+	// later entries cannot be matched with earlier ones.
+	KeyFile string `json:"key_file,omitempty"`
+
+	pooled   *pooledStore
+	poolKey  string
+	acquired bool
+	log      *slog.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "audit_log", New: func() caddy.Module { return new(App) }}
+}
+
+// StoreModule is what a module in the namespace audit_log.stores implements when
+// its store should survive a reload of the configuration. (A module that simply
+// implements storage.Store works too, and lives as long as its configuration.)
+type StoreModule interface {
+	// Identity names what is opened, such as kind and absolute path: two
+	// configurations with the same identity share one open store.
+	Identity() string
+	// OpenStore opens it. It is called once, when the configuration starts.
+	OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error)
+}
+
+// dataDir is where the audit log keeps its files unless told otherwise.
+func dataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
+
+// Provision sets up the app. It opens and creates nothing.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = ctx.Slogger()
+	if a.StoreRaw == nil {
+		a.StoreRaw = caddyconfig.JSONModuleObject(new(SQLiteStore), "backend", "sqlite", nil)
+	}
+	keyFile, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(a.KeyFile, filepath.Join(dataDir(), "hash.key")), true, true)
+	if err != nil {
+		return fmt.Errorf("key_file: %w", err)
+	}
+	module, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading the audit log's store: %w", err)
+	}
+	open, identity, err := opener(module)
+	if err != nil {
+		return err
+	}
+	a.poolKey = identity + "|" + keyFile
+	pooled, _, err := stores.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
+		return newPooledStore(open, keyFile, a.log), nil
+	})
+	if err != nil {
+		return err
+	}
+	a.pooled, a.acquired = pooled.(*pooledStore), true
+	return nil
+}
+
+// opener returns how to open a store module, and its identity.
+func opener(module any) (openFunc, string, error) {
+	switch m := module.(type) {
+	case StoreModule:
+		return m.OpenStore, m.Identity(), nil
+	case storage.Store:
+		// Its identity is itself: it is never shared between configurations.
+		return func(context.Context, *slog.Logger) (storage.Store, error) { return m, nil }, fmt.Sprintf("%T %p", m, m), nil
+	}
+	return nil, "", fmt.Errorf("%T is no audit log store: it must implement caddymodule.StoreModule or storage.Store", module)
+}
+
+// Start opens the store, so that a store that cannot be opened fails the
+// configuration instead of the first request.
+func (a *App) Start() error { return a.pooled.open() }
+
+// Stop does nothing: requests may still be running. See Cleanup.
+func (a *App) Stop() error { return nil }
+
+// Cleanup gives the store back; the last request that uses it closes it.
+func (a *App) Cleanup() error {
+	if !a.acquired {
+		return nil
+	}
+	a.acquired = false
+	_, err := stores.Delete(a.poolKey)
+	return err
+}
+
+// errNoStore wraps why a request has no store.
+var errNoStore = errors.New("the audit log's store is not open")
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,239 @@
+package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("audit_log", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("audit_log", parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder("audit_log", httpcaddyfile.After, "encode")
+}
+
+// parseGlobalOption sets up the app. Syntax:
+//
+//	{
+//		audit_log {
+//			store    <name> { ... }
+//			key_file <file>
+//		}
+//	}
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("audit_log is there twice: put everything into one block")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "audit_log", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the option's name
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': the global option audit_log takes a block", d.Val())
+	}
+	for d.NextBlock(0) {
+		switch d.Val() {
+		case "store":
+			if err := a.unmarshalStore(d); err != nil {
+				return err
+			}
+		case "key_file":
+			if err := oneValue(d, &a.KeyFile); err != nil {
+				return err
+			}
+		default:
+			return d.Errf("unrecognized audit_log option '%s': use store or key_file here; what concerns one site goes into its audit_log directive", d.Val())
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
+	if a.StoreRaw != nil {
+		return d.Err("store is there twice: an audit log has one")
+	}
+	if !d.NextArg() {
+		return d.Err("store needs a name, such as sqlite")
+	}
+	name := d.Val()
+	module, err := caddyfile.UnmarshalModule(d, "audit_log.stores."+name)
+	if err != nil {
+		return err
+	}
+	_, factory := module.(StoreModule)
+	_, store := module.(storage.Store)
+	if !factory && !store {
+		return d.Errf("module audit_log.stores.%s is no audit log store: it must implement caddymodule.StoreModule or storage.Store", name)
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(module, "backend", name, nil)
+	return nil
+}
+
+func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	audit_log {
+//		profile          <name or file>
+//		base_path        <path>
+//		durability       fsync|commit|async
+//		fail             open|closed
+//		ambiguous_path   record|reject
+//		session_endpoint <url>
+//		trusted_origins  <origins...>
+//		capture {
+//			ip_address   on|off
+//			user_agent   on|off
+//			request_body on|off
+//		}
+//		redact mask|hash|remove {
+//			fields     <names...>
+//			add_fields <names...>
+//		}
+//	}
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': audit_log takes a block", d.Val())
+	}
+	words := map[string]*string{
+		"profile": &h.Profile, "base_path": &h.BasePath, "durability": &h.Durability, "fail": &h.Fail,
+		"ambiguous_path": &h.AmbiguousPath, "session_endpoint": &h.SessionEndpoint,
+	}
+	for d.NextBlock(0) {
+		var err error
+		switch name := d.Val(); name {
+		case "trusted_origins":
+			err = values(d, &h.TrustedOrigins)
+		case "capture":
+			err = h.unmarshalCapture(d)
+		case "redact":
+			err = h.unmarshalRedact(d)
+		default:
+			field, ok := words[name]
+			if !ok {
+				return d.Errf("unrecognized audit_log subdirective '%s': use profile, base_path, durability, fail, ambiguous_path, session_endpoint, trusted_origins, capture or redact", name)
+			}
+			err = oneValue(d, field)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := h.parseOptions(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalCapture(d *caddyfile.Dispenser) error {
+	if h.Capture != nil {
+		return d.Err("capture is there twice: put everything into one block")
+	}
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': capture takes a block", d.Val())
+	}
+	h.Capture = new(Capture)
+	fields := map[string]**bool{
+		"ip_address": &h.Capture.IPAddress, "user_agent": &h.Capture.UserAgent, "request_body": &h.Capture.RequestBody,
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		field, ok := fields[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized capture subdirective '%s': use ip_address, user_agent or request_body", d.Val())
+		}
+		if err := onOff(d, field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalRedact(d *caddyfile.Dispenser) error {
+	if h.Redact != nil {
+		return d.Err("redact is there twice: put everything into one block")
+	}
+	h.Redact = new(Redact)
+	if d.NextArg() {
+		h.Redact.Strategy = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "fields":
+			err = values(d, &h.Redact.Fields)
+		case "add_fields":
+			err = values(d, &h.Redact.AddFields)
+		default:
+			return d.Errf("unrecognized redact subdirective '%s': use fields or add_fields", d.Val())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oneValue reads exactly one argument, once.
+func oneValue(d *caddyfile.Dispenser, field *string) error {
+	name := d.Val()
+	if *field != "" {
+		return d.Errf("%s is there twice", name)
+	}
+	if !d.AllArgs(field) {
+		return d.Errf("%s takes exactly one value", name)
+	}
+	if *field == "" {
+		return d.Errf("%s is empty", name)
+	}
+	return nil
+}
+
+// values reads one or more arguments.
+func values(d *caddyfile.Dispenser, list *[]string) error {
+	name := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s takes at least one value", name)
+	}
+	*list = append(*list, args...)
+	return nil
+}
+
+// onOff reads "on" or "off".
+func onOff(d *caddyfile.Dispenser, field **bool) error {
+	name := d.Val()
+	if *field != nil {
+		return d.Errf("%s is there twice", name)
+	}
+	var word string
+	if !d.AllArgs(&word) || word != "on" && word != "off" {
+		return d.Errf("%s takes on or off", name)
+	}
+	on := word == "on"
+	*field = &on
+	return nil
+}
+
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)

@@ -1,0 +1,314 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-audit-log/caddy-audit-log/exchange"
+	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler records what passes through it to and from an auth server, and answers
+// the `/audit-log` API under the auth server's base path.
+//
+// Put it in front of the whole site, not behind a path matcher: `/api/auth/*` does
+// not match every spelling that an auth server executes (`//../`). It decides by
+// itself what is an event, and leaves all other requests alone.
+type Handler struct {
+	// What the auth server behind is: the name of a builtin profile, or the path of
+	// a file of your own. Default: `better_auth`.
+	Profile string `json:"profile,omitempty"`
+
+	// The path under which the auth server's routes are. Default: the profile's own
+	// (`/api/auth` for Better Auth).
+	BasePath string `json:"base_path,omitempty"`
+
+	// How durable an entry is before the client sees the answer: `fsync` (on disk;
+	// the default), `commit` (survives a killed process, not a power cut) or `async`
+	// (in a bounded queue of 10,000; the answer waits for nothing).
+	Durability string `json:"durability,omitempty"`
+
+	// What happens when an entry cannot be written: `open` (the request goes on,
+	// the entry is written later) or `closed` (503). The default is closed for
+	// destructive account and admin routes and open for all others. Signing out and
+	// revoking sessions are never refused.
+	Fail string `json:"fail,omitempty"`
+
+	// What of the request goes into entries.
+	Capture *Capture `json:"capture,omitempty"`
+
+	// How secrets in captured bodies and inserted metadata are replaced.
+	Redact *Redact `json:"redact,omitempty"`
+
+	// The URL to ask who is signed in, instead of the profile's path on the server
+	// behind this handler. It must be https, or http to this machine.
+	SessionEndpoint string `json:"session_endpoint,omitempty"`
+
+	// Origins (`https://app.example.com`) that may call the insert API with cookies,
+	// besides the site itself.
+	TrustedOrigins []string `json:"trusted_origins,omitempty"`
+
+	// What happens to a request whose path different servers would read differently:
+	// `record` (the default: it is recorded under its most severe reading and goes
+	// on) or `reject` (recorded, and answered with 400).
+	AmbiguousPath string `json:"ambiguous_path,omitempty"`
+
+	app        *App
+	log        *slog.Logger
+	profile    *profile.Profile
+	durability recorder.Durability
+	fail       recorder.FailPolicy
+	endpoint   *endpointAsker
+
+	// start makes run once, at the first request: it needs the open store's key.
+	start sync.Once
+	run   *running
+	err   error
+}
+
+// Capture says what of a request goes into entries.
+type Capture struct {
+	// The client's address. Default: true.
+	IPAddress *bool `json:"ip_address,omitempty"`
+	// The User-Agent header, which the API never shows. Default: true.
+	UserAgent *bool `json:"user_agent,omitempty"`
+	// The request's body, up to 16 KiB, redacted. Default: false.
+	RequestBody *bool `json:"request_body,omitempty"`
+}
+
+// Redact says how secrets are replaced.
+type Redact struct {
+	// `mask` (`[REDACTED]`, the default), `hash` (HMAC-SHA256 with the app's key) or
+	// `remove`.
+	Strategy string `json:"strategy,omitempty"`
+	// Names of fields to redact, in place of the builtin list.
+	Fields []string `json:"fields,omitempty"`
+	// Names of fields to redact besides the builtin list.
+	AddFields []string `json:"add_fields,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.audit_log", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision sets up the handler. It opens and creates nothing.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.log = ctx.Slogger()
+	app, err := ctx.App("audit_log")
+	if err != nil {
+		return err
+	}
+	h.app = app.(*App)
+	if h.profile, err = loadProfile(h.Profile); err != nil {
+		return err
+	}
+	if h.BasePath != "" {
+		if h.profile, err = h.profile.WithBasePath(h.BasePath); err != nil {
+			return err
+		}
+	}
+	if h.SessionEndpoint != "" {
+		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
+			return err
+		}
+	}
+	return h.parseOptions()
+}
+
+// loadProfile finds a builtin profile or reads a file.
+func loadProfile(name string) (*profile.Profile, error) {
+	if name == "" {
+		name = "better_auth"
+	}
+	if !strings.ContainsAny(name, "/.\\") {
+		return profile.Builtin(name)
+	}
+	path, err := caddy.NewReplacer().ReplaceOrErr(name, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	p, err := profile.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Serving.
+
+// marker is the variable that keeps a request which passes two handlers from
+// being recorded twice.
+const marker = "audit_log.recorded"
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	sanitizeForwarded(r.Header)
+	match, mine := h.profile.Match(r.Method, r.URL)
+	if !mine {
+		return next.ServeHTTP(w, r)
+	}
+	if caddyhttp.GetVar(r.Context(), marker) != nil {
+		return next.ServeHTTP(w, r)
+	}
+	caddyhttp.SetVar(r.Context(), marker, true)
+	if err := h.app.pooled.lease(); err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	defer h.app.pooled.release()
+	run, err := h.running()
+	if err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, err)
+	}
+	asker := h.asker(r, next)
+	if path, api, ambiguous := httpapi.Path(h.profile, r.URL); api {
+		return run.serveAPI(w, r, path, ambiguous, asker)
+	}
+	if match.Ambiguous && h.AmbiguousPath == "reject" {
+		next = caddyhttp.HandlerFunc(rejectAmbiguous)
+	}
+	return run.record(w, r, next, match, asker)
+}
+
+func rejectAmbiguous(w http.ResponseWriter, _ *http.Request) error {
+	writeError(w, http.StatusBadRequest, "AMBIGUOUS_PATH", "The path can be read in more than one way. Send it in its plain form.")
+	return nil
+}
+
+// writeError writes an error of our own. message and code need no escaping.
+func writeError(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, `{"message":%q,"code":%q}`, message, code) // the client may be gone
+}
+
+// running is what a handler has once its store is open.
+type running struct {
+	recorder *recorder.Recorder
+	api      *httpapi.API
+	store    *pooledStore
+}
+
+// running is made at the first request. The caller has a lease.
+func (h *Handler) running() (*running, error) {
+	h.start.Do(func() { h.run, h.err = h.newRunning() })
+	return h.run, h.err
+}
+
+func (h *Handler) newRunning() (*running, error) {
+	store := h.app.pooled
+	sessions, err := recorder.NewSessions(h.profile, store.key)
+	if err != nil {
+		return nil, err
+	}
+	redactor, err := h.redactor(store.key)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := recorder.New(recorder.Options{
+		Profile: h.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
+		Capture: h.capture(), Durability: h.durability, Fail: h.fail,
+	})
+	if err != nil {
+		return nil, err
+	}
+	api := httpapi.New(httpapi.Options{
+		Profile: h.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
+	})
+	return &running{recorder: rec, api: api, store: store}, nil
+}
+
+func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string, ambiguous bool, asker recorder.Asker) error {
+	if ambiguous {
+		return rejectAmbiguous(w, r)
+	}
+	run.api.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Asker: asker, Store: run.store.store, Writer: run.store.writer})
+	return nil
+}
+
+// record serves the request through the next handlers and makes its entry. A
+// panic of theirs goes on after the entry is made: net/http and reverse_proxy use
+// it to cut connections.
+func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
+	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestID: requestID(r), Asker: asker})
+	if err != nil {
+		exchange.WriteRefusal(w)
+		return nil
+	}
+	defer func() {
+		panicked := recover()
+		if endErr := x.End(err, statusOf(err), panicked != nil); endErr != nil && panicked == nil {
+			exchange.WriteRefusal(w)
+			err = nil
+		}
+		if panicked != nil {
+			panic(panicked)
+		}
+	}()
+	return next.ServeHTTP(x.Writer(), r)
+}
+
+// statusOf is the status that Caddy will answer for a handler's error.
+func statusOf(err error) int {
+	var handlerErr caddyhttp.HandlerError
+	if errors.As(err, &handlerErr) && handlerErr.StatusCode != 0 {
+		return handlerErr.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// clientIP is the client's address as Caddy trusts it, in its shortest form.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	if addr, err := netip.ParseAddr(ip); err == nil {
+		return addr.Unmap().WithZone("").String()
+	}
+	return ip
+}
+
+// requestID is Caddy's own id of the request, which its access log shows too.
+func requestID(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.request.uuid")
+	return id
+}
+
+// sanitizeForwarded drops forwarding headers that could move a request to another
+// path: a Node adapter joins them into the URL that it routes by (threats.md X6).
+// They get this far only from a trusted proxy; Caddy replaces all others.
+func sanitizeForwarded(h http.Header) {
+	if v, ok := h["X-Forwarded-Proto"]; ok && !(len(v) == 1 && (strings.EqualFold(v[0], "http") || strings.EqualFold(v[0], "https") || strings.EqualFold(v[0], "ws") || strings.EqualFold(v[0], "wss"))) {
+		h.Del("X-Forwarded-Proto")
+	}
+	if v, ok := h["X-Forwarded-Host"]; ok && strings.ContainsAny(strings.Join(v, ","), "/?#@\\ \t") {
+		h.Del("X-Forwarded-Host")
+	}
+}
+
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

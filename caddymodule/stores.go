@@ -1,0 +1,160 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+func init() {
+	caddy.RegisterModule(SQLiteStore{})
+	caddy.RegisterModule(MemoryStore{})
+}
+
+// SQLiteStore keeps entries in one SQLite database file. It is the default.
+type SQLiteStore struct {
+	// The database file. Made with mode 0600, its folder with 0700. Placeholders
+	// are replaced; a relative path starts at Caddy's working directory. Default:
+	// `audit_log/audit.db` in Caddy's data directory.
+	Path string `json:"path,omitempty"`
+
+	// The name of the view that shows the log to the sqlite3 shell, and the prefix
+	// of the tables behind it: 1 to 48 letters, digits and underscores. Default:
+	// `auditLog`.
+	Table string `json:"table,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (SQLiteStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "audit_log.stores.sqlite", New: func() caddy.Module { return new(SQLiteStore) }}
+}
+
+// Provision resolves the path.
+func (s *SQLiteStore) Provision(caddy.Context) error {
+	path, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(s.Path, filepath.Join(dataDir(), "audit.db")), true, true)
+	if err != nil {
+		return fmt.Errorf("path: %w", err)
+	}
+	if s.Path, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("path: %w", err)
+	}
+	s.Table = cmp.Or(s.Table, sqlite.DefaultTable)
+	return nil
+}
+
+// Validate looks whether the database could be opened, and changes nothing.
+func (s *SQLiteStore) Validate() error {
+	if err := sqlite.ValidTable(s.Table); err != nil {
+		return err
+	}
+	return sqlite.Check(s.Path)
+}
+
+// Identity implements StoreModule.
+func (s *SQLiteStore) Identity() string { return "sqlite|" + s.Path + "|" + s.Table }
+
+// OpenStore implements StoreModule.
+func (s *SQLiteStore) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error) {
+	return sqlite.Open(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log})
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store sqlite {
+//		path  <file>
+//		table <name>
+//	}
+func (s *SQLiteStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': give the file in a block, as path %s", d.Val(), d.Val())
+	}
+	for d.NextBlock(0) {
+		var field *string
+		switch d.Val() {
+		case "path":
+			field = &s.Path
+		case "table":
+			field = &s.Table
+		default:
+			return d.Errf("unrecognized sqlite subdirective '%s': use path or table", d.Val())
+		}
+		if err := oneValue(d, field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MemoryStore keeps entries in memory: for trying the module out. Everything is
+// gone when Caddy ends.
+type MemoryStore struct {
+	// How many entries are kept before the oldest are dropped. Default: 10000.
+	Capacity int `json:"capacity,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (MemoryStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "audit_log.stores.memory", New: func() caddy.Module { return new(MemoryStore) }}
+}
+
+// Validate checks the configuration.
+func (m *MemoryStore) Validate() error {
+	if m.Capacity < 0 {
+		return fmt.Errorf("capacity %d: it must be positive, or 0 for the default", m.Capacity)
+	}
+	return nil
+}
+
+// Identity implements StoreModule: one memory for the whole process, so that a
+// reload keeps it.
+func (m *MemoryStore) Identity() string { return fmt.Sprintf("memory|%d", m.Capacity) }
+
+// OpenStore implements StoreModule.
+func (m *MemoryStore) OpenStore(context.Context, *slog.Logger) (storage.Store, error) {
+	return memory.New(m.Capacity), nil
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store memory {
+//		capacity <entries>
+//	}
+func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		if d.Val() != "capacity" {
+			return d.Errf("unrecognized memory subdirective '%s': use capacity", d.Val())
+		}
+		var text string
+		if err := oneValue(d, &text); err != nil {
+			return err
+		}
+		if _, err := fmt.Sscanf(text, "%d", &m.Capacity); err != nil || m.Capacity <= 0 {
+			return d.Errf("bad capacity '%s': give a positive number of entries", text)
+		}
+	}
+	return nil
+}
+
+var (
+	_ StoreModule           = (*SQLiteStore)(nil)
+	_ caddy.Provisioner     = (*SQLiteStore)(nil)
+	_ caddy.Validator       = (*SQLiteStore)(nil)
+	_ caddyfile.Unmarshaler = (*SQLiteStore)(nil)
+	_ StoreModule           = (*MemoryStore)(nil)
+	_ caddy.Validator       = (*MemoryStore)(nil)
+	_ caddyfile.Unmarshaler = (*MemoryStore)(nil)
+)
