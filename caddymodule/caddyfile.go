@@ -1,6 +1,9 @@
 package caddymodule
 
 import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -25,6 +28,7 @@ func init() {
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
+		d.Next()
 		return nil, d.Err("audit_log is there twice: put everything into one block")
 	}
 	app := new(App)
@@ -65,6 +69,9 @@ func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
 		return d.Err("store needs a name, such as sqlite")
 	}
 	name := d.Val()
+	if _, err := caddy.GetModule("audit_log.stores." + name); err != nil {
+		return d.Errf("unknown store '%s': use one of %s, or build Caddy with the module audit_log.stores.%[1]s", name, strings.Join(storeNames(), ", "))
+	}
 	module, err := caddyfile.UnmarshalModule(d, "audit_log.stores."+name)
 	if err != nil {
 		return err
@@ -76,6 +83,15 @@ func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
 	}
 	a.StoreRaw = caddyconfig.JSONModuleObject(module, "backend", name, nil)
 	return nil
+}
+
+// storeNames lists the stores that this Caddy was built with.
+func storeNames() []string {
+	var names []string
+	for _, m := range caddy.GetModules("audit_log.stores") {
+		names = append(names, m.ID.Name())
+	}
+	return names
 }
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -134,9 +150,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err != nil {
 			return err
 		}
-	}
-	if err := h.parseOptions(); err != nil {
-		return d.WrapErr(err)
+		if err := h.parseOptions(); err != nil { // here, so that the error names the line
+			return d.WrapErr(err)
+		}
 	}
 	return nil
 }

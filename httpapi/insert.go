@@ -175,7 +175,8 @@ func typeName(v gjson.Result) string {
 	return "boolean"
 }
 
-// depth counts how deep objects and arrays are nested, without recursion.
+// depth counts how deep values are nested in objects and arrays, without
+// recursion. As in the plugin an empty object or array is no level of its own.
 func depth(raw string) int {
 	deepest, now, quoted := 0, 0, false
 	for i := 0; i < len(raw); i++ {
@@ -187,7 +188,9 @@ func depth(raw string) int {
 		case quoted:
 		case c == '{' || c == '[':
 			now++
-			deepest = max(deepest, now)
+			if rest := strings.TrimLeft(raw[i+1:], " \t\r\n"); rest != "" && rest[0] != '}' && rest[0] != ']' {
+				deepest = max(deepest, now)
+			}
 		case c == '}' || c == ']':
 			now--
 		}
