@@ -59,15 +59,25 @@ type Observer struct {
 	body *[]byte
 	// length is the declared Content-Length, -1 if there is none.
 	length int64
-	// isJSON is true when the answer says that it is unencoded JSON.
-	isJSON bool
+	// isJSON is true when the answer says that it is JSON; encoded that there is
+	// a content encoding around it.
+	isJSON, encoded bool
 	// complete is true when body is the whole body.
 	complete bool
 	// flush is true when a flush came while the answer was held.
 	flush   bool
 	noBody  bool // HEAD, 204, 304: there will be no body
 	written int64
+	// swallowed is how much of a refused answer was thrown away.
+	swallowed int64
 }
+
+// maxSwallowed bounds what is read of an answer that was refused: an event stream
+// would never end.
+const maxSwallowed = 64 << 10
+
+// errRefused ends a handler that goes on with an answer that was refused.
+var errRefused = errors.New("the answer was refused because it could not be recorded")
 
 type state uint8
 
@@ -83,8 +93,15 @@ func New(w http.ResponseWriter, r *http.Request, hooks Hooks) *Observer {
 	return &Observer{w: w, hooks: hooks, noBody: r.Method == http.MethodHead, length: -1}
 }
 
-// Unwrap returns the writer beneath, for http.ResponseController.
-func (o *Observer) Unwrap() http.ResponseWriter { return o.w }
+// Unwrap returns the writer beneath, for http.ResponseController. There is none
+// once the answer is refused: nobody may hijack the connection for a tunnel that
+// is not recorded.
+func (o *Observer) Unwrap() http.ResponseWriter {
+	if o.state == refused {
+		return nil
+	}
+	return o.w
+}
 
 // Header implements http.ResponseWriter.
 func (o *Observer) Header() http.Header { return o.w.Header() }
@@ -110,10 +127,10 @@ func (o *Observer) Written() int64 { return o.written }
 // WriteHeader implements http.ResponseWriter. Informational statuses pass
 // through; 101 is final.
 func (o *Observer) WriteHeader(status int) {
-	if o.state == refused {
-		return
+	if o.state == refused || o.state == holding {
+		return // while an answer is held it has its status: net/http ignores a second one, too
 	}
-	if o.state != waiting || status < 200 && status != http.StatusSwitchingProtocols {
+	if o.state == streaming || status < 200 && status != http.StatusSwitchingProtocols {
 		o.w.WriteHeader(status)
 		return
 	}
@@ -145,7 +162,9 @@ func (o *Observer) inspectHeader() {
 	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
 		o.length = n
 	}
-	o.isJSON = IsJSON(h.Get("Content-Type")) && h.Get("Content-Encoding") == ""
+	o.isJSON = IsJSON(h.Get("Content-Type"))
+	encoding := h.Get("Content-Encoding")
+	o.encoded = encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
 // IsJSON says whether a Content-Type is JSON (RFC 8259, and +json of RFC 6839).
@@ -184,8 +203,9 @@ func (o *Observer) release() {
 	}
 }
 
-// restoreHead puts the header back to what it was at the final status, and
-// returns what was set since: trailers, which must not go out in the head.
+// restoreHead puts the header back to what it was at the final status, deleted
+// fields included, and returns what was set since: trailers, which must not go out
+// in the head.
 func (o *Observer) restoreHead() http.Header {
 	late, h := http.Header{}, o.w.Header()
 	for name, values := range h {
@@ -194,6 +214,11 @@ func (o *Observer) restoreHead() http.Header {
 			delete(h, name)
 		} else if !slices.Equal(before, values) {
 			late[name] = values
+			h[name] = before
+		}
+	}
+	for name, before := range o.head {
+		if _, ok := h[name]; !ok {
 			h[name] = before
 		}
 	}
@@ -212,9 +237,10 @@ func (o *Observer) Refuse() {
 		return
 	}
 	o.state = refused
-	h := o.w.Header()
-	clear(h)
+	clear(o.w.Header())
 	WriteRefusal(o.w)
+	// The handler may go on for long, or for ever; the client should not wait.
+	_ = http.NewResponseController(o.w).Flush() // it goes out at the end if it cannot now
 }
 
 // WriteRefusal writes the 503 of Refuse to any writer.
@@ -223,6 +249,7 @@ func WriteRefusal(w http.ResponseWriter) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Retry-After", "5")
+	h.Set("Content-Length", strconv.Itoa(len(refusal)))
 	w.WriteHeader(http.StatusServiceUnavailable)
 	_, _ = io.WriteString(w, refusal) // the client may be gone; there is nobody to tell
 }
@@ -234,7 +261,7 @@ func (o *Observer) Write(p []byte) (int, error) {
 	}
 	switch o.state {
 	case refused:
-		return len(p), nil
+		return o.swallow(p)
 	case holding:
 		return o.hold(p)
 	}
@@ -244,6 +271,14 @@ func (o *Observer) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)
 	o.written += int64(n)
 	return n, err
+}
+
+// swallow throws p away, and after a while ends the handler that writes.
+func (o *Observer) swallow(p []byte) (int, error) {
+	if o.swallowed += int64(len(p)); o.swallowed > maxSwallowed {
+		return 0, errRefused
+	}
+	return len(p), nil
 }
 
 // hold keeps p back, and releases once nothing more is to be waited for.
@@ -264,7 +299,7 @@ func (o *Observer) isComplete() bool {
 	if o.length >= 0 {
 		return int64(len(*o.body)) >= o.length
 	}
-	return o.isJSON && completeJSON(*o.body)
+	return o.isJSON && !o.encoded && completeJSON(*o.body)
 }
 
 // completeJSON says whether b is a whole JSON document. Looking at the last byte
@@ -296,11 +331,11 @@ func (o *Observer) keep(p []byte) {
 // every read (reverseproxy streaming.go, flushInterval), and half a JSON document
 // is of no use to a client. Other bodies are released.
 func (o *Observer) FlushError() error {
-	switch o.state {
-	case refused:
-		return nil
-	case waiting:
+	if o.state == waiting {
 		o.WriteHeader(http.StatusOK)
+	}
+	if o.state == refused {
+		return errRefused // so that an HTTP/2 tunnel does not begin
 	}
 	if o.state == holding {
 		o.flush = true
@@ -328,9 +363,12 @@ func (o *Observer) ReadFrom(r io.Reader) (int64, error) {
 		o.WriteHeader(http.StatusOK)
 	}
 	var total int64
-	for o.state == holding || o.state == refused || o.state == streaming && o.mode == Copy {
-		var chunk [4096]byte
-		n, err := r.Read(chunk[:])
+	var chunk []byte
+	for o.state != streaming || o.mode == Copy {
+		if chunk == nil {
+			chunk = make([]byte, 4096)
+		}
+		n, err := r.Read(chunk)
 		if n > 0 {
 			w, werr := o.Write(chunk[:n])
 			total += int64(w)
@@ -376,6 +414,7 @@ func (o *Observer) Finish(status int, aborted bool) error {
 		}
 		o.noBody = true
 		if err := o.hooks.Commit(o); err != nil {
+			clear(o.w.Header()) // the caller answers 503, with nothing of the handler's
 			return err
 		}
 	case streaming:

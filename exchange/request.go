@@ -25,10 +25,12 @@ type RequestBody struct {
 }
 
 // TeeRequest replaces r.Body by one that copies its first limit bytes, and
-// returns it; nil if the request has no body to copy (none at all, or an upgrade
-// or extended CONNECT, where it is the tunnel).
+// returns it; nil if the request has no body to copy (none at all, or CONNECT and
+// extended CONNECT, where it is the tunnel). The Upgrade header does not count:
+// what an HTTP/1.1 tunnel carries is no body, and a client that adds the header to
+// an ordinary POST must not get around the log.
 func TeeRequest(r *http.Request, limit int) *RequestBody {
-	if r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "" {
+	if r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect {
 		return nil
 	}
 	b := &RequestBody{body: r.Body, limit: limit}

@@ -46,6 +46,8 @@ type Writer struct {
 	quit  chan struct{}
 	done  chan struct{}
 
+	closing sync.Once
+
 	written, writeErrors atomic.Uint64
 
 	// mu protects the fields below: what the next gap entry must say.
@@ -162,9 +164,10 @@ func (w *Writer) Stats() Stats {
 }
 
 // Close writes what is queued, until ctx ends, and stops the background. Entries
-// that could not be written are counted, logged and part of the error.
+// that could not be written are counted, logged and part of the error. It may be
+// called again.
 func (w *Writer) Close(ctx context.Context) error {
-	close(w.quit)
+	w.closing.Do(func() { close(w.quit) })
 	select {
 	case <-w.done:
 	case <-ctx.Done():

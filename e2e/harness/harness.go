@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -26,15 +27,21 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
-// FreePort returns a loopback port that nobody listens on right now.
+// FreePort returns a loopback port that nobody listens on right now. It lies below
+// the ports that the kernel gives to outgoing connections, so that none of those
+// takes it while a Caddy that was killed starts again.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port between 10000 and 30000")
+	return 0
 }
 
 // Adapt turns a Caddyfile into JSON and fails the test if it cannot.
@@ -61,9 +68,15 @@ var loaded sync.Mutex
 // Use first, and Load again to reload.
 func Load(t testing.TB, config string) {
 	t.Helper()
-	if err := caddy.Load(quiet(t, Adapt(t, config)), true); err != nil {
+	if err := TryLoad(t, config); err != nil {
 		t.Fatalf("loading the configuration: %v\n%s", err, config)
 	}
+}
+
+// TryLoad is Load for a configuration that Caddy may refuse, and returns why.
+func TryLoad(t testing.TB, config string) error {
+	t.Helper()
+	return caddy.Load(quiet(t, Adapt(t, config)), true)
 }
 
 // Use takes Caddy for this test and stops it at the end.
