@@ -46,6 +46,9 @@ func TestLive(t *testing.T) {
 
 	entries := entriesIn(t, database(dir), time.Time{})
 	wrong := compare(t, run.Steps, entries, requestSteps(t, filepath.Join(dir, "access.log")))
+	if redacted := countRedacted(entries); redacted < 50 {
+		t.Errorf("%d entries have a redacted body: too few for the search to mean anything", redacted)
+	}
 	codes := searchValues(t, run, needles, entries)
 	raw, own := rawLog(t, dir)
 	found = append(found, searchIn(needles, "lines of the audit log in an unfiltered debug log", own)...)
@@ -493,6 +496,16 @@ func rawLog(t *testing.T, dir string) (raw, own []byte) {
 		}
 	}
 	return raw, own
+}
+
+func countRedacted(entries []storage.Entry) int {
+	n := 0
+	for _, e := range entries {
+		if bytes.Contains(e.Metadata, []byte(`"requestBody":`)) && bytes.Contains(e.Metadata, []byte("[REDACTED]")) {
+			n++
+		}
+	}
+	return n
 }
 
 // searchValues looks for secrets, codes and whole mail addresses in the values of

@@ -59,7 +59,8 @@ func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.E
 		m.Error = x.failure(a)
 	}
 	body := x.body.Copied()
-	if x.actor.UserID == "" {
+	// Also when somebody is signed in: trying another's account is what to see.
+	if x.actor.UserID == "" || outcome == storage.Failed {
 		if typed := x.typedIdentifier(body.Bytes); typed != "" {
 			m.Identifier = redact.Identifier(typed)
 			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))

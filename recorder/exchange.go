@@ -150,8 +150,8 @@ func (x *Exchange) answer() *profile.Answer {
 }
 
 func (x *Exchange) outcome(a *profile.Answer) storage.Status {
-	if x.aborted && !x.observer.Committed() && a.Status < 400 {
-		return storage.Unknown // it died before anything was to be seen
+	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
+		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
 	return x.match.Route.Outcome(a)
 }

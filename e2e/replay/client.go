@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// exchangeHeader tells the Upstream which exchange a request belongs to.
+// exchangeHeader tells the Server which exchange a request belongs to, by its seq.
 const exchangeHeader = "X-Replay"
 
 // sendTimeout bounds one exchange.
@@ -52,7 +52,7 @@ func Send(address string, x *Exchange) (*Answer, error) {
 // requestBytes is the request as it goes over the wire.
 func requestBytes(host string, x *Exchange) []byte {
 	r, b := &x.Request, new(bytes.Buffer)
-	fmt.Fprintf(b, "%s %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\n", r.Method, r.Path, host, exchangeHeader, x.ID())
+	fmt.Fprintf(b, "%s %s HTTP/1.1\r\nHost: %s\r\n%s: %d\r\n", r.Method, r.Path, host, exchangeHeader, x.Seq)
 	for _, name := range sorted(r.Headers) {
 		for _, v := range r.Headers[name] {
 			if !ofConnection(name) || name == "Connection" && namesHeaders(v) {

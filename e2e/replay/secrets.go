@@ -7,9 +7,13 @@ import (
 	"strings"
 )
 
-// shortest is how long a value must be to be looked for: shorter ones stand in
-// a database by chance.
-const shortest = 8
+// A value must be shortest bytes long to be looked for, or else be a code of at
+// least shortestCode digits, which is looked for as a JSON string: anything less
+// stands in a database by chance.
+const (
+	shortest     = 8
+	shortestCode = 4
+)
 
 // secretFields are names of fields and parameters, in lower case, that carry
 // passwords and tokens.
@@ -26,7 +30,13 @@ func (x *Exchange) Secrets() map[string]string {
 	s.headers(x.Request.Headers)
 	s.headers(x.Response.Headers)
 	s.body(x.Request.Body)
-	s.body(x.Response.Body)
+	answer := secrets{}
+	answer.body(x.Response.Body)
+	for v, where := range answer {
+		if where != "field code" { // in an answer that is the name of an error
+			s[v] = where
+		}
+	}
 	path, query, _ := strings.Cut(x.Request.Path, "?")
 	s.query("query", query)
 	if _, token, ok := strings.Cut(path, "/reset-password/"); ok {
@@ -49,8 +59,11 @@ func (s secrets) add(where, v string) {
 }
 
 func (s secrets) keep(where, v string) {
-	if len(v) >= shortest {
+	switch {
+	case len(v) >= shortest:
 		s[v] = where
+	case len(v) >= shortestCode && strings.Trim(v, "0123456789") == "":
+		s[`"`+v+`"`] = where
 	}
 }
 

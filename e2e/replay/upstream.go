@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -69,7 +70,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case id == "":
 		s.lookup(w, r)
 		return
-	case s.current == nil || id != s.current.ID() || s.answered:
+	case s.current == nil || id != strconv.Itoa(s.current.Seq) || s.answered:
 		s.problem("%s %s came for %q", r.Method, r.RequestURI, id)
 		w.WriteHeader(http.StatusInternalServerError)
 		return

@@ -1,0 +1,55 @@
+# make help says what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+EXAMPLE := examples/better-auth
+# What go test runs; FLAGS=-run=Replay narrows it.
+PKGS ?= ./...
+FLAGS ?=
+
+.PHONY: help
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## build Caddy with the audit log inside, as ./caddy
+	go build -o caddy ./cmd/caddy
+
+.PHONY: demo
+demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our Caddy, and what is recorded
+	@go run ./$(EXAMPLE)/demo
+
+.PHONY: test
+test: tools $(EXAMPLE)/node_modules/.installed vet ## everything, race detector on; what was skipped and why
+	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
+
+.PHONY: vet
+vet: ## go vet and gofmt
+	go vet ./...
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
+
+.PHONY: lint
+lint: ## golangci-lint (fetched and built on first use, takes minutes)
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | grep -v node_modules | xargs -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z]+' $$dir/*_test.go | sed 's/func //'); do \
+			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s}; \
+		done; done
+
+.PHONY: bench
+bench: ## the benchmarks of the pieces
+	go test -run '^$$' -bench . -benchmem ./storage/... ./profile/... ./redact/... ./exchange/... ./severity/...
+
+.PHONY: tools
+tools:
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node.js 20 or newer with npm is missing: install it (Debian: apt-get install nodejs npm); the tests run a real Better Auth server" >&2; exit 1; }
+	@command -v gcc >/dev/null || { echo "gcc is missing: install it (Debian: apt-get install gcc libc6-dev); the race detector needs it" >&2; exit 1; }
+
+$(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json
+	cd $(EXAMPLE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@

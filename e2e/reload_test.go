@@ -1,0 +1,327 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	reloads       = 40
+	reloadClients = 16
+	reloadEvery   = 60 * time.Millisecond
+	upstreamTakes = 30 * time.Millisecond
+)
+
+// slowAuth answers a sign-in with the user whom the request names.
+func slowAuth(w http.ResponseWriter, r *http.Request) {
+	user, _ := io.ReadAll(r.Body) // a client that was cut off is no matter
+	time.Sleep(upstreamTakes)
+	// reverse_proxy keeps connections that were busy at a reload for two minutes;
+	// without keep-alive what is left over is ours.
+	w.Header().Set("Connection", "close")
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = fmt.Fprintf(w, `{"user":{"id":%q},"token":null}`, user)
+}
+
+// TestReload reloads the configuration while requests are under way. Every one of
+// them has exactly one entry, in one of the stores that were configured, and
+// nothing is left when Caddy has stopped.
+func TestReload(t *testing.T) {
+	tests := []struct {
+		name      string
+		databases []string
+	}{
+		{"the same configuration, forced", []string{"audit.db"}},
+		{"two databases in turn", []string{"one.db", "two.db"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			harness.Use(t)
+			dir, port := t.TempDir(), harness.FreePort(t)
+			upstream := harness.Upstream(t, http.HandlerFunc(slowAuth))
+			config := func(n int) string {
+				return site(filepath.Join(dir, test.databases[n%len(test.databases)]), port, upstream, "grace_period 10s", "durability fsync")
+			}
+			for range 2 { // what Caddy and SQLite start once for the process is there before the count
+				harness.Load(t, config(0))
+				new(load).send(port, "warm-up")
+				stop(t)
+			}
+			before := settle(leftovers{goroutines: 0, files: 0})
+
+			harness.Load(t, config(0))
+			clients := startLoad(port)
+			for n := 1; n <= reloads; n++ {
+				time.Sleep(reloadEvery)
+				harness.Load(t, config(n))
+			}
+			time.Sleep(reloadEvery)
+			clients.stop()
+			stop(t)
+
+			checkLoad(t, clients, dir, test.databases)
+			after := checkLeftovers(t, before, dir)
+			t.Logf("TestReload %s: %d reloads, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
+				test.name, reloads, clients.sent.Load(), clients.refused.Load(), clients.broken.Load(),
+				before.goroutines, after.goroutines, before.files, after.files)
+		})
+	}
+}
+
+// TestFailedReload offers Caddy configurations that it must refuse, at every stage
+// at which one can fail: the one that is loaded goes on working.
+func TestFailedReload(t *testing.T) {
+	harness.Use(t)
+	dir, port := t.TempDir(), harness.FreePort(t)
+	upstream := harness.Upstream(t, http.HandlerFunc(slowAuth))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	if err := os.Mkdir(filepath.Join(dir, "folder.db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(dir, "foreign.db")
+	if err := os.WriteFile(foreign, []byte(strings.Repeat("not a database\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := site(database(dir), port, upstream, "grace_period 10s", "durability fsync")
+	takenPort := taken.Addr().(*net.TCPAddr).Port
+	bad := []struct{ name, config string }{
+		{"unknown profile (handler's Provision)", strings.Replace(good, "durability fsync", "profile no_such_profile", 1)},
+		{"a folder as database (Validate)", site(filepath.Join(dir, "folder.db"), port, upstream, "grace_period 10s", "durability fsync")},
+		{"no database (Start)", site(foreign, port, upstream, "grace_period 10s", "durability fsync")},
+		{"port in use, same store (another app's Start)", site(database(dir), takenPort, upstream, "grace_period 10s", "durability fsync")},
+		{"port in use, other store (another app's Start)", site(filepath.Join(dir, "other.db"), takenPort, upstream, "grace_period 10s", "durability fsync")},
+	}
+	harness.Load(t, good)
+	new(load).send(port, "warm-up")
+	before := settle(leftovers{})
+	clients := startLoad(port)
+	refused := 0
+	for round := range 10 {
+		for _, b := range bad {
+			if err := harness.TryLoad(t, b.config); err == nil {
+				t.Fatalf("round %d: a configuration with %s was accepted", round, b.name)
+			}
+			refused++
+			new(load).send(port, "probe")
+		}
+	}
+	clients.stop()
+	after := settle(before)
+	if after.goroutines > before.goroutines+5 || after.files > before.files+2 {
+		t.Errorf("refused configurations leave something: before %+v, after %+v\n%s", before, after, openFiles())
+	}
+	stop(t)
+	checkLoad(t, clients, dir, []string{"audit.db"})
+	t.Logf("TestFailedReload: %d configurations refused, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
+		refused, clients.sent.Load(), clients.refused.Load(), clients.broken.Load(), before.goroutines, after.goroutines, before.files, after.files)
+}
+
+// TestValidateTouchesNothing adapts and validates configurations, as caddy
+// validate does, perhaps as another user, on a machine in production.
+func TestValidateTouchesNothing(t *testing.T) {
+	harness.Use(t)
+	dir := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "xdg"))
+	port := harness.FreePort(t)
+	configs := map[string]string{
+		"a database in folders that do not exist": site(filepath.Join(dir, "a", "b", "audit.db"), port, "127.0.0.1:9", "", "durability fsync"),
+		"the defaults": fmt.Sprintf("{\n\tpersist_config off\n\tlog {\n\t\toutput discard\n\t}\n}\nhttp://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy 127.0.0.1:9\n}\n", port),
+	}
+	for name, text := range configs {
+		config := new(caddy.Config)
+		if err := json.Unmarshal(harness.Adapt(t, text), config); err != nil {
+			t.Fatal(err)
+		}
+		config.Admin = &caddy.AdminConfig{Disabled: true}
+		if err := caddy.Validate(config); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, path := range files(t, dir) {
+			if strings.Contains(path, "audit") || strings.Contains(path, "hash") || strings.HasPrefix(path, filepath.Join(dir, "a")) {
+				t.Errorf("%s: validating made %s", name, path)
+			}
+		}
+	}
+	t.Logf("TestValidateTouchesNothing: %d configurations, %d files or folders made", len(configs), len(files(t, dir)))
+}
+
+// load is a number of clients that send requests, each with a user of its own.
+type load struct {
+	sent, refused, broken atomic.Int64
+
+	quit chan struct{}
+	wg   sync.WaitGroup
+
+	// mu protects the fields below.
+	mu       sync.Mutex
+	answered []string // users of requests that got 200
+	failed   []string // what else came, for the report
+}
+
+func startLoad(port int) *load {
+	l := &load{quit: make(chan struct{})}
+	for c := range reloadClients {
+		l.wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-l.quit:
+					return
+				default:
+					l.send(port, fmt.Sprintf("user-%d-%d", c, n))
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) stop() {
+	close(l.quit)
+	l.wg.Wait()
+}
+
+// send makes one request on a connection of its own: a kept one may be closed by
+// the old server at the very moment in which it is used again.
+func (l *load) send(port int, user string) {
+	l.sent.Add(1)
+	transport := &http.Transport{DisableKeepAlives: true}
+	client := &http.Client{Timeout: 20 * time.Second, Transport: transport}
+	defer transport.CloseIdleConnections()
+	res, err := client.Post(fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), "text/plain", strings.NewReader(user))
+	if err != nil {
+		l.broken.Add(1)
+		l.note(user, err.Error())
+		return
+	}
+	_, _ = io.Copy(io.Discard, res.Body)
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		l.refused.Add(1)
+		l.note(user, res.Status)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answered = append(l.answered, user)
+}
+
+func (l *load) note(user, what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = append(l.failed, user+": "+what)
+}
+
+// checkLoad looks for each request's entry in the databases together.
+func checkLoad(t *testing.T, l *load, dir string, databases []string) {
+	t.Helper()
+	if len(l.failed) > 0 {
+		t.Errorf("%d requests failed, the first: %s", len(l.failed), l.failed[0])
+	}
+	if len(l.answered) < reloadClients {
+		t.Errorf("%d requests were answered: too few to mean anything", len(l.answered))
+	}
+	var all []storage.Entry
+	for _, name := range databases {
+		file := filepath.Join(dir, name)
+		entries := entriesIn(t, file, time.Time{})
+		if len(entries) == 0 {
+			t.Errorf("%s holds nothing", name)
+		}
+		all = append(all, entries...)
+		checkIntegrity(t, file)
+	}
+	count, last := byUser(all)
+	lost, twice := 0, 0
+	for _, user := range l.answered {
+		switch {
+		case count[user] == 0 || last[user].Status != storage.Success:
+			lost++
+		case count[user] > 1:
+			twice++
+		}
+	}
+	if lost > 0 || twice > 0 {
+		t.Errorf("of %d requests %d have no entry and %d more than one", len(l.answered), lost, twice)
+	}
+}
+
+// leftovers are what a process holds.
+type leftovers struct{ goroutines, files int }
+
+// settle waits until the process holds no more than wanted, or nothing has changed
+// for half a second, and returns what it holds.
+func settle(wanted leftovers) leftovers {
+	http.DefaultClient.CloseIdleConnections()
+	now, since := holdings(), time.Now()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		runtime.GC() // files and timers that only a finaliser frees are none of ours
+		next := holdings()
+		if next != now {
+			now, since = next, time.Now()
+		}
+		quiet := 500 * time.Millisecond
+		if now.goroutines > wanted.goroutines && wanted.goroutines > 0 || now.files > wanted.files && wanted.files > 0 {
+			quiet = 5 * time.Second // servers need a moment to see that a client has gone
+		}
+		if time.Since(since) > quiet {
+			break
+		}
+	}
+	return now
+}
+
+func holdings() leftovers {
+	fds, _ := os.ReadDir("/proc/self/fd") // 0 where there is no /proc
+	return leftovers{runtime.NumGoroutine(), len(fds)}
+}
+
+// checkLeftovers compares what the process holds now that Caddy has stopped with
+// what it held before.
+func checkLeftovers(t *testing.T, before leftovers, dir string) leftovers {
+	t.Helper()
+	after := settle(before)
+	if after.goroutines > before.goroutines {
+		stacks := make([]byte, 1<<20)
+		t.Errorf("goroutines: %d before, %d after\n%s", before.goroutines, after.goroutines, stacks[:runtime.Stack(stacks, true)])
+	}
+	open := openFiles()
+	if after.files > before.files || strings.Contains(open, dir) {
+		t.Errorf("open files: %d before, %d after:\n%s", before.files, after.files, open)
+	}
+	return after
+}
+
+// openFiles lists what the process has open, a line each.
+func openFiles() string {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return ""
+	}
+	var lines strings.Builder
+	for _, fd := range fds {
+		if target, err := os.Readlink(filepath.Join("/proc/self/fd", fd.Name())); err == nil {
+			fmt.Fprintf(&lines, "%s %s\n", fd.Name(), target)
+		}
+	}
+	return lines.String()
+}

@@ -1,0 +1,144 @@
+// Command report runs go test with the given arguments and tells what a person
+// wants to know: the figures that the end-to-end tests print, the whole output of
+// what failed, what was skipped and why. An unexpected skip is a failure.
+//
+//	go run ./e2e/report -race ./...
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// expectedSkips are the tests that may be skipped, with the reason why that is no
+// gap. It is empty: nothing is.
+var expectedSkips = map[string]string{}
+
+// event is one line of go test -json (see go doc test2json).
+type event struct {
+	Action, Package, Test, Output string
+	Elapsed                       float64
+}
+
+type result struct {
+	output         map[string][]string // by package and test
+	passed, failed int
+	skipped        []string
+	broken         []string
+}
+
+func main() {
+	cmd := exec.Command("go", append([]string{"test", "-json"}, os.Args[1:]...)...) //nolint:gosec // it is a test runner
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+		os.Exit(2)
+	}
+	began := time.Now()
+	r := &result{output: map[string][]string{}}
+	r.read(out)
+	runErr := cmd.Wait()
+	if !r.summary(time.Since(began)) || runErr != nil {
+		os.Exit(1)
+	}
+}
+
+func (r *result) read(out io.Reader) {
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadBytes('\n')
+		var e event
+		if json.Unmarshal(line, &e) == nil {
+			r.take(&e)
+		} else if len(line) > 0 {
+			fmt.Print(string(line))
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				fmt.Fprintln(os.Stderr, "report:", err)
+			}
+			return
+		}
+	}
+}
+
+func (r *result) take(e *event) {
+	key := e.Package + " " + e.Test
+	switch e.Action {
+	case "output", "build-output":
+		r.output[key] = append(r.output[key], e.Output)
+		if e.Action == "build-output" || strings.HasSuffix(e.Package, "/e2e") && isFigure(e.Output) {
+			fmt.Print(e.Output)
+		}
+	case "pass", "fail", "skip":
+		r.end(e, key)
+	}
+}
+
+// isFigure leaves out the lines that go test prints about itself.
+func isFigure(line string) bool {
+	for _, prefix := range []string{"=== ", "--- ", "    --- ", "PASS", "ok  "} {
+		if strings.HasPrefix(line, prefix) {
+			return false
+		}
+	}
+	return strings.TrimSpace(line) != ""
+}
+
+func (r *result) end(e *event, key string) {
+	switch {
+	case e.Test == "" && e.Action != "skip":
+		fmt.Printf("%-4s %7.1fs  %s\n", e.Action, e.Elapsed, e.Package)
+		if e.Action == "fail" {
+			r.broken = append(r.broken, e.Package)
+			fmt.Print(strings.Join(r.output[key], ""))
+		}
+	case e.Test == "":
+		return // a package without tests
+	case e.Action == "pass":
+		r.passed++
+	case e.Action == "fail":
+		r.failed++
+		fmt.Printf("FAILED %s %s\n%s", e.Package, e.Test, strings.Join(r.output[key], ""))
+	case e.Action == "skip":
+		r.skipped = append(r.skipped, key+": "+reason(r.output[key]))
+	}
+	delete(r.output, key)
+}
+
+// reason is the last thing a skipped test said.
+func reason(output []string) string {
+	for _, line := range slices.Backward(output) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "===") {
+			return line
+		}
+	}
+	return "it did not say why"
+}
+
+func (r *result) summary(took time.Duration) bool {
+	good := r.failed == 0 && len(r.broken) == 0
+	for _, s := range r.skipped {
+		name, _, _ := strings.Cut(s, ":")
+		if why, ok := expectedSkips[name]; ok {
+			fmt.Printf("skipped, as expected (%s): %s\n", why, s)
+			continue
+		}
+		fmt.Printf("SKIPPED UNEXPECTEDLY: %s\n", s)
+		good = false
+	}
+	fmt.Printf("took %s\n%d passed, %d failed, %d skipped\n", took.Round(time.Second), r.passed, r.failed, len(r.skipped))
+	return good
+}

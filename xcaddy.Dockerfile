@@ -1,0 +1,18 @@
+# Caddy with the audit log inside, from this source tree:
+#
+#	docker build -f xcaddy.Dockerfile -t caddy-audit-log .
+#	docker run -p 80:80 -v caddy_data:/data -v $PWD/Caddyfile:/etc/caddy/Caddyfile caddy-audit-log
+#
+# The log is in the volume: /data/caddy/audit_log/audit.db.
+ARG CADDY_VERSION=2.11.9
+
+FROM caddy:${CADDY_VERSION}-builder AS builder
+ARG CADDY_VERSION
+COPY . /src
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+	xcaddy build v${CADDY_VERSION} \
+	--with github.com/caddy-audit-log/caddy-audit-log/caddymodule \
+	--replace github.com/caddy-audit-log/caddy-audit-log=/src
+
+FROM caddy:${CADDY_VERSION}
+COPY --from=builder /usr/bin/caddy /usr/bin/caddy
