@@ -246,26 +246,25 @@ func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string
 	return nil
 }
 
-// record serves the request through the next handlers and makes its entry. A
-// panic of theirs goes on after the entry is made: net/http and reverse_proxy use
-// it to cut connections.
+// record serves the request through the next handlers and makes its entry. Their
+// panics are not caught: net/http and reverse_proxy use them to cut connections,
+// and the entry is made while they pass.
 func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
 	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestID: requestID(r), Asker: asker})
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil
 	}
+	returned := false
 	defer func() {
-		panicked := recover()
-		if endErr := x.End(err, statusOf(err), panicked != nil); endErr != nil && panicked == nil {
+		if endErr := x.End(err, statusOf(err), !returned); endErr != nil && returned {
 			exchange.WriteRefusal(w)
 			err = nil
 		}
-		if panicked != nil {
-			panic(panicked)
-		}
 	}()
-	return next.ServeHTTP(x.Writer(), r)
+	err = next.ServeHTTP(x.Writer(), r)
+	returned = true
+	return err
 }
 
 // statusOf is the status that Caddy will answer for a handler's error.

@@ -76,7 +76,9 @@ func TestTheLibcIsTheOneThatSQLiteNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var m struct{ Require []struct{ Path, Version string } }
+		var m struct {
+			Require []struct{ Path, Version string }
+		}
 		if err := json.Unmarshal(out, &m); err != nil {
 			t.Fatal(err)
 		}

@@ -319,7 +319,6 @@ func completeJSON(b []byte) bool {
 // keep copies p as far as there is room.
 func (o *Observer) keep(p []byte) {
 	room := MaxBody - len(*o.body)
-	o.complete = o.complete && len(p) == 0
 	*o.body = append(*o.body, p[:min(room, len(p))]...)
 	if len(p) > room {
 		o.mode = Pass

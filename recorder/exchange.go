@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
@@ -113,12 +114,24 @@ func (x *Exchange) release() {
 	x.body.Release()
 }
 
-// complete writes the finished entry, once.
-func (x *Exchange) complete() error {
+// complete writes the finished entry, once. A bug of ours must not cost the
+// client its answer, nor the log the fact that something happened.
+func (x *Exchange) complete() (err error) {
 	if x.written {
 		return nil
 	}
 	x.written = true
+	defer func() {
+		if p := recover(); p != nil {
+			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
+			x.rec.Writer.Enqueue(x.entry(storage.Unknown, x.observer.Status()))
+			err = nil
+		}
+	}()
+	return x.completeNow()
+}
+
+func (x *Exchange) completeNow() error {
 	answer := x.answer()
 	outcome := x.outcome(answer)
 	if x.match.Route.Record == profile.Failures && outcome != storage.Failed && !x.changesSession(answer) {

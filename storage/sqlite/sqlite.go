@@ -5,8 +5,10 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/url"
@@ -132,7 +134,50 @@ func Check(path string) error {
 	if err != nil {
 		return err
 	}
-	return checkKind(path, info)
+	if err := checkKind(path, info); err != nil {
+		return err
+	}
+	return checkHeader(path)
+}
+
+// Where SQLite's file format has what checkHeader looks at (sqlite.org/fileformat.html,
+// section 1.3).
+const (
+	headerSize   = 100
+	headerMagic  = "SQLite format 3\x00"
+	headerUser   = 60 // user_version, 4 bytes, big-endian
+	headerOwner  = 68 // application_id
+	unknownOwner = 0  // also that of a new database whose first page is still in the log
+)
+
+// checkHeader finds out by reading what Open would refuse. It matters before Open
+// does: a configuration may serve its first requests before its store is opened.
+func checkHeader(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // perhaps another user checks than will run Caddy
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	h := make([]byte, headerSize)
+	switch n, err := io.ReadFull(f, h); {
+	case n == 0 && err == io.EOF:
+		return nil // a new file
+	case err != nil && err != io.ErrUnexpectedEOF:
+		return fmt.Errorf("audit log database %s: %w", path, err)
+	case n < headerSize || string(h[:len(headerMagic)]) != headerMagic:
+		return fmt.Errorf("audit log database %s: file is not a database: it is damaged or something else; move it away, or give another path", path)
+	}
+	owner, version := int(binary.BigEndian.Uint32(h[headerOwner:])), int(binary.BigEndian.Uint32(h[headerUser:]))
+	if owner == unknownOwner {
+		return nil
+	}
+	if err := judge(owner, version, 1); err != nil {
+		return fmt.Errorf("audit log database %s: %w", path, err)
+	}
+	return nil
 }
 
 // checkParent walks up to the first folder that exists.
@@ -240,6 +285,11 @@ func checkOwner(ctx context.Context, db *sql.DB) error {
 	if err := row.Scan(&app, &version, &objects); err != nil {
 		return err
 	}
+	return judge(app, version, objects)
+}
+
+// judge says why a file with these marks and so many tables is not to be opened.
+func judge(app, version, objects int) error {
 	switch {
 	case app != applicationID && objects > 0:
 		return errors.New("this SQLite file belongs to another program: give the audit log a file of its own")
