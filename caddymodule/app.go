@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 
@@ -36,6 +37,7 @@ type App struct {
 
 	pooled   *pooledStore
 	poolKey  string
+	keyFile  string // KeyFile with its default and without placeholders
 	acquired bool
 	log      *slog.Logger
 }
@@ -77,7 +79,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	a.poolKey = identity + "|" + keyFile
+	a.keyFile, a.poolKey = keyFile, identity+"|"+keyFile
 	pooled, _, err := stores.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
 		return newPooledStore(open, keyFile, a.log), nil
 	})
@@ -100,9 +102,20 @@ func opener(module any) (openFunc, string, error) {
 	return nil, "", fmt.Errorf("%T is no audit log store: it must implement caddymodule.StoreModule or storage.Store", module)
 }
 
+// Validate looks whether the key file can be used, and changes nothing. What is
+// wrong must come out before Start where it can: the http app may start before
+// this one, and would answer its first requests without a store.
+func (a *App) Validate() error {
+	_, err := readKey(a.keyFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // Start makes it; perhaps another user validates than will run Caddy
+	}
+	return err
+}
+
 // Start opens the store, so that a store that cannot be opened fails the
 // configuration instead of the first request.
-func (a *App) Start() error { return a.pooled.open() }
+func (a *App) Start() error { return a.pooled.start() }
 
 // Stop does nothing: requests may still be running. See Cleanup.
 func (a *App) Stop() error { return nil }
@@ -123,5 +136,6 @@ var errNoStore = errors.New("the audit log's store is not open")
 var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
 )

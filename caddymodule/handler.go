@@ -75,10 +75,11 @@ type Handler struct {
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
 
-	// start makes run once, at the first request: it needs the open store's key.
-	start sync.Once
-	run   *running
-	err   error
+	// mu protects the field below.
+	mu sync.Mutex
+	// run is made at the first request, because it needs the open store's key, and
+	// again when the store was closed and opened since.
+	run *running
 }
 
 // Capture says what of a request goes into entries.
@@ -171,11 +172,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	caddyhttp.SetVar(r.Context(), marker, true)
-	if err := h.app.pooled.lease(); err != nil {
+	store, err := h.app.pooled.lease()
+	if err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	defer h.app.pooled.release()
-	run, err := h.running()
+	run, err := h.running(store)
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
@@ -206,17 +208,22 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 type running struct {
 	recorder *recorder.Recorder
 	api      *httpapi.API
-	store    *pooledStore
+	store    *openStore
 }
 
-// running is made at the first request. The caller has a lease.
-func (h *Handler) running() (*running, error) {
-	h.start.Do(func() { h.run, h.err = h.newRunning() })
-	return h.run, h.err
+// running returns what the handler has for the store of the caller's lease.
+func (h *Handler) running(store *openStore) (*running, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.run != nil && h.run.store == store {
+		return h.run, nil
+	}
+	var err error
+	h.run, err = h.newRunning(store)
+	return h.run, err
 }
 
-func (h *Handler) newRunning() (*running, error) {
-	store := h.app.pooled
+func (h *Handler) newRunning(store *openStore) (*running, error) {
 	sessions, err := recorder.NewSessions(h.profile, store.key)
 	if err != nil {
 		return nil, err
@@ -299,12 +306,20 @@ func requestID(r *http.Request) string {
 // path: a Node adapter joins them into the URL that it routes by (threats.md X6).
 // They get this far only from a trusted proxy; Caddy replaces all others.
 func sanitizeForwarded(h http.Header) {
-	if v, ok := h["X-Forwarded-Proto"]; ok && !(len(v) == 1 && (strings.EqualFold(v[0], "http") || strings.EqualFold(v[0], "https") || strings.EqualFold(v[0], "ws") || strings.EqualFold(v[0], "wss"))) {
+	if v, ok := h["X-Forwarded-Proto"]; ok && (len(v) != 1 || !isScheme(v[0])) {
 		h.Del("X-Forwarded-Proto")
 	}
 	if v, ok := h["X-Forwarded-Host"]; ok && strings.ContainsAny(strings.Join(v, ","), "/?#@\\ \t") {
 		h.Del("X-Forwarded-Host")
 	}
+}
+
+func isScheme(s string) bool {
+	switch strings.ToLower(s) {
+	case "http", "https", "ws", "wss":
+		return true
+	}
+	return false
 }
 
 var (

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 
@@ -36,7 +37,7 @@ func (h *Handler) parseOptions() error {
 		return fmt.Errorf("bad ambiguous_path %q: use record or reject", h.AmbiguousPath)
 	}
 	if h.fail == recorder.FailClosed && h.durability == recorder.Async {
-		return fmt.Errorf("fail closed does not go with durability async, which answers before it writes: use durability commit or fsync")
+		return errors.New("fail closed does not go with durability async, which answers before it writes: use durability commit or fsync")
 	}
 	for _, o := range h.TrustedOrigins {
 		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {

@@ -30,20 +30,25 @@ type openFunc func(context.Context, *slog.Logger) (storage.Store, error)
 // pooledStore is an open store and what belongs to it: its writer, its key, and
 // the API's rate limits. Configurations hold it through the pool, requests through
 // leases. It closes itself when it is doomed (no configuration holds it) and the
-// last lease is given back.
+// last lease is given back. A request of the old configuration that comes later
+// than that (it was still with forward_auth, say) opens it once more.
 type pooledStore struct {
-	openStore openFunc
-	keyFile   string
-	log       *slog.Logger
+	opener  openFunc
+	keyFile string
+	log     *slog.Logger
 
-	// mu protects the fields below.
+	// mu protects the fields below. It is held while the store is opened and
+	// closed, so that whoever comes meanwhile waits for the end of it.
 	mu     sync.Mutex
-	opened bool
 	leases int
 	doomed bool
-	closed chan struct{} // closed when the store is
+	// open is what the store is while it is open; nil while it is not.
+	open *openStore
+	idle chan struct{} // closed when the store is doomed and was closed
+}
 
-	// Set once by open, before any lease is given; read-only afterwards.
+// openStore is what requests use of a store that is open.
+type openStore struct {
 	store   storage.Store
 	writer  *recorder.Writer
 	limiter *httpapi.Limiter
@@ -51,18 +56,18 @@ type pooledStore struct {
 }
 
 func newPooledStore(open openFunc, keyFile string, log *slog.Logger) *pooledStore {
-	return &pooledStore{openStore: open, keyFile: keyFile, log: log, closed: make(chan struct{})}
+	return &pooledStore{opener: open, keyFile: keyFile, log: log, idle: make(chan struct{})}
 }
 
-// open opens the store unless it is open. A failure may be tried again.
-func (p *pooledStore) open() error {
+// start opens the store unless it is open. A failure may be tried again.
+func (p *pooledStore) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.openLocked()
 }
 
 func (p *pooledStore) openLocked() error {
-	if p.opened {
+	if p.open != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
@@ -75,39 +80,31 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
-	store, err := p.openStore(ctx, p.log)
+	store, err := p.opener(ctx, p.log)
 	if err != nil {
 		return err
 	}
-	p.store, p.key, p.limiter = store, key, limiter
-	p.writer = recorder.NewWriter(store, p.log)
-	p.opened = true
+	p.open = &openStore{store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key}
 	return nil
 }
 
 // lease keeps the store open until release. It opens the store if need be: the
-// http app may serve before this app has started.
-func (p *pooledStore) lease() error {
+// http app may serve before this app has started, and after it has ended.
+func (p *pooledStore) lease() (*openStore, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.doomed && p.leases == 0 {
-		return fmt.Errorf("%w: its configuration has ended", errNoStore)
-	}
 	if err := p.openLocked(); err != nil {
-		return fmt.Errorf("%w: %w", errNoStore, err)
+		return nil, fmt.Errorf("%w: %w", errNoStore, err)
 	}
 	p.leases++
-	return nil
+	return p.open, nil
 }
 
 func (p *pooledStore) release() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.leases--
-	last := p.doomed && p.leases == 0
-	p.mu.Unlock()
-	if last {
-		p.close()
-	}
+	p.closeIfDone()
 }
 
 // Destruct implements caddy.Destructor: no configuration holds the store any more.
@@ -116,38 +113,45 @@ func (p *pooledStore) release() {
 func (p *pooledStore) Destruct() error {
 	p.mu.Lock()
 	p.doomed = true
-	idle := p.leases == 0
+	p.closeIfDone()
 	p.mu.Unlock()
-	if idle {
-		p.close()
-		return nil
-	}
 	if !caddy.Exiting() {
 		return nil
 	}
 	select {
-	case <-p.closed:
+	case <-p.idle:
 		return nil
 	case <-time.After(exitWait):
 		return errors.New("requests are still running: their audit log entries may stay without an outcome")
 	}
 }
 
-// close is called once: by whoever saw that the store is doomed and without
-// leases, a state that cannot end.
-func (p *pooledStore) close() {
-	defer close(p.closed)
-	if !p.opened {
+// closeIfDone closes a doomed store that nobody uses. The caller holds mu.
+func (p *pooledStore) closeIfDone() {
+	if !p.doomed || p.leases > 0 {
 		return
 	}
+	select {
+	case <-p.idle: // it was opened once more
+	default:
+		defer close(p.idle)
+	}
+	if p.open == nil {
+		return
+	}
+	p.open.close(p.log)
+	p.open = nil
+}
+
+func (o *openStore) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitWait)
 	defer cancel()
-	if err := p.writer.Close(ctx); err != nil {
-		p.log.Error("closing the audit log", "error", err)
+	if err := o.writer.Close(ctx); err != nil {
+		log.Error("closing the audit log", "error", err)
 	}
-	if c, ok := p.store.(storage.Closer); ok {
+	if c, ok := o.store.(storage.Closer); ok {
 		if err := c.Close(); err != nil {
-			p.log.Error("closing the audit log's store", "error", err)
+			log.Error("closing the audit log's store", "error", err)
 		}
 	}
 }

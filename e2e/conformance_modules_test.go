@@ -77,9 +77,10 @@ type failingStore struct {
 // storeSwitch is a test's hold on a failing store.
 type storeSwitch struct {
 	*memory.Store
-	// ok is how many more calls of Write succeed while down.
-	down atomic.Bool
-	ok   atomic.Int32
+	// down makes Write fail, after ok more calls; failures counts those that did.
+	down     atomic.Bool
+	ok       atomic.Int32
+	failures atomic.Int32
 }
 
 func newFailingStore(t *testing.T) *storeSwitch {
@@ -112,6 +113,7 @@ func (f *failingStore) Provision(caddy.Context) error {
 // Write implements storage.Store.
 func (f *failingStore) Write(ctx context.Context, entries ...storage.Entry) error {
 	if f.sw.down.Load() && f.sw.ok.Add(-1) < 0 {
+		f.sw.failures.Add(1)
 		return errStoreDown
 	}
 	return f.sw.Store.Write(ctx, entries...)

@@ -52,7 +52,10 @@ type row struct {
 	up      script
 	client  func(*wire) // sends w.request and reads; by default everything at once
 	want    []entry
-	or      []entry // where two ends of one exchange race in Caddy itself
+	// anyFraming: Caddy's first flush races with the end of an empty chunked answer
+	// (reverseproxy copyResponse), so its framing differs from run to run.
+	anyFraming bool
+	or         []entry // where two ends of one exchange race in Caddy itself
 }
 
 func signInIs(s storage.Status, code int) []entry { return []entry{{"sign-in:email", s, code}} }
@@ -174,7 +177,7 @@ func plainRows() []row {
 		{name: "chunked JSON is held and complete", request: signIn, body: typed, up: says(chunked("200 OK", jsonType, wantsTOT)), want: signInIs(storage.Pending, 200)},
 		{name: "chunked JSON in pieces", request: signIn, body: typed, up: says(chunked("200 OK", jsonType, pieces(wantsTOT, 3)...)), want: signInIs(storage.Pending, 200)},
 		{name: "chunked JSON and space after it", request: signIn, body: typed, up: says(chunked("200 OK", jsonType, wantsTOT, " \n", "\n")), want: signInIs(storage.Pending, 200)},
-		{name: "chunked JSON of no bytes", request: signIn, body: typed, up: says(chunked("200 OK", jsonType)), want: signInIs(storage.Success, 200)},
+		{name: "chunked JSON of no bytes", request: signIn, body: typed, up: says(chunked("200 OK", jsonType)), anyFraming: true, want: signInIs(storage.Success, 200)},
 		{name: "JSON of length 0", request: signIn, body: typed, up: says(answer("200 OK", jsonType, "")), want: signInIs(storage.Success, 200)},
 		{name: "chunked JSON that is none", request: signIn, body: typed, up: says(chunked("200 OK", jsonType, `{"a":`, `]`)), want: signInIs(storage.Success, 200)},
 		{name: "chunked text on a route with body rules", request: signIn, body: typed, up: says(chunked("200 OK", textType, "a", "b")), want: signInIs(storage.Success, 200)},
@@ -315,7 +318,7 @@ func abortRows() []row {
 			w.send(w.request)
 			w.waitUpstream()
 			w.close()
-		}, want: signInIs(storage.Unknown, 200)},
+		}, want: signInIs(storage.Unknown, 200), or: signInIs(storage.Unknown, 499)},
 		{name: "client leaves in the middle of its request", request: update, header: "Content-Length: 100\r\n", up: func(p *peer) {
 			p.read(5)
 			p.tellClient()

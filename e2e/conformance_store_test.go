@@ -143,6 +143,7 @@ func refusals(t *testing.T, directive string, rows []refusalRow) {
 
 func (r *refusalRow) whileDown(t *testing.T, up *upstream, sw *storeSwitch, s *testSite, j *journal) {
 	sw.ok.Store(r.allowed)
+	sw.failures.Store(0)
 	sw.down.Store(true)
 	w := dial(t, s.port, up.begin())
 	defer w.close()
@@ -166,9 +167,21 @@ func (r *refusalRow) whileDown(t *testing.T, up *upstream, sw *storeSwitch, s *t
 			t.Errorf("the store is down but has %v", f)
 		}
 	}
+	if len(r.want) > 0 { // the request's own write failed, and the background's
+		sw.awaitFailures(t, 2)
+	}
 	sw.down.Store(false)
 	j.await(t, r.want, nil)
 	t.Logf("%v until the entry was there", time.Since(began).Round(time.Millisecond))
+}
+
+func (sw *storeSwitch) awaitFailures(t *testing.T, n int32) {
+	t.Helper()
+	for end := time.Now().Add(hang); sw.failures.Load() < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the store was tried %d times, want %d", sw.failures.Load(), n)
+		}
+	}
 }
 
 func checkRefusal(t *testing.T, head, all string, refused bool) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,5 +220,11 @@ func (r *row) run(t *testing.T, up *upstream, s *testSite) (client, server strin
 	}
 	seen := up.took()
 	// 100 Continue races with an early final answer, in Caddy itself.
-	return strings.ReplaceAll(w.log.String(), "HTTP/1.1 100 Continue\n\n", ""), strings.Join(seen, "\n---\n")
+	client = strings.ReplaceAll(w.log.String(), "HTTP/1.1 100 Continue\n\n", "")
+	if r.anyFraming {
+		client = framing.ReplaceAllString(client, "")
+	}
+	return client, strings.Join(seen, "\n---\n")
 }
+
+var framing = regexp.MustCompile(`(?m)^(Transfer-Encoding: chunked|Content-Length: 0|\(whole\)|)\n`)

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -56,6 +58,7 @@ func TestLive(t *testing.T) {
 	if len(control) == 0 {
 		t.Error("the search is blind: Caddy's unfiltered debug log must hold secrets, and none were found")
 	}
+	checkFiltered(t, dir)
 	for _, f := range found {
 		t.Errorf("secret found: %s", f)
 	}
@@ -506,6 +509,33 @@ func countRedacted(entries []storage.Entry) int {
 		}
 	}
 	return n
+}
+
+// checkFiltered looks whether the filter left what an operator needs.
+func checkFiltered(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range []string{"debug.log", "access.log"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{`/api/auth/reset-password/REDACTED?REDACTED"`, `/api/auth/magic-link/verify?REDACTED"`, `"User-Agent":["caddy-audit-log-live/1"]`} {
+			if !bytes.Contains(text, []byte(want)) {
+				t.Errorf("%s has no %s: the filter takes away too much, or nothing", name, want)
+			}
+		}
+	}
+}
+
+// TestLogFilterIsFormatted: what people copy is as caddy fmt would have it.
+func TestLogFilterIsFormatted(t *testing.T) {
+	text, err := os.ReadFile("testdata/logfilter.caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(caddyfile.Format(text), text) {
+		t.Error("testdata/logfilter.caddyfile: run caddy fmt --overwrite on it")
+	}
 }
 
 // searchValues looks for secrets, codes and whole mail addresses in the values of

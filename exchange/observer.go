@@ -159,8 +159,10 @@ func (o *Observer) WriteHeader(status int) {
 // inspectHeader reads what decides how long to hold.
 func (o *Observer) inspectHeader() {
 	h := o.w.Header()
-	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
-		o.length = n
+	if declared := h.Get("Content-Length"); declared != "" { // the error of "" would allocate
+		if n, err := strconv.ParseInt(declared, 10, 64); err == nil && n >= 0 {
+			o.length = n
+		}
 	}
 	o.isJSON = IsJSON(h.Get("Content-Type"))
 	encoding := h.Get("Content-Encoding")

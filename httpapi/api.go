@@ -92,7 +92,6 @@ type endpoint struct {
 	// body is true when the endpoint reads a JSON body, and so changes state or
 	// is called like one that does.
 	body bool
-	id   string
 }
 
 // route finds the endpoint: the plugin's own paths, and those that the client

@@ -33,7 +33,9 @@ type recorded struct {
 		Status int
 		Body   string
 	}
-	Truth struct{ RequestSessionUserId string }
+	Truth struct {
+		RequestSessionUserID string `json:"requestSessionUserId"`
+	}
 }
 
 // deliberate lists the flows that we answer differently on purpose; each is in
@@ -183,7 +185,7 @@ func TestTheAPIAnswersAsThePlugin(t *testing.T) {
 				continue
 			}
 			api := newAPI(t, store) // a fresh rate limit for each
-			got := api.do(t, r.request(t), r.Truth.RequestSessionUserId, "203.0.113.7")
+			got := api.do(t, r.request(t), r.Truth.RequestSessionUserID, "203.0.113.7")
 			compared++
 			problem := r.compare(t, got)
 			_, expected := deliberate[r.Flow]

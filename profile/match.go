@@ -45,7 +45,7 @@ func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
 // path may have besides what pathspell.Plain allows: then its readings differ in
 // case only, and a path outside the base path is decided without a closer look.
 func ordinary(path string) bool {
-	for i := 0; i < len(path); i++ {
+	for i := range len(path) {
 		c := path[i]
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':

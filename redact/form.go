@@ -147,10 +147,11 @@ func readPart(all *fields, part *multipart.Part) error {
 	if err != nil {
 		return err
 	}
-	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+	_, params, unreadable := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
 	f := all.at(params["name"])
 	_, isFile := params["filename"]
-	if media := part.Header.Get("Content-Type"); isFile || err != nil || binaryPart(media) {
+	asFile := isFile || unreadable != nil || binaryPart(part.Header.Get("Content-Type"))
+	if asFile {
 		f.files = append(f.files, len(content))
 		return nil
 	}

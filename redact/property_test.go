@@ -101,9 +101,9 @@ func TestNoPlantedSecretSurvivesInForms(t *testing.T) {
 				name, value = secretKeys.Draw(t, "secret name"), canary
 			}
 			form.Add(name, value)
-			w.WriteField(strings.ReplaceAll(name, "\x00", ""), value)
+			_ = w.WriteField(strings.ReplaceAll(name, "\x00", ""), value)
 		}
-		w.Close()
+		_ = w.Close()
 		for media, body := range map[string][]byte{"application/x-www-form-urlencoded": []byte(form.Encode()), w.FormDataContentType(): parts.Bytes()} {
 			out, err := r.Body(media, body)
 			if err != nil {
@@ -205,6 +205,6 @@ func BenchmarkJSON2KB(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		r.JSON(body)
+		_, _ = r.JSON(body)
 	}
 }

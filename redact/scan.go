@@ -36,13 +36,12 @@ func (n *nesting) inObject() bool {
 func validJSON(b []byte) bool {
 	var room [4]uint64
 	n := nesting{bits: room[:0]}
-	i, ok := 0, true
-	for {
+	for i := 0; ; {
 		i = skipSpace(b, i)
 		if i >= len(b) {
 			return false
 		}
-		var opened bool
+		var opened, ok bool
 		if i, opened, ok = begin(b, i, &n); !ok {
 			return false
 		}

@@ -269,7 +269,7 @@ func idBits(id string) uint32 {
 		return uint32(binary.BigEndian.Uint16(u[6:8])&0x0fff)<<8 | uint32(u[9])
 	}
 	var h uint32 = 2166136261 // FNV-1a
-	for i := 0; i < len(id); i++ {
+	for i := range len(id) {
 		h = (h ^ uint32(id[i])) * 16777619
 	}
 	return h & mask

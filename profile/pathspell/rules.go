@@ -37,7 +37,7 @@ func withoutDots(p string, count func(segment string) int) string {
 }
 
 func hasDotSegment(p string) bool {
-	for i := 0; i < len(p); i++ {
+	for i := range len(p) {
 		if p[i] != '/' {
 			continue
 		}

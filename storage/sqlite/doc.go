@@ -8,6 +8,6 @@
 //
 //	sqlite3 audit.db 'SELECT * FROM auditLog ORDER BY createdAt DESC LIMIT 10'
 //
-// Nothing in this package opens the database files other than through SQLite:
-// closing a second descriptor would drop the process's locks (threats.md X13).
+// A file that is in use is never opened other than through SQLite: closing a
+// second descriptor would drop the process's locks (threats.md X13).
 package sqlite

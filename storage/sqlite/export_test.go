@@ -27,5 +27,8 @@ func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string 
 		}
 		plan = append(plan, detail)
 	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return strings.Join(plan, "\n")
 }

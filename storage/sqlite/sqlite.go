@@ -94,6 +94,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{path: path, table: o.Table, log: o.Logger}
 	if err := s.open(ctx); err != nil {
+		s.leave()
 		return nil, fmt.Errorf("audit log database %s: %w", path, err)
 	}
 	return s, nil
@@ -101,6 +102,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 func (s *Store) open(ctx context.Context) error {
 	if err := prepareFile(s.path); err != nil {
+		return err
+	}
+	if err := s.use(); err != nil {
 		return err
 	}
 	if err := inspect(ctx, s.path); err != nil {
@@ -150,9 +154,51 @@ const (
 	unknownOwner = 0  // also that of a new database whose first page is still in the log
 )
 
+// inUse are the database files that this process has open. Closing any second
+// descriptor of such a file would silently drop all of the process's locks on it
+// (POSIX; threats.md X13), and a sqlite3 shell could then remove the log from
+// under us. So checkHeader leaves these files alone: they are open, which is
+// proof enough.
+var inUse = struct {
+	sync.Mutex
+	files map[*Store]fs.FileInfo
+}{files: make(map[*Store]fs.FileInfo)}
+
+// use registers a store's file before its first connection is made.
+func (s *Store) use() error {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return err
+	}
+	inUse.Lock()
+	defer inUse.Unlock()
+	inUse.files[s] = info
+	return nil
+}
+
+// leave forgets the store's file after its last connection is closed.
+func (s *Store) leave() {
+	inUse.Lock()
+	defer inUse.Unlock()
+	delete(inUse.files, s)
+}
+
 // checkHeader finds out by reading what Open would refuse. It matters before Open
 // does: a configuration may serve its first requests before its store is opened.
 func checkHeader(path string) error {
+	inUse.Lock()
+	defer inUse.Unlock() // held while the file is open: nobody may begin to use it
+	if info, err := os.Stat(path); err == nil {
+		for _, open := range inUse.files {
+			if os.SameFile(open, info) {
+				return nil
+			}
+		}
+	}
+	return readHeader(path)
+}
+
+func readHeader(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // perhaps another user checks than will run Caddy
@@ -163,9 +209,9 @@ func checkHeader(path string) error {
 	defer func() { _ = f.Close() }()
 	h := make([]byte, headerSize)
 	switch n, err := io.ReadFull(f, h); {
-	case n == 0 && err == io.EOF:
+	case n == 0 && errors.Is(err, io.EOF):
 		return nil // a new file
-	case err != nil && err != io.ErrUnexpectedEOF:
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("audit log database %s: %w", path, err)
 	case n < headerSize || string(h[:len(headerMagic)]) != headerMagic:
 		return fmt.Errorf("audit log database %s: file is not a database: it is damaged or something else; move it away, or give another path", path)
@@ -361,6 +407,7 @@ func (s *Store) Close() error {
 		s.ticker.stop()
 		s.writer.close()
 		err = errors.Join(s.read.Close(), s.write.Close())
+		s.leave()
 	})
 	return err
 }

@@ -201,6 +201,46 @@ func TestCheckChangesNothing(t *testing.T) {
 	}
 }
 
+// TestCheckingAFileInUseKeepsItsLocks: a second process must still find the file
+// locked after Check has looked at it (threats.md X13).
+func TestCheckingAFileInUseKeepsItsLocks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s := open(t, path)
+	if err := s.Write(t.Context(), storagetest.Entry(1)); err != nil {
+		t.Fatal(err)
+	}
+	before := locksOn(t, path)
+	if before == 0 {
+		t.Fatal("the open database has no locks: the test cannot see what it is for")
+	}
+	link := filepath.Join(t.TempDir(), "folder")
+	if err := os.Symlink(filepath.Dir(path), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{path, filepath.Join(link, "audit.db")} {
+		if err := sqlite.Check(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := locksOn(t, path); after != before {
+		t.Errorf("%d locks before Check, %d after it", before, after)
+	}
+}
+
+// locksOn counts this process's POSIX locks on the file, as the kernel lists them.
+func locksOn(t *testing.T, path string) int {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(locks), fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino))
+}
+
 // BenchmarkWrite measures durable entries with many callers waiting.
 func BenchmarkWrite(b *testing.B) {
 	for _, callers := range []int{1, 16, 64, 256} {

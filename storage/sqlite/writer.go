@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -283,7 +284,7 @@ func (t *transaction) text(s string) (int64, error) {
 	}
 	var code int64
 	err := t.tx.QueryRowContext(t.ctx, t.w.stmts.findText, s).Scan(&code)
-	if err == sql.ErrNoRows {
+	if errors.Is(err, sql.ErrNoRows) {
 		var res sql.Result
 		if res, err = t.tx.ExecContext(t.ctx, t.w.stmts.newText, s); err == nil {
 			code, err = res.LastInsertId()
