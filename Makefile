@@ -23,6 +23,7 @@ demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our
 .PHONY: test
 test: tools $(EXAMPLE)/node_modules/.installed vet ## everything, race detector on; what was skipped and why
 	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
+	go test -run 'Alloc' ./exchange ./profile ./severity
 
 .PHONY: vet
 vet: ## go vet and gofmt

@@ -1,4 +1,4 @@
-package e2e_test
+package e2e
 
 import (
 	"bytes"
@@ -152,7 +152,7 @@ func replayFile(t *testing.T, f *replay.File, p *profile.Profile, more string) m
 		harness.Use(t)
 		upstream := harness.Upstream(t, server)
 		port := harness.FreePort(t)
-		harness.Load(t, harness.Site(dir, port, site(upstream, more)))
+		harness.Load(t, harness.Site(dir, port, replaySite(upstream, more)))
 		address := fmt.Sprintf("127.0.0.1:%d", port)
 		for _, x := range f.Exchanges {
 			if x.Place(p) != replay.OwnAPI {
@@ -170,7 +170,7 @@ func replayFile(t *testing.T, f *replay.File, p *profile.Profile, more string) m
 	return storedEntries(t, dir, requests)
 }
 
-func site(upstream, more string) string {
+func replaySite(upstream, more string) string {
 	name := *profileFlag
 	if strings.ContainsAny(name, "/.\\") {
 		name = fromRoot(name)

@@ -397,27 +397,6 @@ func watched(w http.ResponseWriter, r *http.Request, request *bytes.Reader, h ex
 	tee.Release()
 }
 
-func TestObserverAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector makes sync.Pool forget")
-	}
-	w, request, answer, buf := &plainWriter{http.Header{"Content-Type": {"application/json"}}}, bytes.NewReader(make([]byte, 100)), []byte(`{"token":"t"}`), make([]byte, 512)
-	r := httptest.NewRequest(http.MethodPost, "/", nil)
-	for _, tt := range []struct {
-		name string
-		mode exchange.BodyMode
-		most float64
-	}{{"passed", exchange.Pass, 2}, {"copied", exchange.Copy, 2}, {"held", exchange.Hold, 6}} {
-		h := &quiet{tt.mode}
-		const own = 1 // the request's body, made by watched
-		got := testing.AllocsPerRun(200, func() { watched(w, r, request, h, answer, buf) }) - own
-		t.Logf("%s: %v allocations", tt.name, got)
-		if got > tt.most {
-			t.Errorf("an exchange that is %s allocates %v times, want at most %v", tt.name, got, tt.most)
-		}
-	}
-}
-
 func BenchmarkObserver(b *testing.B) {
 	w, request, answer, buf := &plainWriter{http.Header{"Content-Type": {"application/json"}}}, bytes.NewReader(make([]byte, 100)), []byte(`{"token":"t"}`), make([]byte, 512)
 	r := httptest.NewRequest(http.MethodPost, "/", nil)

@@ -29,6 +29,7 @@ type metadata struct {
 	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
 	Path           string          `json:"path,omitempty"`
 	Aborted        bool            `json:"aborted,omitempty"`
+	Withheld       bool            `json:"withheld,omitempty"` // the client got 503 instead of the answer
 	Source         string          `json:"source"`
 }
 
@@ -54,7 +55,7 @@ func (x *Exchange) entry(outcome storage.Status, status int) storage.Entry {
 
 // finished is the complete entry.
 func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.Entry {
-	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted}
+	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted, Withheld: x.withheld}
 	if outcome == storage.Failed {
 		m.Error = x.failure(a)
 	}

@@ -42,6 +42,8 @@ type Exchange struct {
 	written bool
 	// copying is true when the answer's body is copied while it passes.
 	copying bool
+	// withheld is true when the client gets 503 instead of the answer.
+	withheld bool
 	// aborted is true when the handler panicked.
 	aborted bool
 }
@@ -146,7 +148,8 @@ func (x *Exchange) completeNow() error {
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
 		x.rec.refused.Add(1)
-		x.rec.Writer.Enqueue(e) // what the upstream did is worth keeping all the same
+		x.withheld = true
+		x.rec.Writer.Enqueue(x.finished(answer, outcome)) // what the upstream did is worth keeping all the same
 		return ErrRefused
 	}
 	x.rec.Writer.Enqueue(e)

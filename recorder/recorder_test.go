@@ -367,6 +367,9 @@ func TestAStoreThatFailsRefusesOnlyWhatMustNotHappenUnrecorded(t *testing.T) {
 		}
 		g.store.set(false)
 		must(t, g.writer.Close(t.Context()))
+		if w.Code == 503 && served && !strings.Contains(string(g.store.Entries()[0].Metadata), `"withheld":true`) {
+			t.Errorf("%s: the entry does not say that the answer was withheld: %s", c.path, g.store.Entries()[0].Metadata)
+		}
 		if served && len(g.store.Entries()) != 1 {
 			t.Errorf("%s: %d entries after the store came back", c.path, len(g.store.Entries()))
 		}
