@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -247,7 +245,7 @@ func requestSteps(t *testing.T, accessLog string) map[string]string {
 	}
 }
 
-// compare holds every step against the log and prints a line for each field that
+// compareSteps holds every step against the log and prints a line for each field that
 // is wrong. It returns how many were.
 func compareSteps(t *testing.T, steps []liveStep, entries []storage.Entry, stepOf map[string]string) int {
 	t.Helper()
