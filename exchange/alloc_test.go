@@ -30,4 +30,3 @@ func TestObserverAllocations(t *testing.T) {
 		}
 	}
 }
-
