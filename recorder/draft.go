@@ -1,0 +1,43 @@
+package recorder
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// Draft is an entry that is about to be written for the last time, with what it
+// was made of. Hooks may change the entry or suppress it.
+type Draft struct {
+	// Entry to be written. What a hook changes is sanitised and redacted again.
+	Entry *storage.Entry
+	// Skip is set by a hook to suppress the entry.
+	Skip bool
+	// Request facts, for rules; read-only.
+	Request RequestFacts
+	// Identity of the actor as the auth server said it; zero for nobody.
+	Identity Session
+}
+
+// RequestFacts are what rules may look at of a request. Header may hold secrets:
+// a rule may compare them, never copy them.
+type RequestFacts struct {
+	Method, Path, Host, ClientIP string
+	Header                       http.Header
+}
+
+// Hook is asked before an entry is written (the plugin's beforeLog). It runs in
+// the request's goroutine and must be quick; an error, a panic or an invalid entry
+// keeps the original entry and is counted.
+type Hook interface {
+	BeforeLog(ctx context.Context, d *Draft) error
+}
+
+// Observer hears of entries that were written (the plugin's afterLog) and of
+// writes that failed (onWriteError). Both must return at once: whoever has more to
+// do puts it into a bounded queue of his own.
+type Observer interface {
+	EntryWritten(e storage.Entry)
+	WriteFailed(err error, entries []storage.Entry)
+}
