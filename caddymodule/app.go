@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -34,6 +35,12 @@ type App struct {
 	// replaced. Whoever has the key can test guesses against the hashes; without it
 	// later entries cannot be matched with earlier ones.
 	KeyFile string `json:"key_file,omitempty"`
+
+	// How long entries are kept, such as `90d`; at least `1h`. Older ones are deleted
+	// soon after the start and then every hour (or every tenth of this time, if that
+	// is less). The default, 0, keeps them for ever. A reload with another value
+	// applies it within seconds.
+	Retention caddy.Duration `json:"retention,omitempty"`
 
 	pooled   *pooledStore
 	poolKey  string
@@ -81,13 +88,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.keyFile, a.poolKey = keyFile, identity+"|"+keyFile
 	pooled, _, err := stores.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
-		return newPooledStore(open, keyFile, a.log), nil
+		return newPooledStore(identity, open, keyFile, a.log), nil
 	})
 	if err != nil {
 		return err
 	}
 	a.pooled, a.acquired = pooled.(*pooledStore), true
-	return nil
+	if err := checkRetention(time.Duration(a.Retention), module); err != nil {
+		return err
+	}
+	return registerMetrics(ctx, a.pooled)
 }
 
 // opener returns how to open a store module, and its identity.
@@ -114,11 +124,21 @@ func (a *App) Validate() error {
 }
 
 // Start opens the store, so that a store that cannot be opened fails the
-// configuration instead of the first request.
-func (a *App) Start() error { return a.pooled.start() }
+// configuration instead of the first request. From then on the store keeps entries
+// as long as this configuration says.
+func (a *App) Start() error {
+	if err := a.pooled.start(); err != nil {
+		return err
+	}
+	return a.pooled.claim(a, time.Duration(a.Retention))
+}
 
-// Stop does nothing: requests may still be running. See Cleanup.
-func (a *App) Stop() error { return nil }
+// Stop takes the retention of this configuration back, and leaves the store open:
+// requests may still be running. See Cleanup.
+func (a *App) Stop() error {
+	a.pooled.withdraw(a)
+	return nil
+}
 
 // Cleanup gives the store back; the last request that uses it closes it.
 func (a *App) Cleanup() error {

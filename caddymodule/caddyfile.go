@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -54,8 +55,12 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if err := oneValue(d, &a.KeyFile); err != nil {
 				return err
 			}
+		case "retention":
+			if err := a.unmarshalRetention(d); err != nil {
+				return err
+			}
 		default:
-			return d.Errf("unrecognized audit_log option '%s': use store or key_file here; what concerns one site goes into its audit_log directive", d.Val())
+			return d.Errf("unrecognized audit_log option '%s': use store, key_file or retention here; what concerns one site goes into its audit_log directive", d.Val())
 		}
 	}
 	return nil
@@ -105,10 +110,27 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	audit_log {
+//		enabled          on|off
 //		profile          <name or file>
 //		base_path        <path>
 //		durability       fsync|commit|async
+//		non_blocking                        # the same as durability async
 //		fail             open|closed
+//		path <route> {
+//			severity low|medium|high|critical
+//			capture  <what...>
+//			fail     open|closed
+//		}
+//		before           <routes...>|off
+//		unlink           on|off
+//		metadata_limits {
+//			max_bytes <size>
+//			max_depth <levels>
+//		}
+//		admins {
+//			role <roles...>
+//			id   <user ids...>
+//		}
 //		ambiguous_path   record|reject
 //		session_endpoint <url>
 //		trusted_origins  <origins...>
@@ -134,16 +156,30 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.NextBlock(0) {
 		var err error
 		switch name := d.Val(); name {
+		case "enabled":
+			err = onOff(d, &h.Enabled)
+		case "unlink":
+			err = onOff(d, &h.Unlink)
+		case "non_blocking":
+			err = h.unmarshalNonBlocking(d)
+		case "path":
+			err = h.unmarshalPath(d)
+		case "before":
+			err = values(d, &h.Before)
+		case "metadata_limits":
+			err = h.unmarshalLimits(d)
+		case "admins":
+			err = h.unmarshalAdmins(d)
 		case "trusted_origins":
 			err = values(d, &h.TrustedOrigins)
 		case "capture":
-			err = h.unmarshalCapture(d)
+			err = unmarshalCapture(d, &h.Capture)
 		case "redact":
 			err = h.unmarshalRedact(d)
 		default:
 			field, ok := words[name]
 			if !ok {
-				return d.Errf("unrecognized audit_log subdirective '%s': use profile, base_path, durability, fail, ambiguous_path, session_endpoint, trusted_origins, capture or redact", name)
+				return d.Errf("unrecognized audit_log subdirective '%s': use "+directiveWords, name)
 			}
 			err = oneValue(d, field)
 		}
@@ -157,16 +193,117 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (h *Handler) unmarshalCapture(d *caddyfile.Dispenser) error {
-	if h.Capture != nil {
+// directiveWords are what the block of the directive may have.
+const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, unlink, admins, " +
+	"ambiguous_path, session_endpoint or trusted_origins"
+
+// unmarshalNonBlocking is the plugin's name for durability async.
+func (h *Handler) unmarshalNonBlocking(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': non_blocking takes none", d.Val())
+	}
+	if h.Durability != "" {
+		return d.Err("non_blocking is durability async, and durability is there already")
+	}
+	h.Durability = "async"
+	return nil
+}
+
+func (h *Handler) unmarshalPath(d *caddyfile.Dispenser) error {
+	var o PathOptions
+	if !d.NextArg() || !strings.HasPrefix(d.Val(), "/") {
+		return d.Err("path takes a route such as /sign-in/email, or /two-factor/* for several")
+	}
+	o.Path = d.Val()
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': one path for each block", d.Val())
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "severity":
+			err = oneValue(d, &o.Severity)
+		case "fail":
+			err = oneValue(d, &o.Fail)
+		case "capture":
+			err = unmarshalCapture(d, &o.Capture)
+		default:
+			return d.Errf("unrecognized path subdirective '%s': use severity, fail or capture", d.Val())
+		}
+		if err == nil {
+			err = o.check()
+		}
+		if err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	h.Paths = append(h.Paths, o)
+	return nil
+}
+
+func (h *Handler) unmarshalLimits(d *caddyfile.Dispenser) error {
+	if h.MetadataLimits != nil || d.NextArg() {
+		return d.Err("metadata_limits takes one block")
+	}
+	h.MetadataLimits = new(MetadataLimits)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name, text := d.Val(), ""
+		if err := oneValue(d, &text); err != nil {
+			return err
+		}
+		n, err := humanize.ParseBytes(text)
+		if err != nil || n == 0 || n > 1<<30 {
+			return d.Errf("bad %s '%s': give a positive number, of bytes also as 64KiB", name, text)
+		}
+		switch name {
+		case "max_bytes":
+			h.MetadataLimits.MaxBytes = int(n)
+		case "max_depth":
+			h.MetadataLimits.MaxDepth = int(n)
+		default:
+			return d.Errf("unrecognized metadata_limits subdirective '%s': use max_bytes or max_depth", name)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalAdmins(d *caddyfile.Dispenser) error {
+	if h.Admins != nil || d.NextArg() {
+		return d.Err("admins takes one block")
+	}
+	h.Admins = new(Admins)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "role":
+			err = values(d, &h.Admins.Roles)
+		case "id":
+			err = values(d, &h.Admins.IDs)
+		default:
+			return d.Errf("unrecognized admins subdirective '%s': use role or id", d.Val())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmarshalCapture reads a block of switches, or the names of what is on.
+func unmarshalCapture(d *caddyfile.Dispenser, target **Capture) error {
+	if *target != nil {
 		return d.Err("capture is there twice: put everything into one block")
 	}
-	if d.NextArg() {
-		return d.Errf("unexpected argument '%s': capture takes a block", d.Val())
-	}
-	h.Capture = new(Capture)
-	fields := map[string]**bool{
-		"ip_address": &h.Capture.IPAddress, "user_agent": &h.Capture.UserAgent, "request_body": &h.Capture.RequestBody,
+	c := new(Capture)
+	*target = c
+	fields := map[string]**bool{"ip_address": &c.IPAddress, "user_agent": &c.UserAgent, "request_body": &c.RequestBody}
+	on := true
+	for d.NextArg() {
+		field, ok := fields[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized capture '%s': use ip_address, user_agent or request_body", d.Val())
+		}
+		*field = &on
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		field, ok := fields[d.Val()]

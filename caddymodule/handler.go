@@ -30,6 +30,9 @@ func init() {
 // not match every spelling that an auth server executes (`//../`). It decides by
 // itself what is an event, and leaves all other requests alone.
 type Handler struct {
+	// Whether exchanges are recorded. The API answers all the same. Default: true.
+	Enabled *bool `json:"enabled,omitempty"`
+
 	// What the auth server behind is: the name of a builtin profile, or the path of
 	// a file of your own. Default: `better_auth`.
 	Profile string `json:"profile,omitempty"`
@@ -52,6 +55,26 @@ type Handler struct {
 	// What of the request goes into entries.
 	Capture *Capture `json:"capture,omitempty"`
 
+	// Options for single routes. With any, no other known route is recorded; what
+	// the profile does not know, and paths that can be read in more than one way,
+	// still are. Default: every route is recorded.
+	Paths []PathOptions `json:"paths,omitempty"`
+
+	// The routes whose entries are first written before the request is forwarded,
+	// in place of the profile's own choice: templates such as `/sign-out`, or
+	// beginnings such as `/revoke-*`. `off` alone means none.
+	Before []string `json:"before,omitempty"`
+
+	// How large the metadata of an entry may be.
+	MetadataLimits *MetadataLimits `json:"metadata_limits,omitempty"`
+
+	// Whether a successful deletion of an account takes the user's id out of that
+	// user's entries, which stay. Default: true.
+	Unlink *bool `json:"unlink,omitempty"`
+
+	// Who may read the entries of others through the API. Default: nobody.
+	Admins *Admins `json:"admins,omitempty"`
+
 	// How secrets in captured bodies and inserted metadata are replaced.
 	Redact *Redact `json:"redact,omitempty"`
 
@@ -71,6 +94,7 @@ type Handler struct {
 	app        *App
 	log        *slog.Logger
 	profile    *profile.Profile
+	routes     map[string]recorder.RouteOptions
 	durability recorder.Durability
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
@@ -88,7 +112,7 @@ type Capture struct {
 	IPAddress *bool `json:"ip_address,omitempty"`
 	// The User-Agent header, which the API never shows. Default: true.
 	UserAgent *bool `json:"user_agent,omitempty"`
-	// The request's body, up to 16 KiB, redacted. Default: false.
+	// The request's body, up to 64 KiB, redacted. Default: false.
 	RequestBody *bool `json:"request_body,omitempty"`
 }
 
@@ -101,6 +125,39 @@ type Redact struct {
 	Fields []string `json:"fields,omitempty"`
 	// Names of fields to redact besides the builtin list.
 	AddFields []string `json:"add_fields,omitempty"`
+}
+
+// PathOptions are the options of single routes.
+type PathOptions struct {
+	// The route's template, such as `/sign-in/email` or `/reset-password/:token`, or
+	// the beginning of several, such as `/two-factor/*`. A path that the profile does
+	// not know becomes a route of its own.
+	Path string `json:"path"`
+	// `low`, `medium`, `high` or `critical`. Default: inferred from the action.
+	Severity string `json:"severity,omitempty"`
+	// What of the request goes into entries. What is not given is as for all routes.
+	Capture *Capture `json:"capture,omitempty"`
+	// `open` or `closed`. Default: as for all routes.
+	Fail string `json:"fail,omitempty"`
+}
+
+// MetadataLimits say how large metadata may be. What is captured is cut and marked;
+// an insert that is larger is answered with 400.
+type MetadataLimits struct {
+	// Bytes of JSON, up to 1 MiB. Default: 65536.
+	MaxBytes int `json:"max_bytes,omitempty"`
+	// Levels of objects and arrays, up to 100. Default: 5.
+	MaxDepth int `json:"max_depth,omitempty"`
+}
+
+// Admins are who may read the entries of others. Whether somebody is one is what
+// the auth server's session endpoint says of the session, never anything that the
+// request claims.
+type Admins struct {
+	// Roles, as the auth server names them: exact, each one enough.
+	Roles []string `json:"roles,omitempty"`
+	// User ids.
+	IDs []string `json:"ids,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -123,6 +180,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if h.profile, err = h.profile.WithBasePath(h.BasePath); err != nil {
 			return err
 		}
+	}
+	if h.profile, h.routes, err = h.customize(h.profile); err != nil {
+		return err
 	}
 	if h.SessionEndpoint != "" {
 		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
@@ -185,6 +245,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if path, api, ambiguous := httpapi.Path(h.profile, r.URL); api {
 		return run.serveAPI(w, r, path, ambiguous, asker)
 	}
+	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
+		return next.ServeHTTP(w, r)
+	}
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
@@ -234,13 +297,15 @@ func (h *Handler) newRunning(store *openStore) (*running, error) {
 	}
 	rec, err := recorder.New(recorder.Options{
 		Profile: h.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
-		Capture: h.capture(), Durability: h.durability, Fail: h.fail,
+		Capture: capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), Durability: h.durability, Fail: h.fail,
+		Routes: h.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
 	})
 	if err != nil {
 		return nil, err
 	}
 	api := httpapi.New(httpapi.Options{
 		Profile: h.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
+		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth,
 	})
 	return &running{recorder: rec, api: api, store: store}, nil
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -44,12 +45,23 @@ func (h *Handler) parseOptions() error {
 			return fmt.Errorf("bad trusted origin %q: give scheme and host, such as https://app.example.com", o)
 		}
 	}
+	if err := h.checkLimits(); err != nil {
+		return err
+	}
+	for i := range h.Paths {
+		if err := h.Paths[i].check(); err != nil {
+			return err
+		}
+	}
 	_, err := h.redactor(make([]byte, keyBytes)) // the real key is read when the store opens
 	return err
 }
 
 func (h *Handler) redactor(key []byte) (*redact.Redactor, error) {
-	o := redact.Options{Strategy: redact.Mask, Key: key}
+	// What was redacted may be longer than it was; the limit itself is checked on
+	// what comes in.
+	limits := h.limits()
+	o := redact.Options{Strategy: redact.Mask, Key: key, MaxBytes: max(256, limits.MaxBytes+limits.MaxBytes/4), MaxDepth: limits.MaxDepth}
 	if r := h.Redact; r != nil {
 		if r.Strategy != "" {
 			o.Strategy = redact.Strategy(r.Strategy)
@@ -59,12 +71,34 @@ func (h *Handler) redactor(key []byte) (*redact.Redactor, error) {
 	return redact.New(o)
 }
 
-func (h *Handler) capture() recorder.Capture {
-	c := recorder.Capture{IPAddress: true, UserAgent: true}
-	if h.Capture != nil {
-		set(&c.IPAddress, h.Capture.IPAddress)
-		set(&c.UserAgent, h.Capture.UserAgent)
-		set(&c.RequestBody, h.Capture.RequestBody)
+// limits are the limits of metadata with their defaults.
+func (h *Handler) limits() MetadataLimits {
+	l := MetadataLimits{}
+	if h.MetadataLimits != nil {
+		l = *h.MetadataLimits
+	}
+	l.MaxBytes = cmp.Or(l.MaxBytes, recorder.DefaultMaxMetadata)
+	l.MaxDepth = cmp.Or(l.MaxDepth, 5)
+	return l
+}
+
+func (h *Handler) checkLimits() error {
+	l := h.limits()
+	if l.MaxBytes < 1 || l.MaxBytes > 1<<20-4096 {
+		return fmt.Errorf("bad metadata_limits max_bytes %d: use 1 to %d", l.MaxBytes, 1<<20-4096)
+	}
+	if l.MaxDepth < 1 || l.MaxDepth > 100 {
+		return fmt.Errorf("bad metadata_limits max_depth %d: use 1 to 100", l.MaxDepth)
+	}
+	return nil
+}
+
+// capture applies what is given to a default.
+func capture(c recorder.Capture, given *Capture) recorder.Capture {
+	if given != nil {
+		set(&c.IPAddress, given.IPAddress)
+		set(&c.UserAgent, given.UserAgent)
+		set(&c.RequestBody, given.RequestBody)
 	}
 	return c
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 )
 
 // stores holds the open stores by identity, across configurations.
@@ -33,9 +34,13 @@ type openFunc func(context.Context, *slog.Logger) (storage.Store, error)
 // last lease is given back. A request of the old configuration that comes later
 // than that (it was still with forward_auth, say) opens it once more.
 type pooledStore struct {
-	opener  openFunc
-	keyFile string
-	log     *slog.Logger
+	// identity names the store, see StoreModule.
+	identity string
+	opener   openFunc
+	keyFile  string
+	log      *slog.Logger
+	// metrics outlive the open store, so that counters only grow.
+	metrics *recorder.Metrics
 
 	// mu protects the fields below. It is held while the store is opened and
 	// closed, so that whoever comes meanwhile waits for the end of it.
@@ -45,18 +50,23 @@ type pooledStore struct {
 	// open is what the store is while it is open; nil while it is not.
 	open *openStore
 	idle chan struct{} // closed when the store is doomed and was closed
+	// claims are the retentions of the configurations that run, the newest last.
+	claims []claim
 }
 
 // openStore is what requests use of a store that is open.
 type openStore struct {
-	store   storage.Store
-	writer  *recorder.Writer
-	limiter *httpapi.Limiter
-	key     []byte
+	store     storage.Store
+	writer    *recorder.Writer
+	retention *retention.Runner
+	limiter   *httpapi.Limiter
+	key       []byte
 }
 
-func newPooledStore(open openFunc, keyFile string, log *slog.Logger) *pooledStore {
-	return &pooledStore{opener: open, keyFile: keyFile, log: log, idle: make(chan struct{})}
+func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
+	return &pooledStore{
+		identity: identity, opener: open, keyFile: keyFile, log: log, metrics: new(recorder.Metrics), idle: make(chan struct{}),
+	}
 }
 
 // start opens the store unless it is open. A failure may be tried again.
@@ -84,7 +94,11 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
-	p.open = &openStore{store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key}
+	p.open = &openStore{
+		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key,
+		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
+	}
+	p.open.writer.Metrics = p.metrics
 	return nil
 }
 
@@ -113,6 +127,9 @@ func (p *pooledStore) release() {
 func (p *pooledStore) Destruct() error {
 	p.mu.Lock()
 	p.doomed = true
+	if p.open != nil {
+		p.open.retention.Stop() // deleting by hand holds a lease
+	}
 	p.closeIfDone()
 	p.mu.Unlock()
 	if !caddy.Exiting() {
@@ -146,6 +163,7 @@ func (p *pooledStore) closeIfDone() {
 func (o *openStore) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitWait)
 	defer cancel()
+	o.retention.Close()
 	if err := o.writer.Close(ctx); err != nil {
 		log.Error("closing the audit log", "error", err)
 	}

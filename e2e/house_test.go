@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	"storage/memory":      {"severity", "storage"},
 	"storage/sqlite":      {"severity", "storage"},
 	"storage/storagetest": {"severity", "storage", "storage/memory"},
+	"storage/audittest":   {"severity", "storage", "storage/memory"},
 	"profile/pathspell":   {},
 	"profile":             {"profile/pathspell", "severity", "storage"},
 	"recorder":            {"exchange", "profile", "profile/pathspell", "redact", "severity", "storage"},

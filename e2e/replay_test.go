@@ -170,12 +170,15 @@ func replayFile(t *testing.T, f *replay.File, p *profile.Profile, more string) m
 	return storedEntries(t, dir, requests)
 }
 
+// replaySite is the site under test. Users are kept: the truth is about each
+// exchange by itself, and a deletion later in a recording would unlink the earlier
+// entries.
 func replaySite(upstream, more string) string {
 	name := *profileFlag
 	if strings.ContainsAny(name, "/.\\") {
 		name = fromRoot(name)
 	}
-	return fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log {\n\t\tprofile %q\n\t\t%s\n\t}\n\treverse_proxy %s", requestIDHeader, name, more, upstream)
+	return fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log {\n\t\tprofile %q\n\t\tunlink off\n\t\t%s\n\t}\n\treverse_proxy %s", requestIDHeader, name, more, upstream)
 }
 
 // play sends one exchange, and returns Caddy's id of the request.

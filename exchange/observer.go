@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -169,13 +168,20 @@ func (o *Observer) inspectHeader() {
 	o.encoded = encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
+// MediaType is a Content-Type without its parameters, in lower case. Servers look
+// no further: a parameter that cannot be parsed must not hide a body from us.
+func MediaType(contentType string) string {
+	if contentType == "application/json" {
+		return contentType
+	}
+	media, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(media))
+}
+
 // IsJSON says whether a Content-Type is JSON (RFC 8259, and +json of RFC 6839).
 func IsJSON(contentType string) bool {
-	if contentType == "application/json" {
-		return true
-	}
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (media == "application/json" || strings.HasSuffix(media, "+json"))
+	media := MediaType(contentType)
+	return media == "application/json" || strings.HasSuffix(media, "+json")
 }
 
 // release commits and sends the head and what was held. It must not be called

@@ -359,7 +359,7 @@ func (r *failingReader) Read([]byte) (int, error) { return 0, r.err }
 func TestIsJSON(t *testing.T) {
 	for contentType, want := range map[string]bool{
 		"application/json": true, "Application/JSON; charset=utf-8": true, "application/problem+json": true,
-		"application/jsonp": false, "text/json": false, "application/x-ndjson": false, "": false, "application/json;;": false,
+		"application/jsonp": false, "text/json": false, "application/x-ndjson": false, "": false, "application/json;;": true,
 	} {
 		if got := exchange.IsJSON(contentType); got != want {
 			t.Errorf("IsJSON(%q) = %v, want %v", contentType, got, want)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,10 +20,12 @@ import (
 // Prefix of the API's paths, under the auth server's base path.
 const Prefix = "/audit-log"
 
-// Options of an API. All but TrustedOrigins are required.
+// Options of an API. Those of pointers are required.
 type Options struct {
 	Profile  *profile.Profile
 	Sessions *recorder.Sessions
+	// Redactor for inserted metadata; its MaxBytes is above MaxMetadataBytes. Its
+	// key is the recorder's, so that both hash an identifier alike.
 	Redactor *redact.Redactor
 	Logger   *slog.Logger
 	// Limiter is shared by all APIs of one store, and outlives a reload.
@@ -30,13 +33,23 @@ type Options struct {
 	// TrustedOrigins may send inserts with cookies, besides the request's own
 	// host; each is a scheme and host such as "https://app.example.com".
 	TrustedOrigins []string
+	// AdminRoles and AdminIDs are the roles and the users who may read everybody's
+	// entries, both exactly as the auth server's session endpoint names them.
+	AdminRoles, AdminIDs []string
+	// MaxMetadataBytes and MaxMetadataDepth bound inserted metadata; 0 means the
+	// plugin's 65536 and 5.
+	MaxMetadataBytes, MaxMetadataDepth int
 }
 
 // API answers the requests of one handler. It is safe for concurrent use.
 type API struct{ Options }
 
 // New returns an API.
-func New(o Options) *API { return &API{o} }
+func New(o Options) *API {
+	o.MaxMetadataBytes = cmp.Or(o.MaxMetadataBytes, recorder.DefaultMaxMetadata)
+	o.MaxMetadataDepth = cmp.Or(o.MaxMetadataDepth, 5)
+	return &API{o}
+}
 
 // Call is what the HTTP edge adds to one request.
 type Call struct {
@@ -233,6 +246,11 @@ func (q *request) invalid(problems ...string) {
 func (q *request) storeFailed(err error, message string) {
 	if errors.Is(err, storage.ErrBadCursor) {
 		q.invalid("[query.cursor] " + err.Error())
+		return
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		q.w.Header().Set("Retry-After", "5")
+		q.fail(http.StatusServiceUnavailable, "QUERY_TOO_SLOW", "The search took too long. Narrow it, for example with from and to")
 		return
 	}
 	q.Logger.Error("the audit log's store failed", "error", err)

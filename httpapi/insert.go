@@ -15,16 +15,13 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// Limits of inserted metadata: the plugin's defaults.
-const (
-	maxMetadataBytes = 64 << 10
-	maxMetadataDepth = 5
-	// maxBody bounds the whole body: metadata written with generous white space.
-	maxBody = 512 << 10
-)
+// bodyRoom is how much longer than its metadata a body may be: white space, and
+// the rest of the entry.
+const bodyRoom = 448 << 10
 
 // readBody reads a JSON body and answers for one that is none.
 func (q *request) readBody() ([]byte, bool) {
+	maxBody := int64(q.MaxMetadataBytes + bodyRoom)
 	b, err := io.ReadAll(http.MaxBytesReader(q.w, q.r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -116,10 +113,10 @@ func (q *request) parseAction(v gjson.Result, problems []string) (string, []stri
 
 func (q *request) checkMetadata(m gjson.Result) bool {
 	switch {
-	case depth(m.Raw) > maxMetadataDepth:
-		q.fail(http.StatusBadRequest, "VALIDATION_ERROR", fmt.Sprintf("Metadata exceeds maximum depth of %d", maxMetadataDepth))
-	case compactSize(m.Raw) > maxMetadataBytes:
-		q.fail(http.StatusBadRequest, "VALIDATION_ERROR", fmt.Sprintf("Metadata exceeds maximum size of %d bytes", maxMetadataBytes))
+	case depth(m.Raw) > q.MaxMetadataDepth:
+		q.fail(http.StatusBadRequest, "VALIDATION_ERROR", fmt.Sprintf("Metadata exceeds maximum depth of %d", q.MaxMetadataDepth))
+	case compactSize(m.Raw, q.MaxMetadataBytes) > q.MaxMetadataBytes:
+		q.fail(http.StatusBadRequest, "VALIDATION_ERROR", fmt.Sprintf("Metadata exceeds maximum size of %d bytes", q.MaxMetadataBytes))
 	default:
 		return true
 	}
@@ -136,12 +133,14 @@ func (q *request) metadata(raw string) json.RawMessage {
 	if err != nil || len(redacted) < 2 || redacted[0] != '{' {
 		return json.RawMessage(fmt.Sprintf(`{%s,"metadataDropped":{"bytes":%d}}`, mark, len(raw)))
 	}
-	// The mark comes last: of members with one name the last counts.
-	inner := bytes.TrimSpace(redacted[1 : len(redacted)-1])
-	if len(inner) == 0 {
-		return json.RawMessage("{" + mark + "}")
-	}
-	return json.RawMessage("{" + string(inner) + "," + mark + "}")
+	out := []byte("{" + mark)
+	gjson.ParseBytes(redacted).ForEach(func(key, value gjson.Result) bool {
+		if key.Str != "source" { // the mark is the only one, whichever a reader takes
+			out = append(append(append(append(out, ','), key.Raw...), ':'), value.Raw...)
+		}
+		return true
+	})
+	return append(out, '}')
 }
 
 // last returns the last member of that name, as JavaScript does.
@@ -198,8 +197,9 @@ func depth(raw string) int {
 	return deepest
 }
 
-func compactSize(raw string) int {
-	if len(raw) <= maxMetadataBytes {
+// compactSize is the size without white space, which counts only near the limit.
+func compactSize(raw string, limit int) int {
+	if len(raw) <= limit {
 		return len(raw)
 	}
 	var b bytes.Buffer

@@ -55,6 +55,7 @@ var deliberate = map[string]string{
 	"list/status-SUCCESS":                "the message names pending and unknown too",
 	"list/status-failure":                "the message names pending and unknown too",
 	"list/status-repeated":               "the message names pending and unknown too",
+	"list/severity-param-ignored":        "severity is a filter",
 	"list/multiple-errors":               "the message names pending and unknown too",
 	"insert/long-action":                 "an action has at most 128 bytes",
 	"insert/slash-action":                "a captured action cannot be inserted",
@@ -92,7 +93,7 @@ func newAPI(t *testing.T, store storage.Store) *apiUnderTest {
 	key := make([]byte, 32)
 	sessions, err := recorder.NewSessions(p, key)
 	must(t, err)
-	redactor, err := redact.New(redact.Options{Key: key})
+	redactor, err := redact.New(redact.Options{Key: key, MaxBytes: 80 << 10})
 	must(t, err)
 	limiter, err := httpapi.NewLimiter()
 	must(t, err)

@@ -1,12 +1,15 @@
 package httpapi
 
 import (
+	"fmt"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -17,8 +20,12 @@ const maxOffset = 1 << 53
 // listQuery is a parsed query of list.
 type listQuery struct {
 	storage.Query
+	// userID is whose entries are asked for, "" for those without a user; it counts
+	// only with hasUserID.
 	userID    string
 	hasUserID bool
+	// all is true when everybody's entries are asked for.
+	all bool
 }
 
 // parseQuery reads the parameters and returns what is wrong with them, in the
@@ -31,13 +38,18 @@ func parseQuery(raw string) (listQuery, []string) {
 	if err != nil {
 		p.add("query", "Invalid input: it cannot be decoded")
 	}
-	q.userID, q.hasUserID = p.text("userId")
+	if q.userID, q.hasUserID = p.text("userId"); q.userID == "null" {
+		q.userID = "" // as entries without a user show it
+	}
+	q.all = p.option("scope", "own", "all") == "all"
 	q.Action, _ = p.text("action")
-	q.Status = p.status()
+	q.Status = storage.Status(p.option("status", "success", "failed", "pending", "unknown"))
+	q.Severity = p.severity()
 	q.Limit = p.number("limit", 1, storage.MaxLimit, storage.DefaultLimit)
 	q.Offset = p.number("offset", 0, maxOffset, 0)
 	q.From = p.date("from")
 	q.To = p.date("to")
+	q.Text = p.search()
 	q.Cursor, _ = p.text("cursor")
 	return q, p.list
 }
@@ -65,19 +77,37 @@ func (p *problems) text(name string) (string, bool) {
 	return storage.Clean(v[0], 1024), true
 }
 
-func (p *problems) status() storage.Status {
-	v := p.values["status"]
+// option returns a parameter that has to be one of a few words, "" if it is not
+// there.
+func (p *problems) option(name string, words ...string) string {
+	v := p.values[name]
 	if len(v) == 0 {
 		return ""
 	}
-	if s := storage.Status(v[0]); len(v) == 1 && s.Valid() {
-		return s
+	if len(v) == 1 && slices.Contains(words, v[0]) {
+		return v[0]
 	}
-	p.add("query.status", "Invalid option: expected one of "+statusOptions)
+	p.add("query."+name, `Invalid option: expected one of "`+strings.Join(words, `"|"`)+`"`)
 	return ""
 }
 
-const statusOptions = `"success"|"failed"|"pending"|"unknown"`
+func (p *problems) severity() *severity.Level {
+	level, err := severity.Parse(p.option("severity", "low", "medium", "high", "critical"))
+	if err != nil {
+		return nil // not there, or said to be wrong already
+	}
+	return &level
+}
+
+// search reads the text to look for.
+func (p *problems) search() string {
+	text, _ := p.text("q")
+	if len(text) > storage.MaxText {
+		p.add("query.q", fmt.Sprintf("Too big: expected string to have <=%d bytes", storage.MaxText))
+		return ""
+	}
+	return text
+}
 
 // number reads a whole number as JavaScript's Number does, which is what the
 // plugin's clients send to: "1e2" and "0x10" are numbers.

@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -38,6 +41,10 @@ func shown(e *storage.Entry) entry {
 	return out
 }
 
+// listTimeout bounds one list, so that searches for a text, which no index helps,
+// cannot pile up.
+const listTimeout = 2 * time.Second
+
 // page is the answer of list.
 type page struct {
 	Entries       []entry `json:"entries"`
@@ -57,12 +64,15 @@ func (q *request) list() {
 		q.invalid(problems...)
 		return
 	}
-	user, ok := q.readable(wanted.userID, wanted.hasUserID)
-	if !ok {
+	if !q.narrow(&wanted) {
 		return
 	}
-	wanted.UserID = &user
-	found, err := lister.List(q.ctx, wanted.Query)
+	ctx, cancel := context.WithTimeout(q.ctx, listTimeout)
+	defer cancel()
+	found, err := lister.List(ctx, wanted.Query)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err) // what the store says of it is its own
+	}
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return

@@ -24,6 +24,10 @@ type Profile struct {
 	// Session says how to ask the server who a credential belongs to; nil if it
 	// cannot be asked.
 	Session *Session `json:"session,omitempty"`
+	// Router says how the server itself reads a path: "whatwg" when it takes the path
+	// of a WHATWG URL as it is. Then that reading decides wherever it names a route;
+	// otherwise, and for all other servers, the most severe reading does.
+	Router string `json:"router,omitempty"`
 	// Outcomes are named lists of rules. The list "default" is appended to every
 	// route's own rules.
 	Outcomes map[string][]Rule `json:"outcomes"`
@@ -64,6 +68,9 @@ type Session struct {
 	// SessionUser, if given, points to a second copy of the id in the session
 	// itself; both must agree.
 	SessionUser string `json:"session_user,omitempty"`
+	// Token, if given, points to the session's own token. A cookie is remembered as
+	// this user's only if it begins with it.
+	Token string `json:"token,omitempty"`
 	// Role points to the user's role: a string, possibly of several roles
 	// separated by commas, or an array.
 	Role string `json:"role,omitempty"`
@@ -127,6 +134,9 @@ type Route struct {
 	// Administrator points into the answer of a success, to the administrator
 	// who acts (impersonation start).
 	Administrator string `json:"administrator,omitempty"`
+	// Unlink says whose account a success deletes: "actor" or "target". That
+	// user's entries then stay without the user (the plugin's ON DELETE SET NULL).
+	Unlink string `json:"unlink,omitempty"`
 	// Target says whom an administrator acts on.
 	Target Target `json:"target,omitzero"`
 	// Identifier are names of fields of the request body (JSON or form) with what

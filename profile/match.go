@@ -71,6 +71,12 @@ func hasPrefixFold(s, prefix string) bool {
 // matchAll looks at every plausible spelling and keeps the most severe.
 func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 	candidates := pathspell.Of(u)
+	if rest, ok := p.under(candidates.At(0)); ok && p.Router == "whatwg" {
+		if m := p.route(method, rest); m.Route.known && m.Method {
+			m.Ambiguous = candidates.Ambiguous()
+			return m, true
+		}
+	}
 	var best Match
 	found := false
 	for i := range candidates.Len() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,12 @@ type Answer struct {
 	Header http.Header
 	// Body is the decoded body, nil if it was not seen or not whole.
 	Body []byte
+	// Unseen is true when there was JSON that could not be read: too long, broken
+	// off, or in an unknown encoding.
+	Unseen bool
+	// Query of the request, undecoded. A client may put "error=" into the address
+	// that it wants to be sent back to; that is no word of the server's.
+	Query string
 }
 
 // Outcome applies the route's rules in order; the first that holds decides. An
@@ -32,24 +39,44 @@ func (r *Route) Outcome(a *Answer) storage.Status {
 		return storage.Unknown
 	}
 	for i := range r.rules {
-		if r.rules[i].holds(a) {
+		switch r.rules[i].holds(a) {
+		case yes:
 			return r.rules[i].Outcome
+		case nobodyKnows:
+			return storage.Unknown
+		case no:
 		}
 	}
 	return storage.Failed
 }
 
-func (r *Rule) holds(a *Answer) bool {
-	if !r.status.has(a.Status) {
-		return false
+// verdict is whether a rule holds.
+type verdict uint8
+
+const (
+	no verdict = iota
+	yes
+	// nobodyKnows: the rule would decide, but what it looks at was not to be seen.
+	nobodyKnows
+)
+
+func (r *Rule) holds(a *Answer) verdict {
+	if !r.status.has(a.Status) || r.SetsCookie != "" && SetCookie(a.Header, []string{r.SetsCookie}) == "" {
+		return no
 	}
-	if r.Location != "" && !locationHas(a.Header.Get("Location"), r.Location) {
-		return false
+	found := yes
+	if r.Location != "" {
+		found = locationHas(a.Header.Get("Location"), r.Location, a.Query)
 	}
-	if r.SetsCookie != "" && SetCookie(a.Header, []string{r.SetsCookie}) == "" {
-		return false
+	switch {
+	case found == no || r.JSON == nil:
+		return found
+	case a.Unseen:
+		return nobodyKnows
+	case !r.JSON.holds(a.Body):
+		return no
 	}
-	return r.JSON == nil || r.JSON.holds(a.Body)
+	return found
 }
 
 func (c *JSONCondition) holds(body []byte) bool {
@@ -60,21 +87,46 @@ func (c *JSONCondition) holds(body []byte) bool {
 	return c.Equals == nil || v.Raw == string(c.Equals)
 }
 
-// locationHas says whether the URL has the parameter in its query or fragment.
-func locationHas(location, name string) bool {
-	u, err := url.Parse(location)
-	if err != nil {
-		return strings.Contains(location, name+"=")
+// locationHas says whether a URL has the parameter in its query or fragment. If
+// all its values are those that the request's own return addresses carry, nobody
+// knows who put them there.
+func locationHas(location, name, requestQuery string) verdict {
+	found := values(location, name)
+	if len(found) == 0 {
+		return no
 	}
-	if _, ok := u.Query()[name]; ok {
-		return true
+	var own []string
+	query, _ := url.ParseQuery(requestQuery) // what can be read of it
+	for _, addresses := range query {
+		for _, address := range addresses {
+			own = append(own, values(address, name)...)
+		}
 	}
-	fragment, err := url.ParseQuery(u.Fragment)
-	if err != nil {
-		return false
+	for _, v := range found {
+		if !slices.Contains(own, v) {
+			return yes
+		}
 	}
-	_, ok := fragment[name]
-	return ok
+	return nobodyKnows
+}
+
+// values are the parameter's values in the query and in the fragment of a URL; a
+// fragment may have a query of its own ("#/login?error=x").
+func values(location, name string) []string {
+	_, fragment, _ := strings.Cut(location, "#")
+	query, _, _ := strings.Cut(location, "#")
+	_, query, _ = strings.Cut(query, "?")
+	var out []string
+	for _, part := range []string{query, fragment, afterQuestion(fragment)} {
+		parsed, _ := url.ParseQuery(part) // what can be read of it
+		out = append(out, parsed[name]...)
+	}
+	return out
+}
+
+func afterQuestion(s string) string {
+	_, after, _ := strings.Cut(s, "?")
+	return after
 }
 
 // SetCookie returns the value of the last cookie that the answer sets under one
@@ -82,19 +134,24 @@ func locationHas(location, name string) bool {
 // counts because servers clear and set in one answer (Better Auth does, on
 // impersonation).
 func SetCookie(h http.Header, patterns []string) string {
-	value := ""
+	_, value := SetCookiePair(h, patterns)
+	return value
+}
+
+// SetCookiePair is SetCookie with the cookie's name.
+func SetCookiePair(h http.Header, patterns []string) (name, value string) {
 	for _, line := range h["Set-Cookie"] {
 		pair, attributes, _ := strings.Cut(line, ";")
-		name, v, ok := strings.Cut(pair, "=")
-		if !ok || !MatchName(patterns, strings.TrimSpace(name)) {
+		n, v, ok := strings.Cut(pair, "=")
+		if n = strings.TrimSpace(n); !ok || !MatchName(patterns, n) {
 			continue
 		}
-		value = strings.TrimSpace(v)
+		name, value = n, strings.TrimSpace(v)
 		if clears(attributes) {
 			value = ""
 		}
 	}
-	return value
+	return name, value
 }
 
 func clears(attributes string) bool {
@@ -119,15 +176,20 @@ func MatchName(patterns []string, name string) bool {
 	return false
 }
 
+// Readable says whether a body is JSON that Lookup can look into.
+func Readable(body []byte) bool {
+	body = trimBOM(body)
+	return len(body) > 0 && len(body) <= maxLookup && !tooDeep(body) && gjson.ValidBytes(body)
+}
+
 // Lookup finds the value at a JSON pointer (RFC 6901). Of members with the same
 // name the last counts, as in JavaScript; names are compared exactly. A body that
 // is no valid JSON has no values.
 func Lookup(body []byte, pointer string) gjson.Result {
-	body = trimBOM(body)
-	if len(body) == 0 || len(body) > maxLookup || tooDeep(body) || !gjson.ValidBytes(body) {
+	if !Readable(body) {
 		return gjson.Result{}
 	}
-	v := gjson.ParseBytes(body)
+	v := gjson.ParseBytes(trimBOM(body))
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
 		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
 		if v = child(v, token); !v.Exists() {
@@ -146,20 +208,25 @@ func LookupString(body []byte, pointer string) string {
 }
 
 const (
-	maxLookup = 256 << 10
+	maxLookup = 2 << 20
 	maxDepth  = 200
 )
 
 // tooDeep guards the recursion of the JSON parser.
 func tooDeep(b []byte) bool {
-	depth := 0
-	for _, c := range b {
-		switch c {
-		case '{', '[':
+	depth, quoted := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted: // brackets in strings are text
+		case c == '{' || c == '[':
 			if depth++; depth > maxDepth {
 				return true
 			}
-		case '}', ']':
+		case c == '}' || c == ']':
 			depth--
 		}
 	}

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -70,6 +71,9 @@ func (p *Profile) compile() error {
 	if err := p.setBase(p.BasePath); err != nil {
 		return err
 	}
+	if p.Router != "" && p.Router != "whatwg" {
+		return fmt.Errorf("unknown router %q: use whatwg, or leave it out", p.Router)
+	}
 	if p.Session != nil && (!strings.HasPrefix(p.Session.Path, "/") || p.Session.User == "") {
 		return errors.New("session needs a path that starts with / and a pointer to the user")
 	}
@@ -83,7 +87,7 @@ func (p *Profile) compile() error {
 			}
 		}
 	}
-	p.static = make(map[string][]*Route)
+	p.static, p.params = make(map[string][]*Route), nil
 	for i, r := range p.Routes {
 		if err := p.addRoute(r); err != nil {
 			return fmt.Errorf("route %d (%s %s): %w", i+1, r.Method, r.Path, err)
@@ -101,6 +105,24 @@ func (p *Profile) WithBasePath(base string) (*Profile, error) {
 		return nil, err
 	}
 	return &c, nil
+}
+
+// Customize returns a copy of the profile: change is applied to a copy of each
+// route, and the routes of add follow them.
+func (p *Profile) Customize(change func(*Route), add ...*Route) (*Profile, error) {
+	c, base := *p, p.basePath
+	c.Routes = make([]*Route, 0, len(p.Routes)+len(add))
+	for _, r := range p.Routes {
+		changed := *r
+		changed.segs = nil
+		change(&changed)
+		c.Routes = append(c.Routes, &changed)
+	}
+	c.Routes = append(c.Routes, add...)
+	if err := c.compile(); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
+	return &c, c.setBase(cmp.Or(base, "/"))
 }
 
 func (p *Profile) setBase(base string) error {
@@ -167,6 +189,9 @@ func (r *Route) setDefaults() error {
 	}
 	if r.Timing != After && r.Timing != Before {
 		return fmt.Errorf("unknown timing %q: use after or before", r.Timing)
+	}
+	if r.Unlink != "" && r.Unlink != "actor" && r.Unlink != "target" {
+		return fmt.Errorf("unknown unlink %q: use actor or target", r.Unlink)
 	}
 	if r.Record != Always && r.Record != Failures {
 		return fmt.Errorf("unknown record %q: use always or failures", r.Record)

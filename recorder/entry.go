@@ -2,7 +2,6 @@ package recorder
 
 import (
 	"encoding/json"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,6 +27,9 @@ type metadata struct {
 	ImpersonatedBy string          `json:"impersonatedBy,omitempty"`
 	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
 	Path           string          `json:"path,omitempty"`
+	Identity       string          `json:"identity,omitempty"`     // "unavailable": the auth server could not be asked
+	SessionHash    string          `json:"sessionHash,omitempty"`  // then: keyed hash of the credential, to join entries by
+	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"` // why target or identifier could not be read
 	Aborted        bool            `json:"aborted,omitempty"`
 	Withheld       bool            `json:"withheld,omitempty"` // the client got 503 instead of the answer
 	Source         string          `json:"source"`
@@ -50,7 +52,7 @@ const (
 
 // entry returns the entry of this exchange with its metadata so far.
 func (x *Exchange) entry(outcome storage.Status, status int) storage.Entry {
-	return x.build(outcome, metadata{StatusCode: status})
+	return x.build(outcome, metadata{StatusCode: status, Withheld: x.withheld})
 }
 
 // finished is the complete entry.
@@ -68,7 +70,8 @@ func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.E
 		}
 	}
 	m.TargetUserID = storage.Clean(x.targetOf(a, outcome, body.Bytes), storage.MaxUserID)
-	if x.rec.Capture.RequestBody {
+	x.explain(&m, body)
+	if x.capture.RequestBody {
 		m.RequestBody = x.capturedBody(body)
 	}
 	return x.build(outcome, m)
@@ -81,14 +84,14 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 		m.Path = storage.Clean(x.rec.Redactor.URL(x.requestURI), maxPath)
 	}
 	raw, err := json.Marshal(m)
-	if err != nil { // only a RequestBody that is no JSON could do that
-		m.RequestBody = nil
-		raw, _ = json.Marshal(m)
+	if err != nil || len(raw) > x.rec.MaxMetadata {
+		m.RequestBody = explained("longer than the limit of metadata", int64(len(m.RequestBody)))
+		raw, _ = json.Marshal(m) // strings and numbers
 	}
 	e := storage.Entry{
 		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent, Metadata: raw, CreatedAt: x.began,
 	}
-	if x.rec.Capture.IPAddress {
+	if x.capture.IPAddress {
 		e.IPAddress = x.facts.ClientIP
 	}
 	e.Severity = x.severity(e.Action, outcome)
@@ -97,6 +100,9 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 }
 
 func (x *Exchange) severity(action string, outcome storage.Status) severity.Level {
+	if own := x.rec.Routes[x.match.Route.Path].Severity; own != nil {
+		return *own
+	}
 	if x.match.Route.Severity != nil {
 		return *x.match.Route.Severity
 	}
@@ -115,12 +121,32 @@ func (x *Exchange) action() string {
 	}
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
-		if plain, err := url.PathUnescape(s); err == nil {
-			s = plain
-		}
-		segments[i] = redact.Segment(s)
+		segments[i] = plainSegment(s)
 	}
-	return strings.Join(segments, ":")
+	action := strings.Join(segments, ":")
+	if x.rec.Profile.IsAction(action) || strings.HasPrefix(action, "audit-log:") {
+		return "unknown:" + action
+	}
+	return action
+}
+
+// plainSegment shows a segment of an unknown path only if it is a plain word:
+// anything may stand there, codes, addresses, control characters.
+func plainSegment(s string) string {
+	digits := 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= '0' && c <= '9':
+			digits++
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_', c == '.':
+		default:
+			return ":redacted"
+		}
+	}
+	if digits == len(s) && digits > 3 {
+		return ":redacted"
+	}
+	return redact.Segment(s)
 }
 
 // failure reads why an exchange failed: from the body's code and message, or from
@@ -145,6 +171,30 @@ func statusName(code int) string {
 	return strings.ReplaceAll(strings.ReplaceAll(strings.ToUpper(http.StatusText(code)), " ", "_"), "-", "_")
 }
 
+// explain says what could not be found out, and why.
+func (x *Exchange) explain(m *metadata, body exchange.Copied) {
+	if x.match.Route.NeedsRequestBody() && body.Seen > 0 && !x.readable(body) {
+		m.BodyUnparsed = "it cannot be read as " + storage.Clean(exchange.MediaType(x.contentType), 40)
+		if body.Truncated {
+			m.BodyUnparsed = "it is longer than the limit"
+		}
+	}
+	if x.unasked {
+		m.Identity = "unavailable"
+		if len(x.creds.tokens) > 0 {
+			m.SessionHash = x.rec.Redactor.HashTag("session", x.creds.tokens[0].value)
+		}
+	}
+}
+
+// readable says whether target and identifier could be looked for in the body.
+func (x *Exchange) readable(c exchange.Copied) bool {
+	if exchange.IsJSON(x.contentType) {
+		return profile.Readable(c.Bytes)
+	}
+	return exchange.MediaType(x.contentType) == "application/x-www-form-urlencoded" && !c.Truncated
+}
+
 // typedIdentifier is what was typed to sign in.
 func (x *Exchange) typedIdentifier(body []byte) string {
 	if len(x.match.Route.Identifier) == 0 || len(body) == 0 {
@@ -158,7 +208,7 @@ func (x *Exchange) typedIdentifier(body []byte) string {
 		}
 		return ""
 	}
-	if media, _, err := mime.ParseMediaType(x.contentType); err != nil || media != "application/x-www-form-urlencoded" {
+	if exchange.MediaType(x.contentType) != "application/x-www-form-urlencoded" {
 		return "" // the server does not read it either (threats.md X7)
 	}
 	form, _ := url.ParseQuery(string(body)) // what can be read of it
@@ -203,7 +253,12 @@ func (x *Exchange) capturedBody(c exchange.Copied) json.RawMessage {
 		}
 		reason = err.Error() // a reason, never the content
 	}
-	out, err := json.Marshal(unparsed{Unparsed: reason, Bytes: c.Seen})
+	return explained(reason, c.Seen)
+}
+
+// explained stands for a body, and says why it is not there.
+func explained(reason string, size int64) json.RawMessage {
+	out, err := json.Marshal(unparsed{Unparsed: reason, Bytes: size})
 	if err != nil {
 		return nil // cannot happen: a string and a number
 	}

@@ -27,15 +27,20 @@ type Exchange struct {
 	began       time.Time
 	method      string
 	requestURI  string // only when its path was ambiguous
+	query       string
 	userAgent   string
 	contentType string
 	creds       credentials
+	capture     Capture
+	request     RequestFacts
 	ctx         context.Context
 
 	// actor is who acts, once known; resolved says that the auth server (or the
 	// intent's look-up) was asked.
 	actor    Session
 	resolved bool
+	// unasked is true when the auth server could not be asked.
+	unasked bool
 	// intent is true when the entry was written before the request.
 	intent bool
 	// written is true when the entry is complete, or nothing is to be written.
@@ -51,15 +56,19 @@ type Exchange struct {
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
 	x := &Exchange{
 		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
-		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), contentType: r.Header.Get("Content-Type"),
+		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), query: r.URL.RawQuery, contentType: r.Header.Get("Content-Type"),
 	}
-	if rec.Capture.UserAgent {
+	x.capture = rec.capture(m.Route)
+	if x.capture.UserAgent {
 		x.userAgent = r.Header.Get("User-Agent")
+	}
+	if len(rec.Hooks) > 0 {
+		x.request = RequestFacts{Method: r.Method, Path: m.Path, Host: r.Host, ClientIP: f.ClientIP, Header: r.Header.Clone()}
 	}
 	if m.Ambiguous {
 		x.requestURI = r.RequestURI
 	}
-	if m.Route.NeedsRequestBody() || rec.Capture.RequestBody {
+	if m.Route.NeedsRequestBody() || x.capture.RequestBody {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
 	}
 	x.observer = exchange.New(w, r, x)
@@ -126,7 +135,7 @@ func (x *Exchange) complete() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
-			x.rec.Writer.Enqueue(x.entry(storage.Unknown, x.observer.Status()))
+			x.rec.Writer.Enqueue(x.entry(storage.Unknown, x.observer.Status()), x.rec.Observer)
 			err = nil
 		}
 	}()
@@ -141,27 +150,55 @@ func (x *Exchange) completeNow() error {
 	}
 	x.identify(answer, outcome)
 	e := x.finished(answer, outcome)
-	err := x.rec.write(x.ctx, e)
-	x.learn(answer, outcome)
+	defer x.learn(answer, outcome)
+	defer x.unlink(answer, outcome)
+	if !x.hooked(&e) && !x.intent {
+		return nil // an intent that is written cannot be taken back: it gets its outcome
+	}
+	err := x.rec.write(x.ctx, e, x.rec.Observer)
 	if err == nil {
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
 		x.rec.refused.Add(1)
 		x.withheld = true
-		x.rec.Writer.Enqueue(x.finished(answer, outcome)) // what the upstream did is worth keeping all the same
+		e = x.finished(answer, outcome)
+		x.hooked(&e)
+		x.rec.Writer.Enqueue(e, x.rec.Observer) // what the upstream did is worth keeping all the same
 		return ErrRefused
 	}
-	x.rec.Writer.Enqueue(e)
+	x.rec.Writer.Enqueue(e, x.rec.Observer)
 	return nil
+}
+
+// unlink takes the user out of the log whose account was deleted. Not after a
+// request that another server would have read as something else: nobody may talk
+// us into unlinking.
+func (x *Exchange) unlink(a *profile.Answer, outcome storage.Status) {
+	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous {
+		return
+	}
+	user := ""
+	switch x.match.Route.Unlink {
+	case "actor":
+		user = x.actor.UserID
+	case "target":
+		user = x.targetOf(a, outcome, x.body.Copied().Bytes)
+	}
+	if user != "" {
+		x.rec.Writer.Unlink(user)
+	}
 }
 
 // answer is what the profile's rules look at.
 func (x *Exchange) answer() *profile.Answer {
 	a := &profile.Answer{Status: x.observer.Status(), Header: x.observer.Header()}
-	if body, complete := x.observer.Body(); complete {
+	a.Query = x.query
+	body, complete := x.observer.Body()
+	if complete {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
 	}
+	a.Unseen = exchange.IsJSON(a.Header.Get("Content-Type")) && (!complete || len(body) > 0 && a.Body == nil)
 	return a
 }
 
@@ -186,7 +223,7 @@ func (x *Exchange) changesSession(a *profile.Answer) bool {
 func (x *Exchange) issued(a *profile.Answer) string {
 	v := profile.SetCookie(a.Header, x.rec.Profile.Credentials.Cookies)
 	for _, t := range x.creds.tokens {
-		if t == v {
+		if t.value == v {
 			return ""
 		}
 	}

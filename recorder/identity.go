@@ -8,6 +8,9 @@ import (
 	"io"
 	"strings"
 
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -16,18 +19,20 @@ import (
 // resolveNow asks who the request's credential belongs to, before the request is
 // forwarded: a destructive route may end the session.
 func (x *Exchange) resolveNow(ctx context.Context) {
-	x.resolved = true
 	x.actor = x.ask(ctx, &x.creds)
+	x.resolved = !x.unasked
 }
 
-// ask returns nobody when the auth server cannot be asked; the entry then has no
-// user, which is true, and the failure is counted.
+// ask returns whose credentials these are. When the auth server cannot be asked,
+// it is the owner as far as one is remembered, and the entry says so.
 func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
 	session, err := x.rec.Sessions.ask(ctx, c, x.facts.Asker)
-	if err != nil {
-		x.rec.Logger.Warn("an entry has no user because the auth server could not be asked", "action", x.match.Route.ActionName(), "error", err)
+	if x.unasked = err != nil; !x.unasked {
+		return session
 	}
-	return session
+	x.rec.Logger.Warn("the auth server could not be asked who acts", "action", x.match.Route.ActionName(), "error", err)
+	owner, _ := x.rec.Sessions.owner(c)
+	return owner
 }
 
 // identify finds the acting user of a finished exchange (DESIGN section 4): what
@@ -88,8 +93,7 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 		return Session{}
 	}
 	last := pairs[len(pairs)-1]
-	_, v, _ := strings.Cut(last, "=")
-	return x.ask(x.ctx, &credentials{cookie: last, tokens: []string{v}})
+	return x.ask(x.ctx, &credentials{cookie: last, tokens: cookieTokens(last, x.rec.Profile.Credentials.Cookies)})
 }
 
 // learn remembers whose the credentials are that the answer issued, and forgets
@@ -101,6 +105,9 @@ func (x *Exchange) learn(a *profile.Answer, outcome storage.Status) {
 	} else if x.match.Route.Record == profile.Always {
 		s.doubt(&x.creds)
 	}
+	if x.actor.UserID != "" && x.match.Route.Record == profile.Always {
+		s.doubtUser(x.actor.UserID) // whatever the spelling of the credential
+	}
 	if target := x.targetOf(a, outcome, x.body.Copied().Bytes); target != "" && outcome == storage.Success {
 		s.doubtUser(target)
 	}
@@ -108,13 +115,14 @@ func (x *Exchange) learn(a *profile.Answer, outcome storage.Status) {
 		return
 	}
 	owner := x.sessionOwner(a)
-	s.learn(profile.SetCookie(a.Header, x.rec.Profile.Credentials.Cookies), owner)
+	name, value := profile.SetCookiePair(a.Header, x.rec.Profile.Credentials.Cookies)
+	s.learn(token{"cookie " + name, value}, owner)
 	for _, name := range x.rec.Profile.Credentials.ResponseHeaders {
-		s.learn(a.Header.Get(name), owner)
+		s.learn(token{"authorization", a.Header.Get(name)}, owner)
 	}
 	if len(x.match.Route.User) > 0 {
 		for _, pointer := range x.rec.Profile.Credentials.ResponseBody {
-			s.learn(profile.LookupString(a.Body, pointer), owner)
+			s.learn(token{"authorization", profile.LookupString(a.Body, pointer)}, owner)
 		}
 	}
 }
@@ -149,6 +157,15 @@ func decoded(body []byte, encoding string) []byte {
 		r = z
 	case "deflate":
 		r = flate.NewReader(bytes.NewReader(body))
+	case "br":
+		r = brotli.NewReader(bytes.NewReader(body))
+	case "zstd":
+		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<20))
+		if err != nil {
+			return nil
+		}
+		defer z.Close()
+		r = z
 	default:
 		return nil
 	}

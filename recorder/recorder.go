@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -60,16 +61,40 @@ type Options struct {
 	Capture    Capture
 	Durability Durability
 	Fail       FailPolicy
+	// Routes are the exceptions for single routes, by the route's template.
+	Routes map[string]RouteOptions
+	// OnlyRoutes records no other known route than those of Routes. What no
+	// profile names, or can be read in more than one way, is recorded all the
+	// same: it is how such a list would be evaded.
+	OnlyRoutes bool
+	// KeepUsers leaves the user's id in the entries of a deleted user.
+	KeepUsers bool
+	// MaxMetadata bounds an entry's metadata in bytes; 0 means 64 KiB.
+	MaxMetadata int
+	// Hooks are asked in order before an entry is written.
+	Hooks []Hook
+	// Observer hears of every entry; nil for nobody.
+	Observer Observer
 	// MaxRequestBody is how many bytes of a request's body are looked at; 0 means
-	// 16 KiB.
+	// 64 KiB.
 	MaxRequestBody int
+}
+
+// RouteOptions are a route's own.
+type RouteOptions struct {
+	// Severity of its entries; nil for the usual one.
+	Severity *severity.Level
+	// Capture in place of Options.Capture; nil for that.
+	Capture *Capture
+	// Fail in place of Options.Fail; FailDefault for that.
+	Fail FailPolicy
 }
 
 // Recorder makes entries of the exchanges of one handler. It is safe for
 // concurrent use.
 type Recorder struct {
 	Options
-	refused atomic.Uint64
+	refused, hookFailures atomic.Uint64
 }
 
 // ErrRefused says that a request must be answered with 503, because its entry
@@ -82,10 +107,36 @@ func New(o Options) (*Recorder, error) {
 		return nil, errors.New("recorder: profile, sessions, writer, redactor and logger are required")
 	}
 	if o.MaxRequestBody == 0 {
-		o.MaxRequestBody = 16 << 10
+		o.MaxRequestBody = 64 << 10
+	}
+	if o.MaxMetadata == 0 {
+		o.MaxMetadata = DefaultMaxMetadata
 	}
 	return &Recorder{Options: o}, nil
 }
+
+// DefaultMaxMetadata is the plugin's limit of an entry's metadata.
+const DefaultMaxMetadata = 64 << 10
+
+// Wants says whether a request that matched is to be recorded at all.
+func (rec *Recorder) Wants(m profile.Match) bool {
+	if !rec.OnlyRoutes || m.Ambiguous || !m.Route.Known() {
+		return true
+	}
+	_, listed := rec.Routes[m.Route.Path]
+	return listed
+}
+
+// capture is what of a request goes into a route's entries.
+func (rec *Recorder) capture(route *profile.Route) Capture {
+	if c := rec.Routes[route.Path].Capture; c != nil {
+		return *c
+	}
+	return rec.Capture
+}
+
+// HookFailures returns how often a hook failed, panicked or made an invalid entry.
+func (rec *Recorder) HookFailures() uint64 { return rec.hookFailures.Load() }
 
 // Refused returns how many requests were answered with 503.
 func (rec *Recorder) Refused() uint64 { return rec.refused.Load() }
@@ -106,6 +157,8 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 	switch {
 	case route.Class == "sign-out", route.Class == "session":
 		return false
+	case rec.Routes[route.Path].Fail != FailDefault:
+		return rec.Routes[route.Path].Fail == FailClosed
 	case rec.Fail == FailDefault:
 		return route.Timing == profile.Before && (route.Class == "account" || route.Class == "admin")
 	}
@@ -113,17 +166,25 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 }
 
 // write stores the entry as the options say. The error is for those who fail
-// closed; in all other cases the entry waits in the background.
-func (rec *Recorder) write(ctx context.Context, e storage.Entry) error {
+// closed; everybody else leaves the entry to the background. Observers hear of
+// final entries only, not of intents: o is nil for those.
+func (rec *Recorder) write(ctx context.Context, e storage.Entry, o Observer) error {
 	if rec.Durability == Async {
-		rec.Writer.Enqueue(e)
+		rec.Writer.Enqueue(e, o)
 		return nil
 	}
 	d := storage.Fsync
 	if rec.Durability == Commit {
 		d = storage.Commit
 	}
-	return rec.Writer.Write(ctx, d, e)
+	err := rec.Writer.Write(ctx, d, e)
+	switch {
+	case err != nil && rec.Observer != nil:
+		rec.Observer.WriteFailed(err, []storage.Entry{e})
+	case err == nil && o != nil:
+		o.EntryWritten(e)
+	}
+	return err
 }
 
 // Begin starts to record a request that m says is an event. It returns ErrRefused
@@ -135,9 +196,15 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		return x, nil
 	}
 	x.resolveNow(r.Context())
-	if err := rec.write(r.Context(), x.entry(storage.Unknown, 0)); err != nil {
+	e := x.entry(storage.Unknown, 0)
+	if !x.hooked(&e) {
+		return x, nil
+	}
+	if err := rec.write(r.Context(), e, nil); err != nil {
 		if rec.closed(m.Route) {
 			rec.refused.Add(1)
+			x.withheld = true
+			rec.Writer.Enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
 			x.release()
 			return nil, ErrRefused
 		}

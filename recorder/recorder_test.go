@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +53,9 @@ func (f *flaky) set(fail bool) {
 // questions.
 type server struct {
 	sessions map[string]string
+	any      string // everybody is this user
+	token    string // the session's own token
+	err      error
 	asked    int
 	headers  http.Header
 }
@@ -65,11 +70,14 @@ func (s *server) Ask(r *http.Request) (int, []byte, error) {
 	if b, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		token = b
 	}
-	user := s.sessions[token]
+	user := cmp.Or(s.any, s.sessions[token])
+	if s.err != nil {
+		return 0, nil, s.err
+	}
 	if user == "" {
 		return 200, []byte("null"), nil
 	}
-	return 200, fmt.Appendf(nil, `{"session":{"userId":%q,"expiresAt":"2099-01-01T00:00:00Z"},"user":{"id":%q}}`, user, user), nil
+	return 200, fmt.Appendf(nil, `{"session":{"userId":%q,"token":%q,"expiresAt":"2099-01-01T00:00:00Z"},"user":{"id":%q}}`, user, s.token, user), nil
 }
 
 // rig is a recorder with everything around it.
@@ -325,7 +333,7 @@ func TestCapturedBodiesAreRedactedOrExplained(t *testing.T) {
 		{"application/x-www-form-urlencoded", `email=a%40b.c&password=hunter2`, `{"email":"a@b.c","password":"[REDACTED]"}`},
 		{"application/json", `{"password":"hunter2`, `"unparsed"`},
 		{"text/plain", `hunter2`, `"unparsed"`},
-		{"application/json", `{"x":"` + strings.Repeat("y", 20000) + `"}`, `{"unparsed":"longer than the limit","bytes":20008}`},
+		{"application/json", `{"x":"` + strings.Repeat("y", 70000) + `"}`, `{"unparsed":"longer than the limit","bytes":70008}`},
 	} {
 		g := newRig(t, func(o *recorder.Options) { o.Capture.RequestBody = true })
 		g.do("POST", "/update-user", c.body, http.Header{"Content-Type": {c.media}}, answers(200, `{}`))
@@ -398,7 +406,7 @@ func TestAFullQueueSaysHowMuchIsMissing(t *testing.T) {
 		for range sent {
 			e := storage.Entry{Action: "x"}
 			e.Sanitize()
-			if w.Enqueue(e) {
+			if w.Enqueue(e, nil) {
 				accepted++
 			}
 		}
@@ -420,4 +428,12 @@ func TestAFullQueueSaysHowMuchIsMissing(t *testing.T) {
 			t.Errorf("sent %d, accepted %d, stored %d, said missing %d, counted %d", sent, accepted, stored, missing, w.Stats().Dropped)
 		}
 	})
+}
+
+func target(path string) *url.URL {
+	u, err := url.ParseRequestURI(path)
+	if err != nil {
+		panic(err)
+	}
+	return u
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,8 @@ const (
 	// maxLookups bounds the questions under way at once (threats.md C12).
 	maxLookups = 20
 	// MaxSessionBody bounds the answer of the session endpoint.
-	MaxSessionBody = 64 << 10
+	// (a user's image may stand in it as a data URL).
+	MaxSessionBody = 1 << 20
 	// maxOwners bounds the memory of whose a credential is.
 	maxOwners = 20000
 	// verdictLife is how long the API believes an answer (DESIGN section 4).
@@ -67,7 +69,9 @@ type Sessions struct {
 	slots    chan struct{}
 	now      func() time.Time
 
-	lookups, failures atomic.Uint64
+	// doubts counts the times that verdicts were dropped: a look-up that was under
+	// way meanwhile must not bring an old one back.
+	doubts atomic.Uint64
 }
 
 // credential is a keyed hash of one credential, or of all that a request has.
@@ -108,10 +112,22 @@ func (s *Sessions) hash(domain string, values ...string) credential {
 type credentials struct {
 	cookie  string   // the whole Cookie header, as the upstream will see it
 	headers []string // values of the profile's credential headers, in its order
-	tokens  []string // single session tokens: cookies that carry one, header values
+	tokens  []token  // what looks like a session among them
 }
 
-func (c *credentials) none() bool { return len(c.tokens) == 0 }
+// token is one thing that may carry a session. Its source is part of it: a bearer
+// token that stands in a cookie is not what the server has issued as a cookie.
+type token struct {
+	source string // "cookie" and its name, or a header's name
+	value  string
+}
+
+// none says that nobody can be signed in. It does not depend on what looks like a
+// session: a server may call its cookie as it likes, and a client may spell it so
+// that only the server reads it.
+func (c *credentials) none() bool {
+	return c.cookie == "" && !slices.ContainsFunc(c.headers, func(v string) bool { return v != "" })
+}
 
 // credentialsOf reads them from a request. Headers that the request names in
 // Connection are hop-by-hop: the upstream never sees them, so they prove nothing
@@ -120,9 +136,7 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 	var c credentials
 	if cookies := h["Cookie"]; len(cookies) > 0 && !hopByHop(h, "Cookie") {
 		c.cookie = strings.Join(cookies, "; ")
-		if v := firstCookie(c.cookie, s.profile.Credentials.Cookies); v != "" {
-			c.tokens = append(c.tokens, v)
-		}
+		c.tokens = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
 	}
 	for _, name := range s.profile.Credentials.Headers {
 		v := ""
@@ -131,22 +145,23 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 		}
 		c.headers = append(c.headers, v)
 		if v != "" {
-			c.tokens = append(c.tokens, bearer(v))
+			c.tokens = append(c.tokens, token{strings.ToLower(name), bearer(v)})
 		}
 	}
 	return c
 }
 
-// firstCookie returns the value of the first cookie whose name fits: of two with
-// one name the first counts (better-auth.md section 5).
-func firstCookie(header string, patterns []string) string {
+// cookieTokens are all cookies whose name fits. Names are trimmed as servers trim
+// them.
+func cookieTokens(header string, patterns []string) []token {
+	var out []token
 	for pair := range strings.SplitSeq(header, ";") {
-		name, v, ok := strings.Cut(strings.TrimSpace(pair), "=")
-		if ok && v != "" && profile.MatchName(patterns, name) {
-			return v
+		name, v, ok := strings.Cut(pair, "=")
+		if name = strings.TrimSpace(name); ok && profile.MatchName(patterns, name) {
+			out = append(out, token{"cookie " + name, strings.TrimSpace(v)})
 		}
 	}
-	return ""
+	return out
 }
 
 func bearer(v string) string {
@@ -167,32 +182,37 @@ func hopByHop(h http.Header, name string) bool {
 	return false
 }
 
-// Owner returns whose a request's credential was shown to be, without asking.
-// Only for requests with exactly one credential: of two, nobody but the server
-// knows which counts.
+// owner returns whose a request's credential was shown to be, without asking.
+// Only for requests with exactly one: of two, nobody but the server knows which
+// counts.
 func (s *Sessions) owner(c *credentials) (Session, bool) {
 	if len(c.tokens) != 1 {
 		return Session{}, false
 	}
-	return s.owners.Get(s.hash("token", c.tokens[0]))
+	return s.owners.Get(s.tokenKey(c.tokens[0]))
 }
 
-func (s *Sessions) learn(token string, owner Session) {
-	if token != "" && owner.UserID != "" {
-		s.owners.Add(s.hash("token", token), Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
+func (s *Sessions) tokenKey(t token) credential { return s.hash("token", t.source, t.value) }
+
+// learn remembers whose a token is. Only for tokens that the server has issued, or
+// shown to be the session's own.
+func (s *Sessions) learn(t token, owner Session) {
+	if t.value != "" && owner.UserID != "" {
+		s.owners.Add(s.tokenKey(t), Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
 	}
 }
 
 // forget drops what is believed of a request's credentials.
 func (s *Sessions) forget(c *credentials) {
-	for _, token := range c.tokens {
-		s.owners.Remove(s.hash("token", token))
+	for _, t := range c.tokens {
+		s.owners.Remove(s.tokenKey(t))
 	}
 	s.doubt(c)
 }
 
 // doubt makes the next authorisation ask the server again.
 func (s *Sessions) doubt(c *credentials) {
+	s.doubts.Add(1)
 	if !c.none() {
 		s.verdicts.Remove(s.wholeKey(c))
 	}
@@ -200,6 +220,7 @@ func (s *Sessions) doubt(c *credentials) {
 
 // doubtUser does the same for every credential of a user.
 func (s *Sessions) doubtUser(id string) {
+	s.doubts.Add(1)
 	for _, k := range s.verdicts.Keys() {
 		if v, ok := s.verdicts.Peek(k); ok && v.session.UserID == id {
 			s.verdicts.Remove(k)
@@ -222,8 +243,9 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 	if v, ok := s.verdicts.Get(key); ok && s.now().Before(v.until) {
 		return v.session, nil
 	}
+	before := s.doubts.Load()
 	session, err := s.ask(ctx, &c, ask)
-	if err == nil {
+	if err == nil && s.doubts.Load() == before {
 		s.verdicts.Add(key, verdict{session, s.now().Add(verdictLife)})
 	}
 	return session, err
@@ -247,28 +269,35 @@ func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker) (Sessi
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		s.failures.Add(1)
 		return Session{}, fmt.Errorf("%w: too many questions at once", ErrLookup)
 	}
-	s.lookups.Add(1)
 	r, err := s.request(ctx, c)
 	if err != nil {
 		return Session{}, err
 	}
 	status, body, err := ask.Ask(r)
 	if err != nil {
-		s.failures.Add(1)
 		return Session{}, fmt.Errorf("%w: %w", ErrLookup, err)
 	}
 	session, err := s.read(status, body)
 	if err != nil {
-		s.failures.Add(1)
 		return Session{}, err
 	}
-	if len(c.tokens) == 1 {
+	s.learnProven(c, body, session)
+	return session, nil
+}
+
+// learnProven remembers a request's only cookie as its session's, if the answer
+// shows that it is: the cookie begins with the session's own token. Otherwise a
+// cookie that only looks like a session could be passed off as somebody's.
+func (s *Sessions) learnProven(c *credentials, body []byte, session Session) {
+	if s.profile.Session.Token == "" || len(c.tokens) != 1 || !strings.HasPrefix(c.tokens[0].source, "cookie ") {
+		return
+	}
+	own := profile.LookupString(body, s.profile.Session.Token)
+	if rest, ok := strings.CutPrefix(c.tokens[0].value, own); own != "" && ok && strings.HasPrefix(rest, ".") {
 		s.learn(c.tokens[0], session)
 	}
-	return session, nil
 }
 
 func (s *Sessions) request(ctx context.Context, c *credentials) (*http.Request, error) {
@@ -301,6 +330,9 @@ func (s *Sessions) read(status int, body []byte) (Session, error) {
 		return Session{}, fmt.Errorf("%w: it answered %d", ErrLookup, status)
 	default:
 		return Session{}, nil
+	}
+	if !profile.Readable(body) {
+		return Session{}, fmt.Errorf("%w: its answer is no JSON", ErrLookup)
 	}
 	p := s.profile.Session
 	id := profile.LookupString(body, p.User)

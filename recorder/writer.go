@@ -40,9 +40,13 @@ type Stats struct {
 
 // Writer writes entries to one store. It is safe for concurrent use.
 type Writer struct {
+	// Metrics counts writes, and what the Recorders that use this Writer do. Set it
+	// before the first entry; nil counts nothing.
+	Metrics *Metrics
+
 	store storage.Store
 	log   *slog.Logger
-	queue chan storage.Entry
+	queue chan item
 	quit  chan struct{}
 	done  chan struct{}
 
@@ -59,10 +63,17 @@ type Writer struct {
 	lastWarning time.Time
 }
 
+// item is what waits in the queue: an entry to write, or a user to unlink.
+type item struct {
+	entry    storage.Entry
+	observer Observer // hears of the entry; may be nil
+	unlink   string
+}
+
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
-		store: store, log: log, queue: make(chan storage.Entry, queueCapacity),
+		store: store, log: log, queue: make(chan item, queueCapacity),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	go w.run()
@@ -85,6 +96,8 @@ func (w *Writer) Write(ctx context.Context, d storage.Durability, entries ...sto
 }
 
 func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
+	began := time.Now()
+	defer func() { w.Metrics.WriteDuration(time.Since(began)) }()
 	if err := w.store.Write(ctx, entries...); err != nil {
 		w.writeErrors.Add(1)
 		w.warn(err)
@@ -111,19 +124,37 @@ func (w *Writer) warn(err error) {
 // Enqueue leaves an entry to the background, which writes entries in order and
 // tries again until the store takes them. When the queue is full the entry is
 // dropped and counted, and the next entry that is written says how many are
-// missing; Enqueue then returns false.
-func (w *Writer) Enqueue(e storage.Entry) bool {
+// missing; Enqueue then returns false. The observer hears of it once it is
+// written; it may be nil.
+func (w *Writer) Enqueue(e storage.Entry, o Observer) bool {
+	if w.put(item{entry: e, observer: o}) {
+		return true
+	}
+	w.drop(e.CreatedAt)
+	return false
+}
+
+// Unlink leaves it to the background to take a deleted user's id out of the
+// entries, after those that are queued. A store that cannot do it is left alone.
+func (w *Writer) Unlink(userID string) {
+	if _, ok := w.store.(storage.Unlinker); !ok {
+		return
+	}
+	if !w.put(item{unlink: userID}) {
+		w.log.Error("a deleted user's entries keep their user id: the audit log's queue is full")
+	}
+}
+
+func (w *Writer) put(i item) bool {
 	select {
 	case <-w.quit:
-		w.drop(e.CreatedAt)
 		return false
 	default:
 	}
 	select {
-	case w.queue <- e:
+	case w.queue <- i:
 		return true
 	default:
-		w.drop(e.CreatedAt)
 		return false
 	}
 }
@@ -182,15 +213,15 @@ func (w *Writer) run() {
 	defer close(w.done)
 	for {
 		select {
-		case e := <-w.queue:
-			if !w.deliver(w.gather(e)) {
+		case i := <-w.queue:
+			if !w.work(i) {
 				return
 			}
 		case <-w.quit:
 			for {
 				select {
-				case e := <-w.queue:
-					if !w.deliver(w.gather(e)) {
+				case i := <-w.queue:
+					if !w.work(i) {
 						return
 					}
 				default:
@@ -202,49 +233,99 @@ func (w *Writer) run() {
 	}
 }
 
-// gather collects a batch: what is there, and what comes within the linger.
-func (w *Writer) gather(first storage.Entry) []storage.Entry {
-	batch := append(make([]storage.Entry, 0, 16), first)
+// work does what the first item asks for and what comes with it; false when the
+// Writer was closed and the store still fails.
+func (w *Writer) work(first item) bool {
+	batch, unlink := w.gather(first)
+	return w.deliver(batch) && w.unlinkNow(unlink)
+}
+
+// gather collects a batch: what is there, and what comes within the linger. It
+// ends at a user to unlink, who comes after the batch.
+func (w *Writer) gather(first item) (batch []item, unlink string) {
+	if first.unlink != "" {
+		return nil, first.unlink
+	}
+	batch = append(make([]item, 0, 16), first)
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	for len(batch) < maxBatch {
 		select {
-		case e := <-w.queue:
-			batch = append(batch, e)
+		case i := <-w.queue:
+			if i.unlink != "" {
+				return batch, i.unlink
+			}
+			batch = append(batch, i)
 		case <-timer.C:
-			return batch
+			return batch, ""
 		case <-w.quit:
-			return batch
+			return batch, ""
 		}
 	}
-	return batch
+	return batch, ""
 }
 
 // deliver writes a batch, however often it takes; false when the Writer was
 // closed and the store still fails.
-func (w *Writer) deliver(batch []storage.Entry) bool {
+func (w *Writer) deliver(batch []item) bool {
 	if gap, ok := w.takeGap(); ok {
-		batch = append(batch, gap)
+		batch = append(batch, item{entry: gap})
 	}
 	if len(batch) == 0 {
 		return true
 	}
+	entries := make([]storage.Entry, len(batch))
+	for i := range batch {
+		entries[i] = batch[i].entry
+	}
+	if err := w.persist(func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
+		for i := range batch {
+			w.drop(batch[i].entry.CreatedAt)
+			if o := batch[i].observer; o != nil {
+				o.WriteFailed(err, entries[i:i+1])
+			}
+		}
+		w.log.Error("audit log entries are lost: the store failed until the end", "entries", len(batch), "error", err)
+		return false
+	}
+	for i := range batch {
+		if o := batch[i].observer; o != nil {
+			o.EntryWritten(batch[i].entry)
+		}
+	}
+	return true
+}
+
+func (w *Writer) unlinkNow(userID string) bool {
+	u, ok := w.store.(storage.Unlinker)
+	if userID == "" || !ok {
+		return true
+	}
+	err := w.persist(func(ctx context.Context) error {
+		_, err := u.Unlink(ctx, userID)
+		return err
+	})
+	if err != nil {
+		w.log.Error("a deleted user's entries keep their user id: the store failed until the end", "error", err)
+	}
+	return err == nil
+}
+
+// persist tries until it works, or until the Writer was closed and it has failed
+// for a while.
+func (w *Writer) persist(try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
 		ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
-		err := w.write(ctx, batch)
+		err := try(ctx)
 		cancel()
 		if err == nil {
-			return true
+			return nil
 		}
 		select {
 		case <-time.After(wait):
 		case <-w.quit:
 			if wait > time.Second { // the caller of Close has waited long enough
-				for _, e := range batch {
-					w.drop(e.CreatedAt)
-				}
-				w.log.Error("audit log entries are lost: the store failed until the end", "entries", len(batch), "error", err)
-				return false
+				return err
 			}
 			time.Sleep(wait)
 		}

@@ -43,7 +43,8 @@ const (
 	MaxAction    = 128
 	MaxIPAddress = 64
 	MaxUserAgent = 512
-	MaxMetadata  = 64 << 10
+	// MaxMetadata is a hard cap; what is captured or inserted is limited to less.
+	MaxMetadata = 1 << 20
 )
 
 // Entry is one line of the audit log: who, what, from where, how it ended and
@@ -68,6 +69,12 @@ type Entry struct {
 	Metadata json.RawMessage
 	// CreatedAt is when the exchange began, UTC, kept to the millisecond.
 	CreatedAt time.Time
+	// IdentifierHash is the keyed hash of what was typed to sign in, so that
+	// attempts on one account can be found (Query.IdentifierHash). It is empty, or
+	// the same as metadata.identifierHash, where a store may read it from; it has
+	// no place of its own in JSON. What users insert has none, whatever its
+	// metadata says.
+	IdentifierHash string
 }
 
 // NewID returns a fresh UUIDv7 (RFC 9562). It is safe for concurrent use.
@@ -166,6 +173,9 @@ func (e *Entry) Sanitize() {
 	}
 	e.CreatedAt = clampTime(e.CreatedAt.UTC().Truncate(time.Millisecond))
 	e.Metadata = cleanMetadata(e.Metadata)
+	if e.IdentifierHash != "" && e.IdentifierHash != metadataText(e.Metadata, identifierHashPath) {
+		e.IdentifierHash = ""
+	}
 }
 
 // The range of times that a sort key can hold and a client will show.

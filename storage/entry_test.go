@@ -115,3 +115,15 @@ func FuzzCursor(f *testing.F) {
 		}
 	})
 }
+
+func TestAnIdentifierHashThatTheMetadataDoesNotHaveIsDropped(t *testing.T) {
+	for metadata, kept := range map[string]bool{
+		`{"identifierHash":"tag"}`: true, `{"identifierHash":"other"}`: false, `{"identifierHash":7}`: false, `{}`: false, `no JSON`: false,
+	} {
+		e := Entry{IdentifierHash: "tag", Metadata: json.RawMessage(metadata)}
+		e.Sanitize()
+		if (e.IdentifierHash == "tag") != kept || !kept && e.IdentifierHash != "" {
+			t.Errorf("%s: %q", metadata, e.IdentifierHash)
+		}
+	}
+}

@@ -72,12 +72,22 @@ const (
 type Query struct {
 	// UserID: nil for any user, a pointer to "" for entries without one.
 	UserID *string
+	// IdentifierHash widens UserID to attempts on that user's account: also
+	// entries without a user, failed or pending, that have this IdentifierHash.
+	// It means nothing without a UserID.
+	IdentifierHash string
 	// Action, exact; empty for any.
 	Action string
 	// Status, exact; empty for any.
 	Status Status
 	// Severity, exact; nil for any.
 	Severity *severity.Level
+	// Text is a part of the action, user, address, or of what metadata says as
+	// identifier, targetUserId or error.code; letters A to Z match in either case.
+	// Empty for any.
+	Text string
+	// TextInAgent looks for Text in the user agent too.
+	TextInAgent bool
 	// From and To bound CreatedAt, both inclusive; zero for open.
 	From, To time.Time
 	// Limit of the page, 1 to MaxLimit; 0 means DefaultLimit.
@@ -102,15 +112,27 @@ func (q *Query) PageLimit() int {
 // Matches says whether the entry is selected, without regard to the page.
 func (q *Query) Matches(e *Entry) bool {
 	switch {
-	case q.UserID != nil && e.UserID != *q.UserID,
+	case q.UserID != nil && e.UserID != *q.UserID && !q.attempted(e),
 		q.Action != "" && e.Action != q.Action,
 		q.Status != "" && e.Status != q.Status,
 		q.Severity != nil && e.Severity != *q.Severity,
 		!q.From.IsZero() && e.CreatedAt.Before(q.From.Truncate(time.Millisecond)),
-		!q.To.IsZero() && e.CreatedAt.After(q.To):
+		!q.To.IsZero() && e.CreatedAt.After(q.To),
+		q.Text != "" && !q.contains(e):
 		return false
 	}
 	return true
+}
+
+// attempted says whether the entry is an attempt on the account that
+// IdentifierHash names.
+func (q *Query) attempted(e *Entry) bool {
+	return q.Widened() && e.UserID == "" && e.IdentifierHash == q.IdentifierHash && (e.Status == Failed || e.Status == Pending)
+}
+
+// Widened says whether IdentifierHash has a meaning in this query.
+func (q *Query) Widened() bool {
+	return q.IdentifierHash != "" && q.UserID != nil && *q.UserID != ""
 }
 
 // Page is one answer of List.

@@ -12,7 +12,7 @@ import (
 func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string {
 	t.Helper()
 	s := &Store{path: path, table: DefaultTable}
-	keys, args := s.keys(s.conditions(&q), 50, 0)
+	keys, args := s.keys(s.runs(&q), 50, 0)
 	rows, err := db.Query("EXPLAIN QUERY PLAN "+keys, args...)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -14,7 +15,7 @@ import (
 )
 
 // columns and joins of one entry; %[1]s is the table.
-const entryColumns = `e.key, e.id, e.user_id, a.text, e.status, e.severity, e.ip, u.text, e.metadata`
+const entryColumns = `e.key, e.id, e.user_id, a.text, e.status, e.severity, e.ip, u.text, e.metadata, e.identifier_hash`
 
 const entryJoins = `JOIN "%[1]s_texts" a ON a.code = e.action LEFT JOIN "%[1]s_texts" u ON u.code = e.agent`
 
@@ -30,9 +31,9 @@ func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
 
 // List implements storage.Lister.
 func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error) {
-	where := s.conditions(&q)
+	runs := s.runs(&q)
 	page := storage.Page{Entries: []storage.Entry{}}
-	total, err := s.count(ctx, where)
+	total, err := s.count(ctx, runs)
 	if err != nil {
 		return page, err
 	}
@@ -43,87 +44,140 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 			return page, err
 		}
 		q.Offset = 0
-		where.add("key < ?", key)
+		for i := range runs {
+			runs[i].add("key < ?", key)
+		}
 	}
-	return s.page(ctx, page, where, q.PageLimit(), max(q.Offset, 0))
+	return s.page(ctx, page, runs, q.PageLimit(), max(q.Offset, 0))
 }
 
-// conditions is a WHERE clause in the making.
-type conditions struct {
+// run is the WHERE clause, in the making, of a part of the answer. A query is cut
+// into runs so that one index gives each run in order of time; no entry is in two.
+type run struct {
 	terms []string
 	args  []any
-	// byAction is true when only the action (and time) is asked for: then each
-	// status has its own run in the index, in order of time.
-	byAction bool
 }
 
-func (c *conditions) add(term string, args ...any) {
-	c.terms = append(c.terms, term)
-	c.args = append(c.args, args...)
+func (r *run) add(term string, args ...any) {
+	r.terms = append(r.terms, term)
+	r.args = append(r.args, args...)
 }
 
-func (c *conditions) String() string {
-	if len(c.terms) == 0 {
+// with returns a run that selects less.
+func (r *run) with(term string, args ...any) run {
+	return run{slices.Concat(r.terms, []string{term}), slices.Concat(r.args, args)}
+}
+
+func (r *run) String() string {
+	if len(r.terms) == 0 {
 		return "1"
 	}
-	return strings.Join(c.terms, " AND ")
+	return strings.Join(r.terms, " AND ")
 }
 
-func (s *Store) conditions(q *storage.Query) *conditions {
-	c := &conditions{byAction: q.Action != "" && q.Status == "" && q.UserID == nil}
-	if q.UserID != nil && *q.UserID == "" {
-		c.add("user_hash IS NULL")
-	} else if q.UserID != nil {
-		c.add("user_hash = ? AND user_id = ?", userHash(*q.UserID), *q.UserID)
+func (s *Store) runs(q *storage.Query) []run {
+	all := s.filters(q)
+	switch {
+	case q.UserID == nil && q.Action != "" && q.Status == "":
+		var runs []run
+		for code := range statuses { // the index on actions has one run for each status
+			runs = append(runs, all.with("status = ?", code))
+		}
+		return runs
+	case q.UserID == nil:
+		return []run{*all}
+	case *q.UserID == "":
+		return []run{all.with("user_hash IS NULL")}
 	}
+	own := all.with("user_hash = ? AND user_id = ?", textHash(*q.UserID), *q.UserID)
+	if !q.Widened() {
+		return []run{own}
+	}
+	return []run{own, all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
+		textHash(q.IdentifierHash), statusCode(storage.Failed), statusCode(storage.Pending))}
+}
+
+// filters are the terms that all runs have.
+func (s *Store) filters(q *storage.Query) *run {
+	r := new(run)
+	byUser := q.UserID != nil && *q.UserID != ""
 	if q.Action != "" {
-		c.add(fmt.Sprintf(`action = (SELECT code FROM "%s_texts" WHERE text = ?)`, s.table), q.Action)
+		column := "action"
+		if byUser {
+			column = "+action" // keeps SQLite from taking the index on actions
+		}
+		r.add(fmt.Sprintf(`%s = (SELECT code FROM "%s_texts" WHERE text = ?)`, column, s.table), q.Action)
 	}
 	if q.Status != "" {
-		c.add("status = ?", statusCode(q.Status))
-		if q.Status != storage.Success {
-			c.add("status <> 0") // lets SQLite see that the partial index holds
+		r.add("status = ?", statusCode(q.Status))
+		if q.Status != storage.Success && !byUser {
+			r.add("status <> 0") // lets SQLite see that the partial index holds
 		}
 	}
 	if q.Severity != nil {
-		c.add("severity = ?", *q.Severity)
+		r.add("severity = ?", *q.Severity)
 	}
 	if !q.From.IsZero() {
-		c.add("key >= ?", storage.TimeKey(q.From))
+		r.add("key >= ?", storage.TimeKey(q.From))
 	}
 	if !q.To.IsZero() {
-		c.add("key < ?", storage.TimeKey(q.To.Add(1e6))) // both ends inclusive, to the millisecond
+		r.add("key < ?", storage.TimeKey(q.To.Add(1e6))) // both ends inclusive, to the millisecond
 	}
-	return c
+	if q.Text != "" {
+		s.addText(r, q)
+	}
+	return r
 }
 
-func (s *Store) count(ctx context.Context, where *conditions) (int, error) {
+// addText adds the search for q.Text. No index helps it: the caller's context
+// bounds how long it looks. Texts with codes are compared once, not in each entry.
+func (s *Store) addText(r *run, q *storage.Query) {
+	const like = ` LIKE ? ESCAPE '\'`
+	coded := fmt.Sprintf(` IN (SELECT code FROM "%s_texts" WHERE text`+like+`)`, s.table)
+	terms := []string{"action" + coded, "user_id" + like, "ip" + like}
+	if q.TextInAgent {
+		terms = append(terms, "agent"+coded)
+	}
+	for _, path := range storage.TextPaths() {
+		terms = append(terms, fmt.Sprintf(`CASE WHEN json_valid(metadata) AND json_type(metadata, '$.%[1]s') = 'text'
+			THEN json_extract(metadata, '$.%[1]s')`+like+` ELSE 0 END`, path))
+	}
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(q.Text) + "%"
+	r.add("("+strings.Join(terms, " OR ")+")", slices.Repeat([]any{pattern}, len(terms))...)
+}
+
+func (s *Store) count(ctx context.Context, runs []run) (int, error) {
+	var parts []string
+	var args []any
+	for i := range runs {
+		parts = append(parts, fmt.Sprintf(`SELECT 1 FROM "%s_entries" WHERE %s`, s.table, &runs[i]))
+		args = append(args, runs[i].args...)
+	}
 	var n int
-	q := fmt.Sprintf(`SELECT count(*) FROM (SELECT 1 FROM "%s_entries" WHERE %s LIMIT %d)`, s.table, where, storage.MaxTotal+1)
-	err := s.read.QueryRowContext(ctx, q, where.args...).Scan(&n)
+	q := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, strings.Join(parts, " UNION ALL "), storage.MaxTotal+1)
+	err := s.read.QueryRowContext(ctx, q, args...).Scan(&n)
 	return n, err
 }
 
 // keys is the query for the keys of one page and of one entry more, which tells
 // whether there is a next page.
-func (s *Store) keys(where *conditions, limit, offset int) (string, []any) {
-	one := fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s`, s.table, where)
-	if !where.byAction {
-		return fmt.Sprintf(`%s ORDER BY key DESC LIMIT %d OFFSET %d`, one, limit+1, offset), where.args
+func (s *Store) keys(runs []run, limit, offset int) (string, []any) {
+	if len(runs) == 1 {
+		return fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d OFFSET %d`, s.table, &runs[0], limit+1, offset), runs[0].args
 	}
 	var parts []string
 	var args []any
-	for code := range statuses {
-		parts = append(parts, fmt.Sprintf(`SELECT key FROM (%s AND status = %d ORDER BY key DESC LIMIT %d)`, one, code, limit+1+offset))
-		args = append(args, where.args...)
+	for i := range runs {
+		parts = append(parts, fmt.Sprintf(`SELECT key FROM (SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d)`, s.table, &runs[i], limit+1+offset))
+		args = append(args, runs[i].args...)
 	}
 	return fmt.Sprintf(`SELECT key FROM (%s) ORDER BY key DESC LIMIT %d OFFSET %d`, strings.Join(parts, " UNION ALL "), limit+1, offset), args
 }
 
-func (s *Store) page(ctx context.Context, page storage.Page, where *conditions, limit, offset int) (storage.Page, error) {
-	keys, args := s.keys(where, limit, offset)
-	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM (`+strings.ReplaceAll(keys, "%", "%%")+`) k JOIN "%[1]s_entries" e ON e.key = k.key `+
-		entryJoins+` ORDER BY e.key DESC`, s.table)
+func (s *Store) page(ctx context.Context, page storage.Page, runs []run, limit, offset int) (storage.Page, error) {
+	keys, args := s.keys(runs, limit, offset)
+	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM (%[2]s) k JOIN "%[1]s_entries" e ON e.key = k.key `+
+		entryJoins+` ORDER BY e.key DESC`, s.table, keys)
 	rows, err := s.read.QueryContext(ctx, q, args...)
 	if err != nil {
 		return page, err
@@ -152,8 +206,9 @@ func scan(row interface{ Scan(...any) error }) (int64, storage.Entry, error) {
 		id                    any
 		user, ip, agent, meta sql.NullString
 		status, level         int
+		identifier            sql.NullInt64
 	)
-	if err := row.Scan(&key, &id, &user, &e.Action, &status, &level, &ip, &agent, &meta); err != nil {
+	if err := row.Scan(&key, &id, &user, &e.Action, &status, &level, &ip, &agent, &meta, &identifier); err != nil {
 		return 0, e, err
 	}
 	switch v := id.(type) {
@@ -174,6 +229,9 @@ func scan(row interface{ Scan(...any) error }) (int64, storage.Entry, error) {
 	e.Metadata = []byte("{}")
 	if meta.Valid {
 		e.Metadata = []byte(meta.String)
+	}
+	if tag := storage.IdentifierHashIn(e.Metadata); identifier.Valid && textHash(tag) == identifier.Int64 {
+		e.IdentifierHash = tag
 	}
 	e.CreatedAt = storage.KeyTime(key)
 	return key, e, nil

@@ -14,12 +14,14 @@ CREATE TABLE IF NOT EXISTS "{t}_entries" (
 	severity  INTEGER NOT NULL,
 	ip        TEXT,
 	agent     INTEGER,             -- code in {t}_texts
-	metadata  TEXT                 -- JSON object; NULL stands for {}
+	metadata  TEXT,                -- JSON object; NULL stands for {}
+	identifier_hash INTEGER        -- first 64 bits of SHA-256(metadata.identifierHash); NULL without Entry.IdentifierHash
 );
 CREATE UNIQUE INDEX IF NOT EXISTS "{t}_id" ON "{t}_entries" (id);
 CREATE INDEX IF NOT EXISTS "{t}_user" ON "{t}_entries" (user_hash, key, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;
+CREATE INDEX IF NOT EXISTS "{t}_identifier" ON "{t}_entries" (identifier_hash) WHERE identifier_hash IS NOT NULL;
 CREATE VIEW IF NOT EXISTS "{t}" AS
 	SELECT
 		CASE typeof(e.id) WHEN 'blob' THEN lower(

@@ -17,7 +17,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
@@ -59,15 +59,20 @@ type Store struct {
 	writer *writer
 	ticker *checkpointer
 	closed sync.Once
+	// compacting is held by Compact: one at a time.
+	compacting sync.Mutex
 }
 
 var (
-	_ storage.Store    = (*Store)(nil)
-	_ storage.Lister   = (*Store)(nil)
-	_ storage.Getter   = (*Store)(nil)
-	_ storage.Pruner   = (*Store)(nil)
-	_ storage.Unlinker = (*Store)(nil)
-	_ storage.Closer   = (*Store)(nil)
+	_ storage.Store     = (*Store)(nil)
+	_ storage.Lister    = (*Store)(nil)
+	_ storage.Getter    = (*Store)(nil)
+	_ storage.Pruner    = (*Store)(nil)
+	_ storage.Unlinker  = (*Store)(nil)
+	_ storage.Closer    = (*Store)(nil)
+	_ storage.Sizer     = (*Store)(nil)
+	_ storage.Counter   = (*Store)(nil)
+	_ storage.Compactor = (*Store)(nil)
 )
 
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,47}$`)
@@ -288,7 +293,15 @@ func prepareFile(path string) error {
 }
 
 func openDB(path string, conns int, pragmas ...string) (*sql.DB, error) {
-	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "temp_store(MEMORY)"}, pragmas...)}
+	return openURL(path, conns, url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "temp_store(MEMORY)"}, pragmas...)})
+}
+
+// openReadOnly makes no file and changes none.
+func openReadOnly(path string) (*sql.DB, error) {
+	return openURL(path, 1, url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "query_only(ON)"}})
+}
+
+func openURL(path string, conns int, q url.Values) (*sql.DB, error) {
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
 	if err != nil {
 		return nil, err
@@ -315,6 +328,9 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	if err := addColumns(ctx, tx, s.table); err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, strings.ReplaceAll(schema, "{t}", s.table)); err != nil {
 		return err
 	}
@@ -372,12 +388,6 @@ func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
 	return s.writer.submit(ctx, &job{entries: append([]storage.Entry(nil), entries...), durability: storage.DurabilityOf(ctx)})
 }
 
-// Prune implements storage.Pruner.
-func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, error) {
-	return s.exec(ctx, fmt.Sprintf(`DELETE FROM "%[1]s_entries" WHERE key IN
-		(SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?)`, s.table), storage.TimeKey(before), limit)
-}
-
 // Unlink implements storage.Unlinker.
 func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 	if userID == "" {
@@ -389,15 +399,17 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 
 // exec runs one statement in the writer's next transaction.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (int, error) {
-	var n int64
+	var n atomic.Int64 // the writer may still be at it when ctx has ended
 	err := s.writer.submit(ctx, &job{do: func(ctx context.Context, tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, query, args...)
-		if err == nil {
-			n, err = res.RowsAffected()
+		if err != nil {
+			return err
 		}
+		changed, err := res.RowsAffected()
+		n.Store(changed)
 		return err
 	}})
-	return int(n), err
+	return int(n.Load()), err
 }
 
 // Close writes what is queued and closes the database.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,6 +25,10 @@ const (
 	maxBatch = 512
 	// maxTexts bounds the writer's memory of text codes.
 	maxTexts = 4096
+	// patience is how long work that can wait waits for a moment in which nobody
+	// else wants the writer. Then it takes its turn, or it would never come under
+	// a flood.
+	patience = time.Second
 )
 
 // job is one caller's wish: entries to write, or something else to do in the
@@ -39,15 +44,24 @@ type job struct {
 //
 // Callers put jobs into queue; run takes all that have gathered, commits them in
 // one transaction, and answers each. So an entry waits for at most the
-// transaction that is under way and its own.
+// transaction that is under way and its own. Jobs in idle can wait: one of them
+// is done, in a small transaction of its own, when queue is empty.
 type writer struct {
 	db      *sql.DB
 	queue   chan *job
+	idle    chan *job
 	quit    chan struct{} // closed by close: no more jobs
 	stopped chan struct{} // closed by run when the queue is empty and done
 	stmts   statements
 	texts   *lru.Cache[string, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
+
+	// version is PRAGMA data_version of the last transaction: it changes when
+	// another process has written, which may have deleted texts that are in texts.
+	version int64
+	// used notes the codes that entries are written with while Compact looks for
+	// those that none uses; nil at other times.
+	used map[int64]struct{}
 }
 
 type statements struct {
@@ -59,12 +73,12 @@ func newWriter(ctx context.Context, db *sql.DB, table string) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{db: db, queue: make(chan *job, queueLength), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
+	w := &writer{db: db, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
 	w.stmts = statements{
-		insert: fmt.Sprintf(`INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata)
-			VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`, table),
-		update: fmt.Sprintf(`UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?
-			WHERE id=?`, table),
+		insert: fmt.Sprintf(`INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash)
+			VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`, table),
+		update: fmt.Sprintf(`UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?,
+			identifier_hash=? WHERE id=?`, table),
 		newText:  fmt.Sprintf(`INSERT INTO "%s_texts" (text) VALUES (?)`, table),
 		findText: fmt.Sprintf(`SELECT code FROM "%s_texts" WHERE text = ?`, table),
 	}
@@ -86,11 +100,33 @@ func (w *writer) submit(ctx context.Context, j *job) error {
 	}
 	select {
 	case w.queue <- j:
+		return w.await(ctx, j)
 	case <-w.quit:
 		return storage.ErrClosed
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the audit log's writer: %w", ctx.Err())
 	}
+}
+
+// submitIdle is submit for a job that lets all others go first.
+func (w *writer) submitIdle(ctx context.Context, j *job) error {
+	j.done = make(chan error, 1)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case w.idle <- j:
+		return w.await(ctx, j)
+	case <-timer.C:
+		return w.submit(ctx, j)
+	case <-w.quit:
+		return storage.ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the audit log's writer: %w", ctx.Err())
+	}
+}
+
+// await waits for the answer to a job that was queued.
+func (w *writer) await(ctx context.Context, j *job) error {
 	select {
 	case err := <-j.done:
 		return err
@@ -118,8 +154,16 @@ func (w *writer) run() {
 	defer close(w.stopped)
 	for {
 		select {
+		case j := <-w.queue: // before idle: a select takes any that is ready
+			w.commit(w.gather(j))
+			continue
+		default:
+		}
+		select {
 		case j := <-w.queue:
 			w.commit(w.gather(j))
+		case j := <-w.idle:
+			w.commit([]*job{j})
 		case <-w.quit:
 			for {
 				select {
@@ -172,7 +216,7 @@ func (w *writer) transact(batch []*job) error {
 	if err != nil {
 		return err
 	}
-	if err := w.apply(ctx, tx, batch); err != nil {
+	if err := errors.Join(w.notice(ctx, tx), w.apply(ctx, tx, batch)); err != nil {
 		w.texts.Purge() // codes made in this transaction are gone
 		_ = tx.Rollback()
 		return err
@@ -183,6 +227,56 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	return nil
+}
+
+// notice finds out whether another process has written since the last
+// transaction. Then the codes that are remembered may not be true any more.
+func (w *writer) notice(ctx context.Context, tx *sql.Tx) error {
+	var version int64
+	if err := tx.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+		return err
+	}
+	if version != w.version {
+		w.version = version
+		w.texts.Purge()
+	}
+	return nil
+}
+
+// watchTexts begins to note which texts are used, and returns the version of the
+// database from which on it does.
+func (w *writer) watchTexts(ctx context.Context) (int64, error) {
+	var version int64
+	err := w.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+		w.used, version = make(map[int64]struct{}), w.version
+		return nil
+	}})
+	return version, err
+}
+
+// unwatchTexts ends what watchTexts began. It fails only when the writer ends.
+func (w *writer) unwatchTexts() {
+	_ = w.submitIdle(context.Background(), &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+		w.used = nil
+		return nil
+	}})
+}
+
+// idleCodes returns those of the codes that were not used since version, and
+// forgets all that it remembers, for they are about to be deleted. It is called in
+// a job. Another process may have used any: then there are none.
+func (w *writer) idleCodes(version int64, codes []int64) []any {
+	if version != w.version || w.used == nil {
+		return nil
+	}
+	w.texts.Purge()
+	var idle []any
+	for _, code := range codes {
+		if _, used := w.used[code]; !used {
+			idle = append(idle, code)
+		}
+	}
+	return idle
 }
 
 // setDurability makes the next commit as durable as the most demanding job
@@ -254,20 +348,20 @@ func (t *transaction) put(e *storage.Entry) error {
 // upsert inserts, or updates if the id is there, or takes the next key if
 // another entry has the same.
 func (t *transaction) upsert(e *storage.Entry, action int64, agent any) error {
-	id, status := idValue(e.ID), statusCode(e.Status)
-	var hash, user any
-	if e.UserID != "" {
-		hash, user = userHash(e.UserID), e.UserID
+	id := idValue(e.ID)
+	values := []any{
+		hashOrNull(e.UserID), textOrNull(e.UserID), action, statusCode(e.Status), e.Severity,
+		textOrNull(e.IPAddress), agent, metadataValue(e), hashOrNull(e.IdentifierHash),
 	}
 	for key := e.SortKey(); ; key++ {
-		res, err := t.insert.ExecContext(t.ctx, key, id, hash, user, action, status, e.Severity, textOrNull(e.IPAddress), agent, metadataValue(e))
+		res, err := t.insert.ExecContext(t.ctx, append([]any{key, id}, values...)...)
 		if err != nil {
 			return err
 		}
 		if n, err := res.RowsAffected(); err != nil || n > 0 {
 			return err
 		}
-		res, err = t.tx.ExecContext(t.ctx, t.w.stmts.update, hash, user, action, status, e.Severity, textOrNull(e.IPAddress), agent, metadataValue(e), id)
+		res, err = t.tx.ExecContext(t.ctx, t.w.stmts.update, append(slices.Clip(values), id)...)
 		if err != nil {
 			return err
 		}
@@ -279,22 +373,31 @@ func (t *transaction) upsert(e *storage.Entry, action int64, agent any) error {
 
 // text returns the code of a text, making one if it is new.
 func (t *transaction) text(s string) (int64, error) {
-	if code, ok := t.w.texts.Get(s); ok {
-		return code, nil
+	code, known := t.w.texts.Get(s)
+	if !known {
+		var err error
+		if code, err = t.findOrMake(s); err != nil {
+			return 0, err
+		}
+		t.w.texts.Add(s, code)
 	}
+	if t.w.used != nil {
+		t.w.used[code] = struct{}{}
+	}
+	return code, nil
+}
+
+func (t *transaction) findOrMake(s string) (int64, error) {
 	var code int64
 	err := t.tx.QueryRowContext(t.ctx, t.w.stmts.findText, s).Scan(&code)
-	if errors.Is(err, sql.ErrNoRows) {
-		var res sql.Result
-		if res, err = t.tx.ExecContext(t.ctx, t.w.stmts.newText, s); err == nil {
-			code, err = res.LastInsertId()
-		}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return code, err
 	}
+	res, err := t.tx.ExecContext(t.ctx, t.w.stmts.newText, s)
 	if err != nil {
 		return 0, err
 	}
-	t.w.texts.Add(s, code)
-	return code, nil
+	return res.LastInsertId()
 }
 
 // idValue stores a UUID in 16 bytes and any other id as text.
@@ -307,9 +410,19 @@ func idValue(id string) any {
 	return id
 }
 
-func userHash(userID string) int64 {
-	sum := sha256.Sum256([]byte(userID))
+// textHash is what indexes have instead of a long text.
+func textHash(s string) int64 {
+	sum := sha256.Sum256([]byte(s))
 	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+func userHash(userID string) int64 { return textHash(userID) }
+
+func hashOrNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return textHash(s)
 }
 
 func textOrNull(s string) any {

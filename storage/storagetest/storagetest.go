@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,8 @@ func Run(t *testing.T, open Open) {
 		{"odd values are kept", testOddValues},
 		{"lists are newest first and page by offset and cursor", testPages},
 		{"filters select exactly", testFilters},
+		{"a user's entries and the attempts on the account", testAttempts},
+		{"a text is found in any case and only where it may be", testText},
 		{"entries of one millisecond keep their order", testSameMillisecond},
 		{"lists agree with the memory store on random logs", testAgainstModel},
 		{"totals are capped and say so", testCappedTotal},
@@ -104,8 +107,8 @@ func get(t *testing.T, s storage.Store, id string) storage.Entry {
 func same(t *testing.T, got, want storage.Entry) {
 	t.Helper()
 	g, w := mustJSON(t, got), mustJSON(t, want)
-	if g != w {
-		t.Errorf("got  %s\nwant %s", g, w)
+	if g != w || got.IdentifierHash != want.IdentifierHash {
+		t.Errorf("got  %s (identifier hash %q)\nwant %s (%q)", g, got.IdentifierHash, w, want.IdentifierHash)
 	}
 }
 
@@ -295,6 +298,79 @@ func testFilters(t *testing.T, s storage.Store) {
 	}
 }
 
+// Attempt returns a sign-in that nobody was identified in: an entry without user,
+// with the hash of what was typed.
+func Attempt(i int, hash string, status storage.Status) storage.Entry {
+	e := Entry(i)
+	e.UserID, e.Status, e.IdentifierHash = "", status, hash
+	e.Metadata = json.RawMessage(fmt.Sprintf(`{"n":%d,"identifier":"a***@example.com","identifierHash":%q}`, i, hash))
+	e.Sanitize()
+	return e
+}
+
+func testAttempts(t *testing.T, s storage.Store) {
+	user, nobody := "user-1", ""
+	own, failed, pending := Entry(1), Attempt(2, "tag-1", storage.Failed), Attempt(3, "tag-1", storage.Pending)
+	succeeded, unknown, others := Attempt(4, "tag-1", storage.Success), Attempt(5, "tag-1", storage.Unknown), Attempt(6, "tag-2", storage.Failed)
+	byAnother := Attempt(7, "tag-1", storage.Failed)
+	byAnother.UserID = "user-2"
+	inserted := Attempt(8, "tag-1", storage.Failed) // says it in its metadata alone
+	inserted.IdentifierHash = ""
+	write(t, s, own, failed, pending, succeeded, unknown, others, byAnother, inserted)
+	for _, f := range []struct {
+		q    storage.Query
+		want []string
+	}{
+		{storage.Query{UserID: &user, IdentifierHash: "tag-1"}, []string{pending.ID, failed.ID, own.ID}},
+		{storage.Query{UserID: &user, IdentifierHash: "tag-3"}, []string{own.ID}},
+		{storage.Query{UserID: &user, IdentifierHash: "tag-1", Status: storage.Failed}, []string{failed.ID}},
+		{storage.Query{UserID: &user, IdentifierHash: "tag-1", Status: storage.Unknown}, nil},
+		{storage.Query{UserID: &user, IdentifierHash: "tag-1", Action: "sign-in:email", From: pending.CreatedAt}, []string{pending.ID}},
+		{storage.Query{UserID: &nobody, IdentifierHash: "tag-2"}, []string{inserted.ID, others.ID, unknown.ID, succeeded.ID, pending.ID, failed.ID}},
+	} {
+		page := list(t, s, f.q)
+		if got := ids(page); !slices.Equal(got, f.want) || page.Total != len(f.want) {
+			t.Errorf("%+v:\n got %d %v\nwant %v", f.q, page.Total, got, f.want)
+		}
+	}
+	if got := walkCursor(t, s, storage.Query{UserID: &user, IdentifierHash: "tag-1", Limit: 1}); !slices.Equal(got, []string{pending.ID, failed.ID, own.ID}) {
+		t.Errorf("page by page: %v", got)
+	}
+	same(t, get(t, s, failed.ID), failed)
+	same(t, get(t, s, inserted.ID), inserted)
+	failed.UserID, failed.IdentifierHash, failed.Metadata = "user-3", "", nil // the outcome of an intent
+	failed.Sanitize()
+	write(t, s, failed)
+	same(t, get(t, s, failed.ID), failed)
+	if got := list(t, s, storage.Query{UserID: &user, IdentifierHash: "tag-1"}); got.Total != 2 {
+		t.Errorf("%d entries after one has become another user's, want 2", got.Total)
+	}
+}
+
+func testText(t *testing.T, s storage.Store) {
+	e := Entry(1)
+	e.UserID, e.Action, e.IPAddress, e.UserAgent = "User-É", "custom:50%_off\\now", "2001:db8::7", "Agent/9"
+	e.Metadata = json.RawMessage(`{"identifier":"a***@Example.com","targetUserId":"victim","error":{"code":"TOO_MANY","message":"hidden"},"other":"hidden"}`)
+	odd := Entry(2)
+	odd.UserID, odd.Metadata = "u", json.RawMessage(`{"identifier":77123,"targetUserId":["listed"],"error":"flat"}`)
+	write(t, s, e, odd)
+	for text, found := range map[string]bool{
+		"user-": true, "USER-É": true, "user-é": false, "50%_OFF": true, "50%": true, "50_": false, "5%f": false, `off\now`: true, `\`: true, "'": false,
+		"DB8::": true, "example.COM": true, "VICTIM": true, "too_many": true, "too-many": false, "hidden": false, "agent/9": false,
+		"77123": false, "listed": false, "flat": false, "identifier": false,
+	} {
+		if page := list(t, s, storage.Query{Text: text}); page.Total != len(page.Entries) || (page.Total == 1) != found || page.Total > 1 {
+			t.Errorf("%q finds %v, want the one entry: %v", text, ids(page), found)
+		}
+	}
+	if page := list(t, s, storage.Query{Text: "AGENT/9", TextInAgent: true}); !slices.Equal(ids(page), []string{e.ID}) {
+		t.Errorf("in user agents: %v", ids(page))
+	}
+	if page := list(t, s, storage.Query{Text: "sign-in", UserID: &e.UserID}); page.Total != 0 {
+		t.Errorf("a text of other users' entries: %v", ids(page))
+	}
+}
+
 func testSameMillisecond(t *testing.T, s storage.Store) {
 	var want []string
 	for len(want) < 40 {
@@ -328,6 +404,12 @@ func testAgainstModel(t *testing.T, s storage.Store) {
 	var written []storage.Entry
 	for range 300 {
 		e := Entry(rng.IntN(200))
+		if rng.IntN(3) == 0 {
+			e = Attempt(rng.IntN(200), fmt.Sprintf("tag-%d", rng.IntN(3)), storage.Failed)
+			if rng.IntN(3) == 0 {
+				e.UserID = "user-2"
+			}
+		}
 		e.Action, e.Status, e.Severity = actions[rng.IntN(3)], statuses[rng.IntN(4)], severity.Level(rng.IntN(4))
 		if rng.IntN(5) == 0 && len(written) > 0 {
 			e.ID = written[rng.IntN(len(written))].ID
@@ -336,7 +418,7 @@ func testAgainstModel(t *testing.T, s storage.Store) {
 		write(t, s, e)
 		write(t, model, e)
 	}
-	for range 200 {
+	for range 400 {
 		q := randomQuery(rng, actions, statuses)
 		got, want := list(t, s, q), list(t, model, q)
 		if !reflect.DeepEqual(ids(got), ids(want)) || got.Total != want.Total || got.NextCursor != want.NextCursor {
@@ -349,7 +431,17 @@ func randomQuery(rng *rand.Rand, actions []string, statuses []storage.Status) st
 	q := storage.Query{Limit: 1 + rng.IntN(60), Offset: rng.IntN(50)}
 	if rng.IntN(2) == 0 {
 		u := fmt.Sprintf("user-%d", rng.IntN(4))
+		if rng.IntN(5) == 0 {
+			u = ""
+		}
 		q.UserID = &u
+	}
+	if rng.IntN(2) == 0 {
+		q.IdentifierHash = fmt.Sprintf("tag-%d", rng.IntN(4))
+	}
+	if rng.IntN(4) == 0 {
+		q.Text = []string{"USER-1", "a", "***@", "suite", "203."}[rng.IntN(5)]
+		q.TextInAgent = rng.IntN(2) == 0
 	}
 	if rng.IntN(2) == 0 {
 		q.Action = actions[rng.IntN(len(actions))]

@@ -1,0 +1,227 @@
+package caddymodule
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage/plugintable"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "audit-log",
+		Short: "Looks after the audit log",
+		Long: `
+Looks after the audit log of an auth server behind this Caddy: deletes old entries, and takes over the
+entries of the Better Auth plugin better-auth-audit-logs.`,
+		CobraFunc: func(cmd *cobra.Command) { cmd.AddCommand(pruneCommand(), importCommand()) },
+	})
+}
+
+// exitIncomplete is the exit status of an import that had to skip rows.
+const exitIncomplete = 2
+
+// interruptible is a context that ends with Ctrl-C or SIGTERM.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}
+
+func pruneCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "prune --older-than <age> [--dry-run] [--db <file> [--table <name>] | --address <admin> | --config <file>]",
+		Short: "Deletes old entries now",
+		Long: `
+Deletes the entries that are older than an age, such as 90d. It asks the running Caddy to do it, through its
+admin endpoint, and Caddy's requests do not wait for it. With --db it works on a database file itself: use that
+when no Caddy runs. --dry-run only counts.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.String("older-than", "", "how old entries must be to be deleted, such as 90d; at least 1h")
+	f.Bool("dry-run", false, "count, and delete nothing")
+	f.String("db", "", "the database file to work on, instead of the running Caddy")
+	f.String("table", sqlite.DefaultTable, "with --db: the name of the view that shows the log")
+	f.String("address", "", "the admin address of the running Caddy")
+	f.StringP("config", "c", "", "the configuration file that names the admin address")
+	f.StringP("adapter", "a", "", "the adapter of that file")
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runPrune)
+	return cmd
+}
+
+func runPrune(f caddycmd.Flags) (int, error) {
+	age, err := parseAge(f.String("older-than"))
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("--older-than: %w", err)
+	}
+	if db := f.String("db"); db != "" && (f.String("address") != "" || f.String("config") != "") {
+		return caddy.ExitCodeFailedStartup, errors.New("--db works on a file, --address and --config name a running Caddy: give one of them")
+	}
+	var results []pruneResult
+	if f.String("db") != "" {
+		results, err = pruneFile(f.String("db"), f.String("table"), age, f.Bool("dry-run"))
+	} else {
+		results, err = pruneRunning(f, age)
+	}
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	for _, r := range results {
+		name, before := cmp.Or(r.Path, r.Store), r.Before.Format(time.RFC3339)
+		if f.Bool("dry-run") {
+			fmt.Printf("%s: %d entries from before %s would be deleted\n", name, r.Matched, before)
+		} else {
+			fmt.Printf("%s: %d entries from before %s deleted\n", name, r.Deleted, before)
+		}
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// pruneRunning asks a running Caddy.
+func pruneRunning(f caddycmd.Flags, age time.Duration) ([]pruneResult, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	if err != nil {
+		return nil, fmt.Errorf("finding the admin address: %w", err)
+	}
+	body, err := json.Marshal(pruneRequest{OlderThan: age.String(), DryRun: f.Bool("dry-run")})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := caddycmd.AdminAPIRequest(address, "POST", adminPrune, nil, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("asking Caddy at %s: %w (when no Caddy runs, name the database with --db)", address, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var answer struct{ Stores []pruneResult }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return nil, fmt.Errorf("reading the answer of Caddy at %s: %w", address, err)
+	}
+	return answer.Stores, nil
+}
+
+// pruneFile works on a file.
+func pruneFile(file, table string, age time.Duration, dryRun bool) ([]pruneResult, error) {
+	if _, err := os.Stat(file); err != nil { // opening it would make it
+		return nil, fmt.Errorf("--db: %w", err)
+	}
+	ctx, stop := interruptible()
+	defer stop()
+	s, err := sqlite.Open(ctx, sqlite.Options{Path: file, Table: table})
+	if err != nil {
+		return nil, err
+	}
+	r := pruneResult{Store: "sqlite", Path: s.Path(), Before: time.Now().Add(-age).UTC().Truncate(time.Millisecond)}
+	del := func(ctx context.Context, before time.Time) (int, error) { return retention.Sweep(ctx, s, before, nil) }
+	if err := r.prune(ctx, s, del, dryRun); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w (%d of %d entries were deleted)", err, r.Deleted, r.Matched), s.Close())
+	}
+	return []pruneResult{r}, s.Close()
+}
+
+func importCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import --from <file> [--format sqlite|jsonl] [--table <name>] --db <file> [--db-table <name>]",
+		Short: "Takes the entries of the plugin better-auth-audit-logs over",
+		Long: `
+Copies the table of the Better Auth plugin better-auth-audit-logs into an audit log database. It reads a SQLite
+file, or JSON lines from any other database (- is the standard input). Ids and times stay, so the command can be
+repeated: entries that are there are replaced, not doubled. A Caddy may use the database meanwhile.
+
+Exit status: 0 if every row was taken, 2 if some could not be (they are named), 1 if it failed.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.String("from", "", "the file to read: the auth server's SQLite database, or JSON lines; - for standard input")
+	f.String("format", "", "sqlite or jsonl; found out from the file if not given")
+	f.String("table", sqlite.DefaultTable, "the plugin's table in a SQLite file")
+	f.String("db", "", "the audit log's database; made if it is not there")
+	f.String("db-table", sqlite.DefaultTable, "the name of the view that shows the log there")
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runImport)
+	return cmd
+}
+
+func runImport(f caddycmd.Flags) (int, error) {
+	ctx, stop := interruptible()
+	defer stop()
+	if f.String("from") == "" || f.String("db") == "" {
+		return caddy.ExitCodeFailedStartup, errors.New("--from and --db are required: the file to read, and the audit log's database")
+	}
+	from, err := openSource(ctx, f.String("from"), f.String("format"), f.String("table"))
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("--from: %w", err)
+	}
+	defer from.close()
+	to, err := sqlite.Open(ctx, sqlite.Options{Path: f.String("db"), Table: f.String("db-table")})
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	bar := newBar(from.total, from.bytes)
+	result, err := plugintable.Copy(ctx, from.rows, to, func(r plugintable.Result) { bar.at(from.done(r)) })
+	bar.end()
+	return report(result, errors.Join(err, to.Close()), to.Path())
+}
+
+// report prints what became of the rows and returns the exit status.
+func report(result plugintable.Result, err error, db string) (int, error) {
+	fmt.Printf("%d entries are in %s now, %d rows were skipped\n", result.Written, db, result.Skipped)
+	for _, reason := range result.Reasons {
+		fmt.Fprintln(os.Stderr, reason)
+	}
+	if more := result.Skipped - len(result.Reasons); more > 0 {
+		fmt.Fprintf(os.Stderr, "and %d more\n", more)
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return caddy.ExitCodeFailedStartup, errors.New("interrupted: run the same command again to go on")
+	case err != nil:
+		return caddy.ExitCodeFailedStartup, err
+	case result.Skipped > 0:
+		return exitIncomplete, nil
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// progress shows how far an import is, if a person looks.
+type progress struct{ bar *progressbar.ProgressBar }
+
+// newBar returns a progress that shows nothing when standard error is no terminal.
+func newBar(total int64, bytes bool) progress {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return progress{}
+	}
+	options := []progressbar.Option{
+		progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("importing"), progressbar.OptionShowCount(),
+		progressbar.OptionThrottle(100 * time.Millisecond), progressbar.OptionClearOnFinish(),
+	}
+	if bytes {
+		options = append(options, progressbar.OptionShowBytes(true))
+	}
+	return progress{progressbar.NewOptions64(total, options...)}
+}
+
+func (p progress) at(n int64) {
+	if p.bar != nil {
+		_ = p.bar.Set64(n) // what cannot be shown is not worth failing for
+	}
+}
+
+func (p progress) end() {
+	if p.bar != nil {
+		_ = p.bar.Finish()
+	}
+}

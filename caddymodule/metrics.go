@@ -1,0 +1,145 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
+)
+
+// sizeTimeout bounds how long a scrape waits for the size of the store.
+const sizeTimeout = time.Second
+
+// registerMetrics adds the store's metrics to the registry of a configuration. Each
+// configuration has a registry of its own; the counters belong to the pooled store
+// and go on after a reload.
+func registerMetrics(ctx caddy.Context, p *pooledStore) error {
+	err := ctx.GetMetricsRegistry().Register(&collector{p})
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		return nil
+	}
+	return err
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("caddy", "audit_log", name), help, labels, nil)
+}
+
+// The metrics. Labels have few, fixed values.
+var (
+	entriesDesc       = desc("entries_total", "Entries made, by class of event and outcome.", "class", "outcome")
+	writtenDesc       = desc("written_total", "Entries that the store took, intents and outcomes counted apart.")
+	writeSecondsDesc  = desc("write_seconds", "How long writes to the store took.")
+	queueDesc         = desc("queue_length", "Entries that wait to be written in the background.")
+	droppedDesc       = desc("dropped_total", "Entries lost because the queue was full or the process ended.")
+	writeErrorsDesc   = desc("write_errors_total", "Writes that failed, repeated tries included.")
+	refusedDesc       = desc("refused_total", "Requests answered with 503 because their entry could not be written.")
+	lookupsDesc       = desc("lookups_total", "Questions to the auth server who is signed in, by result.", "result")
+	unknownRoutesDesc = desc("unknown_routes_total", "Requests under the base path that no route of the profile describes.")
+	hookFailuresDesc  = desc("hook_failures_total", "Hooks that failed; the entry was written all the same.")
+	storeBytesDesc    = desc("store_bytes", "Bytes of the store on disk.")
+	deletedDesc       = desc("retention_deleted_total", "Entries deleted because of their age, by the retention or by hand.")
+	lastRunDesc       = desc("retention_last_run_timestamp_seconds", "When the retention last ran, in seconds since 1970; 0 for never.")
+	failedDesc        = desc("retention_failed", "1 if the last run of the retention did not delete all that it should, else 0.")
+)
+
+// collector makes metrics of what a store counts, at the moment of a scrape.
+type collector struct{ pooled *pooledStore }
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		entriesDesc, writtenDesc, writeSecondsDesc, queueDesc, droppedDesc, writeErrorsDesc, refusedDesc, lookupsDesc,
+		unknownRoutesDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	m := c.pooled.metrics.Snapshot()
+	for class, outcomes := range m.Entries {
+		for outcome, n := range outcomes {
+			counter(entriesDesc, n, class, string(outcome))
+		}
+	}
+	for result, n := range m.Lookups {
+		counter(lookupsDesc, n, result)
+	}
+	counter(refusedDesc, m.Refused)
+	counter(unknownRoutesDesc, m.UnknownRoutes)
+	counter(hookFailuresDesc, m.HookFailures)
+	out <- prometheus.MustNewConstHistogram(writeSecondsDesc, m.WriteCount, m.WriteSum, m.Writes)
+
+	now := c.pooled.now()
+	counter(writtenDesc, now.writer.Written)
+	counter(droppedDesc, now.writer.Dropped)
+	counter(writeErrorsDesc, now.writer.WriteErrors)
+	counter(deletedDesc, now.retention.Deleted)
+	gauge(out, queueDesc, float64(now.writer.Queued))
+	if now.sized {
+		gauge(out, storeBytesDesc, float64(now.size))
+	}
+	gauge(out, lastRunDesc, unixSeconds(now.retention.LastRun))
+	failed := 0.0
+	if now.retention.Err != nil {
+		failed = 1
+	}
+	gauge(out, failedDesc, failed)
+}
+
+func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, v float64) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+}
+
+func unixSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+// condition is how a store is right now. The zero value is that of a store which is
+// not open.
+type condition struct {
+	open      bool
+	path      string
+	writer    recorder.Stats
+	retention retention.Status
+	// size in bytes, if sized.
+	size  int64
+	sized bool
+}
+
+// now returns how the store is. It does not open it.
+func (p *pooledStore) now() condition {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open == nil {
+		return condition{}
+	}
+	c := condition{open: true, writer: p.open.writer.Stats(), retention: p.open.retention.Status()}
+	if named, ok := p.open.store.(interface{ Path() string }); ok {
+		c.path = named.Path()
+	}
+	if sizer, ok := p.open.store.(storage.Sizer); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
+		defer cancel()
+		size, err := sizer.Size(ctx)
+		c.size, c.sized = size, err == nil
+	}
+	return c
+}
+
+var _ prometheus.Collector = (*collector)(nil)

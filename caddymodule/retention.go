@@ -1,0 +1,99 @@
+package caddymodule
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
+)
+
+// claim is how long one running configuration wants entries to be kept. While a
+// reload is under way two configurations run, and the newer one counts; if it then
+// fails to start, the older one counts again.
+type claim struct {
+	app  *App
+	keep time.Duration
+}
+
+// claim makes keep the retention, until a newer claim or withdraw.
+func (p *pooledStore) claim(a *App, keep time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.claims = append(p.claims, claim{a, keep})
+	if err := p.applyClaims(); err != nil {
+		p.claims = p.claims[:len(p.claims)-1]
+		return fmt.Errorf("retention %s: %w", keep, err)
+	}
+	return nil
+}
+
+// withdraw takes back what the configuration claimed, if anything.
+func (p *pooledStore) withdraw(a *App) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.claims {
+		if p.claims[i].app == a {
+			p.claims = append(p.claims[:i], p.claims[i+1:]...)
+			break
+		}
+	}
+	if err := p.applyClaims(); err != nil { // it was accepted before
+		p.log.Error("setting the audit log's retention", "error", err)
+	}
+}
+
+// applyClaims hands the newest claim to the open store. The caller holds mu.
+func (p *pooledStore) applyClaims() error {
+	if p.open == nil {
+		return nil
+	}
+	keep := time.Duration(0)
+	if n := len(p.claims); n > 0 {
+		keep = p.claims[n-1].keep
+	}
+	return p.open.retention.Keep(keep)
+}
+
+// checkRetention says what is wrong with a retention, as far as that can be seen
+// before the store is open.
+func checkRetention(keep time.Duration, module any) error {
+	if keep == 0 {
+		return nil
+	}
+	if keep < retention.MinKeep {
+		return fmt.Errorf("retention %s: it must be at least %s, such as 90d; leave it out to keep entries for ever", keep, retention.MinKeep)
+	}
+	_, store := module.(storage.Store)
+	_, pruner := module.(storage.Pruner)
+	if store && !pruner {
+		return fmt.Errorf("retention %s: %w", keep, retention.ErrCannotDelete)
+	}
+	return nil
+}
+
+// unmarshalRetention reads the option retention.
+func (a *App) unmarshalRetention(d *caddyfile.Dispenser) error {
+	if a.Retention != 0 {
+		return d.Err("retention is there twice")
+	}
+	var text string
+	if err := oneValue(d, &text); err != nil {
+		return err
+	}
+	keep, err := caddy.ParseDuration(text)
+	if err != nil {
+		return d.Errf("bad retention '%s': give a time such as 90d or 720h", text)
+	}
+	if keep <= 0 {
+		return d.Errf("bad retention '%s': it must be at least %s, such as 90d; leave it out to keep entries for ever", text, retention.MinKeep)
+	}
+	if err := checkRetention(keep, nil); err != nil {
+		return d.WrapErr(err)
+	}
+	a.Retention = caddy.Duration(keep)
+	return nil
+}

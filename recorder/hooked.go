@@ -1,0 +1,106 @@
+package recorder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// errInvalid says that a hook made an entry that cannot be stored.
+var errInvalid = errors.New("the entry is invalid: it needs an action and a status of success, failed, pending or unknown")
+
+// hooked asks the hooks about an entry. False suppresses it. A hook that fails, or
+// makes an invalid entry, leaves the entry as it was before it.
+func (x *Exchange) hooked(e *storage.Entry) bool {
+	if len(x.rec.Hooks) == 0 {
+		return true
+	}
+	d := &Draft{Entry: e, Request: x.request, Identity: x.actor}
+	return x.rec.ask(x.ctx, d)
+}
+
+func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
+	for _, h := range rec.Hooks {
+		before := *d.Entry
+		changed := before
+		try := *d
+		try.Entry = &changed
+		if err := rec.askOne(ctx, h, &try); err != nil {
+			rec.hookFailures.Add(1)
+			rec.Logger.Error("a hook failed, the entry stays as it was", "error", err, "action", before.Action)
+			continue
+		}
+		if try.Skip {
+			return false
+		}
+		changed.ID, changed.CreatedAt = before.ID, before.CreatedAt // its place in the log is not for hooks
+		changed.Metadata = rec.redactAdded(before.Metadata, changed.Metadata)
+		changed.Sanitize()
+		*d.Entry = changed
+	}
+	return true
+}
+
+// askOne calls a hook and checks what it made.
+func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it panicked: %v", p)
+		}
+	}()
+	if err := h.BeforeLog(ctx, d); err != nil || d.Skip {
+		return err
+	}
+	if d.Entry == nil || d.Entry.Action == "" || !d.Entry.Status.Valid() {
+		return errInvalid
+	}
+	if m := d.Entry.Metadata; len(m) > 0 && (m[0] != '{' || !json.Valid(m)) {
+		return errors.New("the entry is invalid: its metadata is no JSON object")
+	}
+	if len(d.Entry.Metadata) > rec.MaxMetadata {
+		return fmt.Errorf("the entry is invalid: its metadata has more than %d bytes", rec.MaxMetadata)
+	}
+	return nil
+}
+
+// redactAdded redacts the members that a hook added or changed; the recorder's own
+// are clean, and redacting them again would spoil error codes.
+func (rec *Recorder) redactAdded(before, after json.RawMessage) json.RawMessage {
+	if string(before) == string(after) || len(after) == 0 {
+		return after
+	}
+	known := make(map[string]string)
+	gjson.ParseBytes(before).ForEach(func(k, v gjson.Result) bool {
+		known[k.Str] = v.Raw
+		return true
+	})
+	out := []byte{'{'}
+	gjson.ParseBytes(after).ForEach(func(k, v gjson.Result) bool {
+		member := k.Raw + ":" + v.Raw
+		if known[k.Str] != v.Raw {
+			member = rec.redactMember(member)
+		}
+		if member != "" {
+			if len(out) > 1 {
+				out = append(out, ',')
+			}
+			out = append(out, member...)
+		}
+		return true
+	})
+	return append(out, '}')
+}
+
+// redactMember redacts one member of an object; "" when it is removed.
+func (rec *Recorder) redactMember(member string) string {
+	redacted, err := rec.Redactor.JSON([]byte("{" + member + "}"))
+	if err != nil || len(redacted) < 2 {
+		return ""
+	}
+	return string(redacted[1 : len(redacted)-1])
+}

@@ -1,0 +1,27 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// Sizer is a Store that knows how much room it takes.
+type Sizer interface {
+	// Size returns the bytes on disk, the write-ahead log included. It is cheap
+	// enough to be asked at every scrape of the metrics.
+	Size(ctx context.Context) (int64, error)
+}
+
+// Counter is a Store that can say what Prune would delete.
+type Counter interface {
+	// CountBefore returns how many entries were created before the given time.
+	CountBefore(ctx context.Context, before time.Time) (int, error)
+}
+
+// Compactor is a Store that keeps more than its entries need, such as texts that
+// many entries share.
+type Compactor interface {
+	// Compact drops what no entry uses any more and returns how much that was. It
+	// may read the whole store and take minutes, and must not make writers wait.
+	Compact(ctx context.Context) (int, error)
+}

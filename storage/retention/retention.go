@@ -1,0 +1,248 @@
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// MinKeep is the shortest time that entries can be kept: a shorter one is a typing
+// error.
+const MinKeep = time.Hour
+
+const (
+	// firstAfter and firstWithin: the first run comes at a random moment between
+	// them, so that a start is not slowed down, and several Caddys on one database
+	// do not run at once.
+	firstAfter  = 2 * time.Second
+	firstWithin = 10 * time.Second
+	// longestInterval between runs; a tenth of what is kept, if that is less.
+	longestInterval = time.Hour
+	// compactEvery is how often what no entry uses any more is looked for.
+	compactEvery = 24 * time.Hour
+)
+
+// ErrCannotDelete says that the store is no storage.Pruner.
+var ErrCannotDelete = errors.New("this audit log store cannot delete entries (it does not implement storage.Pruner): use store sqlite, or remove retention")
+
+// Status is what a Runner does. Times are zero for never.
+type Status struct {
+	// Keep is how long entries are kept; 0 for ever.
+	Keep time.Duration
+	// LastRun began, deleted LastDeleted entries, and ended with Err.
+	LastRun     time.Time
+	LastDeleted int
+	Err         error
+	// NextRun is when the next one is due.
+	NextRun time.Time
+	// Deleted entries in all, by hand or not, since the store was opened.
+	Deleted uint64
+}
+
+// Options of a Runner.
+type Options struct {
+	// Store to delete from.
+	Store storage.Store
+	// Logger gets one line for each run.
+	Logger *slog.Logger
+	// Now is the machine's clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Runner deletes old entries of one store. It is safe for concurrent use.
+type Runner struct {
+	Options
+	pruner  storage.Pruner // nil: the store cannot delete
+	ctx     context.Context
+	cancel  context.CancelFunc
+	done    chan struct{}
+	changed chan struct{} // Keep has a new value
+	turn    chan struct{} // held by whoever deletes: one at a time
+
+	// Only the goroutine of loop uses these.
+	guard     guard
+	compacted time.Time
+
+	// mu protects the field below.
+	mu     sync.Mutex
+	status Status
+}
+
+// New returns a Runner that keeps everything until Keep says otherwise. It looks at
+// the newest entry, so call it before entries are written. Close ends it.
+func New(ctx context.Context, o Options) *Runner {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &Runner{Options: o, done: make(chan struct{}), changed: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	r.pruner, _ = o.Store.(storage.Pruner)
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	newest, _ := r.newest(ctx) // not known: the guard has one sign less
+	r.guard = newGuard(r.Now(), newest)
+	go r.loop()
+	return r
+}
+
+// Keep sets how long entries are kept; 0 means for ever. A change takes effect
+// within seconds.
+func (r *Runner) Keep(keep time.Duration) error {
+	if keep != 0 && r.pruner == nil {
+		return ErrCannotDelete
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if keep == r.status.Keep {
+		return nil
+	}
+	r.status.Keep, r.status.NextRun = keep, time.Time{}
+	if keep > 0 {
+		r.status.NextRun = time.Now().Add(firstAfter + rand.N(firstWithin-firstAfter))
+	}
+	select {
+	case r.changed <- struct{}{}:
+	default: // loop has not seen the last change yet, and will see this one too
+	}
+	return nil
+}
+
+// Status returns what the Runner does.
+func (r *Runner) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+// Stop makes the Runner stop soon, without waiting for it.
+func (r *Runner) Stop() { r.cancel() }
+
+// Close stops the Runner. It must come before the store is closed.
+func (r *Runner) Close() {
+	r.cancel()
+	<-r.done
+	r.turn <- struct{}{} // whoever deletes by hand has seen the end of ctx
+}
+
+// Interval is the time between two runs.
+func Interval(keep time.Duration) time.Duration { return min(longestInterval, keep/10) }
+
+func (r *Runner) loop() {
+	defer close(r.done)
+	for {
+		var due <-chan time.Time
+		if s := r.Status(); s.Keep > 0 {
+			due = time.After(time.Until(s.NextRun))
+		}
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.changed:
+		case <-due:
+			r.run()
+		}
+	}
+}
+
+// run is one run of the schedule.
+func (r *Runner) run() {
+	keep, began := r.Status().Keep, time.Now()
+	before := r.Now().Add(-keep)
+	n, err := 0, r.check(keep)
+	if err == nil {
+		n, err = r.delete(r.ctx, before)
+	}
+	if r.ctx.Err() != nil {
+		return // the store is about to be closed, the next process goes on
+	}
+	if n > 0 && err == nil {
+		err = r.compact()
+	}
+	next := r.finished(keep, began, n, err)
+	if err != nil {
+		r.Logger.Error("retention: not all old audit log entries could be deleted", "keep", keep, "before", before.UTC(), "deleted", n, "next", next, "error", err)
+		return
+	}
+	r.Logger.Info("retention: old audit log entries deleted", "keep", keep, "before", before.UTC(), "deleted", n, "took", time.Since(began), "next", next)
+}
+
+// finished notes a run and returns when the next one is due.
+func (r *Runner) finished(keep time.Duration, began time.Time, n int, err error) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.LastRun, r.status.LastDeleted, r.status.Err = began, n, err
+	if r.status.Keep == keep { // otherwise Keep has said when
+		r.status.NextRun = time.Now().Add(Interval(keep))
+	}
+	return r.status.NextRun
+}
+
+func (r *Runner) check(keep time.Duration) error {
+	newest, err := r.newest(r.ctx)
+	if err != nil {
+		return fmt.Errorf("looking for the newest entry: %w", err)
+	}
+	return r.guard.check(r.Now(), newest, keep)
+}
+
+// newest is the time of the newest entry; zero without entries, and when the store
+// cannot say.
+func (r *Runner) newest(ctx context.Context) (time.Time, error) {
+	lister, ok := r.Store.(storage.Lister)
+	if !ok {
+		return time.Time{}, nil
+	}
+	page, err := lister.List(ctx, storage.Query{Limit: 1})
+	if err != nil || len(page.Entries) == 0 {
+		return time.Time{}, err
+	}
+	return page.Entries[0].CreatedAt, nil
+}
+
+// compact lets the store drop what the deleted entries leave behind.
+func (r *Runner) compact() error {
+	c, ok := r.Store.(storage.Compactor)
+	if !ok || !r.compacted.IsZero() && time.Since(r.compacted) < compactEvery {
+		return nil
+	}
+	r.compacted = time.Now()
+	n, err := c.Compact(r.ctx)
+	if err != nil {
+		return fmt.Errorf("dropping texts that no entry uses: %w", err)
+	}
+	r.Logger.Debug("retention: unused texts dropped", "texts", n)
+	return nil
+}
+
+// Prune deletes what is older than the given time by hand, without asking the
+// guard, and returns how much that was. It ends early with ctx.
+func (r *Runner) Prune(ctx context.Context, before time.Time) (int, error) {
+	if r.pruner == nil {
+		return 0, ErrCannotDelete
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)()
+	n, err := r.delete(ctx, before)
+	r.Logger.Info("audit log entries deleted by hand", "before", before.UTC(), "deleted", n, "error", err)
+	return n, err
+}
+
+// delete deletes in small steps, one caller at a time.
+func (r *Runner) delete(ctx context.Context, before time.Time) (int, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return Sweep(ctx, r.pruner, before, func(n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.status.Deleted += uint64(n)
+	})
+}

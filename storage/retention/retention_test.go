@@ -1,0 +1,282 @@
+package retention_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
+)
+
+// writeOnly is a store that can do nothing else.
+type writeOnly struct{}
+
+func (writeOnly) Write(context.Context, ...storage.Entry) error { return nil }
+
+// failing is a memory store whose Prune fails while err is set, and which counts
+// how often it was compacted.
+type failing struct {
+	*memory.Store
+	mu        sync.Mutex
+	err       error
+	compacted int
+}
+
+func (f *failing) Prune(ctx context.Context, before time.Time, limit int) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return 0, f.err
+	}
+	return f.Store.Prune(ctx, before, limit)
+}
+
+func (f *failing) Compact(context.Context) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.compacted++
+	return 0, nil
+}
+
+func (f *failing) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// put writes an entry of that age.
+func put(t *testing.T, s storage.Store, ages ...time.Duration) {
+	t.Helper()
+	for _, age := range ages {
+		e := storage.Entry{Action: "sign-out", CreatedAt: time.Now().Add(-age)}
+		e.Sanitize()
+		if err := s.Write(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const day = 24 * time.Hour
+
+// start returns a Runner that ends with the test.
+func start(t *testing.T, s storage.Store, now func() time.Time) *retention.Runner {
+	t.Helper()
+	r := retention.New(t.Context(), retention.Options{Store: s, Logger: slog.New(slog.DiscardHandler), Now: now})
+	t.Cleanup(r.Close)
+	return r
+}
+
+func keep(t *testing.T, r *retention.Runner, d time.Duration) {
+	t.Helper()
+	if err := r.Keep(d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheScheduleIsSoonAfterTheStartAndThenHourly(t *testing.T) {
+	for _, c := range []struct{ keep, interval time.Duration }{
+		{90 * day, time.Hour}, {time.Hour, 6 * time.Minute}, {5 * time.Hour, 30 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := memory.New(0)
+			put(t, s, c.keep+time.Minute, c.keep+time.Second, c.keep-10*time.Minute, 0)
+			r := start(t, s, nil)
+			time.Sleep(time.Hour)
+			if st := r.Status(); len(s.Entries()) != 4 || !st.LastRun.IsZero() || !st.NextRun.IsZero() {
+				t.Fatalf("without a setting it ran: %+v", st)
+			}
+			began := time.Now()
+			s = memory.New(0)
+			put(t, s, c.keep+time.Minute, c.keep+time.Second, c.keep-10*time.Minute, 0)
+			r = start(t, s, nil)
+			keep(t, r, c.keep)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			st := r.Status()
+			if st.LastDeleted != 2 || st.Deleted != 2 || len(s.Entries()) != 2 || st.Err != nil {
+				t.Fatalf("first run: %+v, %d entries left", st, len(s.Entries()))
+			}
+			if after := st.LastRun.Sub(began); after < 2*time.Second || after > 10*time.Second {
+				t.Errorf("the first run was after %v", after)
+			}
+			if got := st.NextRun.Sub(st.LastRun); got < c.interval || got > c.interval+time.Second {
+				t.Errorf("the next run is after %v, want %v", got, c.interval)
+			}
+			time.Sleep(c.interval)
+			synctest.Wait()
+			if again := r.Status().LastRun.Sub(st.LastRun); again < c.interval || again > c.interval+time.Second {
+				t.Errorf("the second run came %v after the first", again)
+			}
+		})
+	}
+}
+
+func TestANewSettingTakesEffectWithinSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		put(t, s, 40*day, 20*day, 0)
+		r := start(t, s, nil)
+		for _, step := range []struct {
+			keep time.Duration
+			left int
+		}{{90 * day, 3}, {30 * day, 2}, {0, 2}, {10 * day, 1}} {
+			keep(t, r, step.keep)
+			time.Sleep(11 * time.Second)
+			synctest.Wait()
+			if left := len(s.Entries()); left != step.left {
+				t.Errorf("retention %v leaves %d entries, want %d", step.keep, left, step.left)
+			}
+		}
+		keep(t, r, 0)
+		if next := r.Status().NextRun; !next.IsZero() {
+			t.Errorf("without retention the next run is %v", next)
+		}
+	})
+}
+
+func TestAFailureIsVisibleAndTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &failing{Store: memory.New(0)}
+		put(t, s, 20*day, 0)
+		s.fail(errors.New("disk is full"))
+		r := start(t, s, nil)
+		keep(t, r, 10*day)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if st := r.Status(); st.Err == nil || !strings.Contains(st.Err.Error(), "disk is full") || st.LastRun.IsZero() {
+			t.Errorf("status %+v", st)
+		}
+		s.fail(nil)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if st := r.Status(); st.Err != nil || st.LastDeleted != 1 {
+			t.Errorf("an hour later: %+v", st)
+		}
+	})
+}
+
+func TestTheStoreIsCompactedAfterARunThatDeletedAtMostDaily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &failing{Store: memory.New(0)}
+		put(t, s, 0)
+		r := start(t, s, nil)
+		keep(t, r, 10*day)
+		compacted := func(after time.Duration) int {
+			time.Sleep(after)
+			synctest.Wait()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.compacted
+		}
+		if n := compacted(time.Minute); n != 0 {
+			t.Errorf("compacted %d times although nothing was deleted", n)
+		}
+		for range 50 { // hourly runs, each with something to delete
+			put(t, s, 11*day, 0)
+			compacted(time.Hour)
+		}
+		if n := compacted(0); n < 2 || n > 3 {
+			t.Errorf("compacted %d times in 50 hours, want daily", n)
+		}
+	})
+}
+
+func TestAWrongClockDeletesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// ages of the entries, as they are when the store is opened
+		ages []time.Duration
+		// jump of the clock before the first run, and later between two runs
+		jump, later time.Duration
+		want        string
+	}{
+		{name: "behind the newest entry", ages: []time.Duration{20 * day, 0}, jump: -2 * day, want: "the newest entry is of"},
+		{name: "ahead at the start", ages: []time.Duration{20 * day, 0}, jump: 365 * day, want: "even the newest entry, of"},
+		{name: "jumps ahead later", ages: []time.Duration{5 * day, 0}, later: 365 * day, want: "it moved by"},
+		{name: "jumps back later", ages: []time.Duration{5 * day, 4 * day}, later: -2 * day, want: "it moved by"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := memory.New(0)
+				put(t, s, c.ages...)
+				var mu sync.Mutex
+				jump := c.jump
+				r := start(t, s, func() time.Time {
+					mu.Lock()
+					defer mu.Unlock()
+					return time.Now().Add(jump)
+				})
+				keep(t, r, 10*day)
+				time.Sleep(time.Minute)
+				mu.Lock()
+				jump += c.later
+				mu.Unlock()
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				if st := r.Status(); !errors.Is(st.Err, retention.ErrClock) || !strings.Contains(st.Err.Error(), c.want) {
+					t.Errorf("the run says %v, want %q", st.Err, c.want)
+				}
+				if left := len(s.Entries()); left != len(c.ages) {
+					t.Errorf("%d entries left of %d", left, len(c.ages))
+				}
+			})
+		})
+	}
+}
+
+func TestAnOldLogGoesADayLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		put(t, s, 400*day, 300*day)
+		r := start(t, s, nil)
+		keep(t, r, 90*day)
+		time.Sleep(23 * time.Hour)
+		synctest.Wait()
+		if left := len(s.Entries()); left != 2 {
+			t.Errorf("after 23 hours %d entries are left", left)
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if left := len(s.Entries()); left != 0 || r.Status().Err != nil {
+			t.Errorf("after 25 hours %d entries are left, %v", left, r.Status().Err)
+		}
+	})
+}
+
+func TestAStoreThatCannotDeleteIsAnError(t *testing.T) {
+	r := start(t, writeOnly{}, nil)
+	if err := r.Keep(0); err != nil {
+		t.Error(err)
+	}
+	if err := r.Keep(day); !errors.Is(err, retention.ErrCannotDelete) {
+		t.Errorf("Keep says %v", err)
+	}
+	if _, err := r.Prune(t.Context(), time.Now()); !errors.Is(err, retention.ErrCannotDelete) {
+		t.Errorf("Prune says %v", err)
+	}
+}
+
+func TestPruneByHandEndsWithItsCallerOrTheRunner(t *testing.T) {
+	s := memory.New(20000)
+	for range 10000 {
+		put(t, s, 20*day)
+	}
+	r := start(t, s, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	n, err := r.Prune(ctx, time.Now())
+	if !errors.Is(err, context.DeadlineExceeded) || n == 0 || n == 10000 || int(r.Status().Deleted) != n {
+		t.Errorf("%d deleted, %v, status %+v", n, err, r.Status())
+	}
+	time.AfterFunc(20*time.Millisecond, r.Stop)
+	if _, err := r.Prune(t.Context(), time.Now()); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end of the Runner: %v", err)
+	}
+}
