@@ -22,6 +22,7 @@ func call(t testing.TB, method, url, body string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Close = true // a reload closes idle connections, and a POST is not sent again
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}
