@@ -18,7 +18,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 }
 
 // App is the audit log's app: it owns the store that all `audit_log` handlers
@@ -43,6 +43,7 @@ type App struct {
 	Retention caddy.Duration `json:"retention,omitempty"`
 
 	pooled   *pooledStore
+	out      *outputs
 	poolKey  string
 	keyFile  string // KeyFile with its default and without placeholders
 	acquired bool
@@ -50,7 +51,7 @@ type App struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "audit_log", New: func() caddy.Module { return new(App) }}
 }
 
@@ -71,6 +72,11 @@ func dataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
 // Provision sets up the app. It opens and creates nothing.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Slogger()
+	out, err := newOutputs(ctx)
+	if err != nil {
+		return err
+	}
+	a.out = out
 	if a.StoreRaw == nil {
 		a.StoreRaw = caddyconfig.JSONModuleObject(new(SQLiteStore), "backend", "sqlite", nil)
 	}
@@ -130,15 +136,20 @@ func (a *App) Start() error {
 	if err := a.pooled.start(); err != nil {
 		return err
 	}
+	a.pooled.newsTo(a.out)
 	return a.pooled.claim(a, time.Duration(a.Retention))
 }
 
 // Stop takes the retention of this configuration back, and leaves the store open:
 // requests may still be running. See Cleanup.
 func (a *App) Stop() error {
+	a.pooled.flushNews(a.out)
 	a.pooled.withdraw(a)
 	return nil
 }
+
+// newsOutputs is where this configuration tells of entries.
+func (a *App) newsOutputs() *outputs { return a.out }
 
 // Cleanup gives the store back; the last request that uses it closes it.
 func (a *App) Cleanup() error {

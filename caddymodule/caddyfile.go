@@ -122,6 +122,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			fail     open|closed
 //		}
 //		before           <routes...>|off
+//		skip             <CEL expression>
+//		set              <field> <CEL expression>
+//		hook             <name> { ... }
 //		unlink           on|off
 //		metadata_limits {
 //			max_bytes <size>
@@ -174,6 +177,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = values(d, &h.TrustedOrigins)
 		case "capture":
 			err = unmarshalCapture(d, &h.Capture)
+		case "hook":
+			err = h.unmarshalHook(d)
+		case "skip":
+			err = h.unmarshalSkip(d)
+		case "set":
+			err = h.unmarshalSet(d)
 		case "redact":
 			err = h.unmarshalRedact(d)
 		default:
@@ -194,7 +203,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // directiveWords are what the block of the directive may have.
-const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, unlink, admins, " +
+const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, skip, set, hook, unlink, admins, " +
 	"ambiguous_path, session_endpoint or trusted_origins"
 
 // unmarshalNonBlocking is the plugin's name for durability async.

@@ -91,6 +91,8 @@ type Handler struct {
 	// on) or `reject` (recorded, and answered with 400).
 	AmbiguousPath string `json:"ambiguous_path,omitempty"`
 
+	Hooks
+
 	app        *App
 	log        *slog.Logger
 	profile    *profile.Profile
@@ -188,6 +190,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
 			return err
 		}
+	}
+	if err := h.provisionHooks(ctx); err != nil {
+		return err
 	}
 	return h.parseOptions()
 }
@@ -299,6 +304,7 @@ func (h *Handler) newRunning(store *openStore) (*running, error) {
 		Profile: h.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
 		Capture: capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), Durability: h.durability, Fail: h.fail,
 		Routes: h.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
+		Hooks: h.beforeLog, Observer: store.news.observer(h.app.out, h.afterLog),
 	})
 	if err != nil {
 		return nil, err

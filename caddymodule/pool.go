@@ -56,6 +56,7 @@ type pooledStore struct {
 
 // openStore is what requests use of a store that is open.
 type openStore struct {
+	news      *dispatcher
 	store     storage.Store
 	writer    *recorder.Writer
 	retention *retention.Runner
@@ -95,7 +96,7 @@ func (p *pooledStore) openLocked() error {
 		return err
 	}
 	p.open = &openStore{
-		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key,
+		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key, news: newDispatcher(p.log),
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
 	p.open.writer.Metrics = p.metrics
@@ -167,9 +168,30 @@ func (o *openStore) close(log *slog.Logger) {
 	if err := o.writer.Close(ctx); err != nil {
 		log.Error("closing the audit log", "error", err)
 	}
+	o.news.close() // after the writer, which still has news
 	if c, ok := o.store.(storage.Closer); ok {
 		if err := c.Close(); err != nil {
 			log.Error("closing the audit log's store", "error", err)
 		}
+	}
+}
+
+// newsTo makes out the newest configuration.
+func (p *pooledStore) newsTo(out *outputs) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open != nil {
+		p.open.news.last.Store(out)
+	}
+}
+
+// flushNews tells what is left of the news while the modules that hear of it still
+// work.
+func (p *pooledStore) flushNews(out *outputs) {
+	p.mu.Lock()
+	open := p.open
+	p.mu.Unlock()
+	if open != nil {
+		open.news.flush(out)
 	}
 }

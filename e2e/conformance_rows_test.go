@@ -246,7 +246,7 @@ func sizeRows() []row {
 	for _, n := range []int{exchange.MaxBody - 1, exchange.MaxBody, exchange.MaxBody + 1, 300 << 10} {
 		seen := storage.Pending // the body says it
 		if n > exchange.MaxBody {
-			seen = storage.Success // only the status was seen
+			seen = storage.Unknown // nobody saw what would decide
 		}
 		doc := jsonOf(n)
 		rows = append(rows,

@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"profile/pathspell":   {},
 	"profile":             {"profile/pathspell", "severity", "storage"},
 	"recorder":            {"exchange", "profile", "profile/pathspell", "redact", "severity", "storage"},
+	"recorder/rule":       {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 	"httpapi":             {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 }
 

@@ -216,7 +216,10 @@ func (w *writer) transact(batch []*job) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(w.notice(ctx, tx), w.apply(ctx, tx, batch)); err != nil {
+	if err = w.notice(ctx, tx); err == nil {
+		err = w.apply(ctx, tx, batch)
+	}
+	if err != nil {
 		w.texts.Purge() // codes made in this transaction are gone
 		_ = tx.Rollback()
 		return err
