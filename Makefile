@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 EXAMPLE := examples/better-auth
+CLIENT := clients/better-auth
 # What go test runs; FLAGS=-run=Replay narrows it.
 PKGS ?= ./...
 FLAGS ?=
@@ -21,7 +22,7 @@ demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our
 	@go run ./$(EXAMPLE)/demo
 
 .PHONY: test
-test: tools $(EXAMPLE)/node_modules/.installed vet ## everything, race detector on; what was skipped and why
+test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed vet ## everything, race detector on; what was skipped and why
 	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
 	go test -run 'Alloc' ./exchange ./profile ./severity
 
@@ -53,4 +54,8 @@ tools:
 
 $(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json
 	cd $(EXAMPLE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(CLIENT)/node_modules/.installed: $(CLIENT)/package-lock.json
+	cd $(CLIENT) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

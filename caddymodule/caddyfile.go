@@ -25,6 +25,7 @@ func init() {
 //		audit_log {
 //			store    <name> { ... }
 //			key_file <file>
+//			retention <age>
 //		}
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {

@@ -309,7 +309,12 @@ func (h *Handler) newRunning(store *openStore) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
+	admins := h.Admins
+	if admins == nil {
+		admins = new(Admins)
+	}
 	api := httpapi.New(httpapi.Options{
+		AdminRoles: admins.Roles, AdminIDs: admins.IDs,
 		Profile: h.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
 		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth,
 	})

@@ -44,6 +44,8 @@ var allowed = map[string][]string{
 	"profile":             {"profile/pathspell", "severity", "storage"},
 	"recorder":            {"exchange", "profile", "profile/pathspell", "redact", "severity", "storage"},
 	"recorder/rule":       {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
+	"storage/retention":   {"severity", "storage"},
+	"storage/plugintable": {"severity", "storage"},
 	"httpapi":             {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 }
 

@@ -76,6 +76,9 @@ type Session struct {
 	Role string `json:"role,omitempty"`
 	// Identifier points to what the user signs in with, such as the e-mail.
 	Identifier string `json:"identifier,omitempty"`
+	// IdentifierVerified, if given, points to a boolean: whether the identifier was
+	// verified to be the user's. If not, it proves nothing about earlier attempts.
+	IdentifierVerified string `json:"identifier_verified,omitempty"`
 	// ImpersonatedBy points to the administrator behind an impersonated session.
 	ImpersonatedBy string `json:"impersonated_by,omitempty"`
 	// Expires points to the session's end (RFC 3339); an answer whose session

@@ -90,6 +90,7 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	}
 	e := storage.Entry{
 		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent, Metadata: raw, CreatedAt: x.began,
+		IdentifierHash: m.IdentifierHash,
 	}
 	if x.capture.IPAddress {
 		e.IPAddress = x.facts.ClientIP

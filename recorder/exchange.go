@@ -135,6 +135,7 @@ func (x *Exchange) complete() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
+			x.rec.Writer.Metrics.Entry(x.match.Route.Class, storage.Unknown)
 			x.rec.Writer.Enqueue(x.entry(storage.Unknown, x.observer.Status()), x.rec.Observer)
 			err = nil
 		}
@@ -155,12 +156,14 @@ func (x *Exchange) completeNow() error {
 	if !x.hooked(&e) && !x.intent {
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}
+	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
 	err := x.rec.write(x.ctx, e, x.rec.Observer)
 	if err == nil {
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
 		x.rec.refused.Add(1)
+		x.rec.Writer.Metrics.Refused()
 		x.withheld = true
 		e = x.finished(answer, outcome)
 		x.hooked(&e)

@@ -32,6 +32,7 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 		try.Entry = &changed
 		if err := rec.askOne(ctx, h, &try); err != nil {
 			rec.hookFailures.Add(1)
+			rec.Writer.Metrics.HookFailed()
 			rec.Logger.Error("a hook failed, the entry stays as it was", "error", err, "action", before.Action)
 			continue
 		}

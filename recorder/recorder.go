@@ -112,6 +112,7 @@ func New(o Options) (*Recorder, error) {
 	if o.MaxMetadata == 0 {
 		o.MaxMetadata = DefaultMaxMetadata
 	}
+	o.Sessions.Metrics = o.Writer.Metrics
 	return &Recorder{Options: o}, nil
 }
 
@@ -191,6 +192,9 @@ func (rec *Recorder) write(ctx context.Context, e storage.Entry, o Observer) err
 // when the request must not be forwarded. Otherwise the caller serves the request
 // with Writer() and then calls End, whatever happens.
 func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) (*Exchange, error) {
+	if !m.Route.Known() {
+		rec.Writer.Metrics.UnknownRoute()
+	}
 	x := newExchange(rec, w, r, m, f)
 	if m.Route.Timing != profile.Before {
 		return x, nil
@@ -203,6 +207,8 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	if err := rec.write(r.Context(), e, nil); err != nil {
 		if rec.closed(m.Route) {
 			rec.refused.Add(1)
+			rec.Writer.Metrics.Refused()
+			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
 			x.withheld = true
 			rec.Writer.Enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
 			x.release()

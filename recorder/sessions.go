@@ -42,7 +42,8 @@ type Session struct {
 	ImpersonatedBy string
 	// Roles of the user, as the server names them.
 	Roles []string
-	// Identifier is what the user signs in with, if the answer says it.
+	// Identifier is what the user signs in with, if the answer says it and says
+	// that it was verified.
 	Identifier string
 }
 
@@ -61,6 +62,9 @@ var ErrLookup = errors.New("the auth server did not say who is signed in")
 // exchanges have shown. It never keeps a credential, only a keyed hash of it.
 // It is safe for concurrent use.
 type Sessions struct {
+	// Metrics counts look-ups; New of a Recorder sets it. nil counts nothing.
+	Metrics *Metrics
+
 	profile  *profile.Profile
 	key      []byte
 	owners   *lru.Cache[credential, Session]
@@ -257,7 +261,11 @@ func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker) (Session,
 		return Session{}, nil
 	}
 	key := s.wholeKey(c)
-	v, err, _ := s.flight.Do(string(key[:]), func() (any, error) { return s.askNow(ctx, c, ask) })
+	v, err, _ := s.flight.Do(string(key[:]), func() (any, error) {
+		session, err := s.askNow(ctx, c, ask)
+		s.Metrics.Lookup(lookupResult(session, err))
+		return session, err
+	})
 	session, _ := v.(Session)
 	return session, err
 }
@@ -347,9 +355,13 @@ func (s *Sessions) read(status int, body []byte) (Session, error) {
 			return Session{}, nil
 		}
 	}
+	identifier := lookupOptional(body, p.Identifier)
+	if p.IdentifierVerified != "" && !profile.Lookup(body, p.IdentifierVerified).Bool() {
+		identifier = ""
+	}
 	return Session{
 		UserID: id, ImpersonatedBy: lookupOptional(body, p.ImpersonatedBy),
-		Roles: rolesOf(body, p.Role), Identifier: lookupOptional(body, p.Identifier),
+		Roles: rolesOf(body, p.Role), Identifier: identifier,
 	}, nil
 }
 
