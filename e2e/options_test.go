@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,12 +37,32 @@ func stubAuth() http.Handler {
 		case strings.HasSuffix(r.URL.Path, "/sign-in/email"):
 			w.WriteHeader(http.StatusUnauthorized)
 			_, _ = io.WriteString(w, `{"message":"Invalid email or password","code":"INVALID_EMAIL_OR_PASSWORD"}`)
+		case strings.Contains(r.URL.Path, "/status/"):
+			code, err := strconv.Atoi(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
+			if err != nil {
+				code = http.StatusTeapot
+			}
+			w.WriteHeader(code)
+		case strings.HasSuffix(r.URL.Path, "/magic-link/verify"):
+			to := "/welcome"
+			if r.URL.Query().Get("token") == "bad" {
+				to = "/?error=INVALID_TOKEN"
+			}
+			w.Header().Set("Location", to)
+			w.WriteHeader(http.StatusFound)
+		case strings.HasSuffix(r.URL.Path, "/revoke-session") && refused(r):
+			w.WriteHeader(http.StatusBadRequest)
 		case strings.HasSuffix(r.URL.Path, "/delete-user"):
 			_, _ = io.WriteString(w, `{"success":true,"message":"User deleted"}`)
 		default:
 			_, _ = io.WriteString(w, `{"status":true}`)
 		}
 	})
+}
+
+func refused(r *http.Request) bool {
+	b, err := io.ReadAll(r.Body)
+	return err == nil && strings.Contains(string(b), "refuse")
 }
 
 // act is one request of an options test.

@@ -138,7 +138,7 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	h.Set("Cache-Control", "no-store, private")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Add("Vary", "Cookie, Authorization")
-	if !q.allow("ip:" + clientKey(c.ClientIP)) {
+	if q.preflight() || !q.allow("ip:"+clientKey(c.ClientIP)) {
 		return
 	}
 	e, ok := route(r.Method, c.Path)
@@ -152,6 +152,28 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	if q.authenticate() {
 		e.serve(q)
 	}
+}
+
+// preflight lets the pages of trusted origins read the answers (Fetch standard,
+// CORS protocol), and answers their preflight requests. Other origins get no CORS
+// header at all.
+func (q *request) preflight() (answered bool) {
+	origin := q.r.Header.Get("Origin")
+	if origin == "" || !slices.Contains(q.TrustedOrigins, origin) {
+		return false
+	}
+	h := q.w.Header()
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Allow-Credentials", "true")
+	h.Add("Vary", "Origin")
+	if q.r.Method != http.MethodOptions || q.r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", "GET, POST")
+	h.Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
+	h.Set("Access-Control-Max-Age", "600")
+	q.w.WriteHeader(http.StatusNoContent)
+	return true
 }
 
 // allow takes one request from a key's allowance, or answers 429.

@@ -300,3 +300,25 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+func TestOnlyTrustedOriginsGetCORS(t *testing.T) {
+	api := newAPI(t, memory.New(0))
+	api.TrustedOrigins = []string{"https://app.example.com"}
+	for origin, want := range map[string]string{"https://app.example.com": "https://app.example.com", "https://evil.example": "", "https://app.example.com.evil.example": "", "null": "", "": ""} {
+		pre := httptest.NewRequest(http.MethodOptions, base+"/insert", nil)
+		pre.Header.Set("Access-Control-Request-Method", "POST")
+		for _, r := range []*http.Request{pre, get("/list"), insert(`{"action":"custom:x"}`)} {
+			r.Header.Set("Origin", origin)
+			got := api.do(t, r, "alice", "192.0.2.1")
+			if allowed := got.Header().Get("Access-Control-Allow-Origin"); allowed != want {
+				t.Errorf("%s from %q: allowed %q", r.Method, origin, allowed)
+			}
+			if r == pre && (got.Code == 204) != (want != "") {
+				t.Errorf("preflight from %q: %d", origin, got.Code)
+			}
+			if r.Method == http.MethodPost && (got.Code == 200) != (want != "") {
+				t.Errorf("insert from %q: %d", origin, got.Code)
+			}
+		}
+	}
+}
