@@ -30,15 +30,9 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 	// One upper bound only: with two SQLite would walk along the wrong one.
 	query := fmt.Sprintf(`DELETE FROM "%[1]s_entries" WHERE key <=
 		(SELECT max(key) FROM (SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?))`, s.table)
-	var n int64
-	err := s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, query, storage.TimeKey(before), limit)
-		if err == nil {
-			n, err = res.RowsAffected()
-		}
-		return err
-	}})
-	return int(n), err
+	return s.changed(ctx, s.writer.submitIdle, storage.Commit, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+		return tx.ExecContext(ctx, query, storage.TimeKey(before), limit)
+	})
 }
 
 // CountBefore implements storage.Counter.
@@ -164,20 +158,13 @@ func (s *Store) eachCode(ctx context.Context, query string, f func(code int64), 
 
 // dropTexts deletes those of the codes that the writer has not used since version.
 func (s *Store) dropTexts(ctx context.Context, version int64, codes []int64) (int, error) {
-	var n int64
-	err := s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(ctx context.Context, tx *sql.Tx) error {
+	return s.changed(ctx, s.writer.submitIdle, storage.Commit, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
 		idle := s.writer.idleCodes(version, codes)
 		if len(idle) == 0 {
-			return nil
+			return nil, nil
 		}
-		query := fmt.Sprintf(`DELETE FROM "%s_texts" WHERE code IN (?%s)`, s.table, strings.Repeat(",?", len(idle)-1))
-		res, err := tx.ExecContext(ctx, query, idle...)
-		if err == nil {
-			n, err = res.RowsAffected()
-		}
-		return err
-	}})
-	return int(n), err
+		return tx.ExecContext(ctx, fmt.Sprintf(`DELETE FROM "%s_texts" WHERE code IN (?%s)`, s.table, strings.Repeat(",?", len(idle)-1)), idle...)
+	})
 }
 
 // rest waits for d, so that background work takes at most half of the time.

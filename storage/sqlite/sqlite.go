@@ -116,7 +116,7 @@ func (s *Store) open(ctx context.Context) error {
 		return explain(err)
 	}
 	var err error
-	if s.write, err = openDB(s.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(10000)",
+	if s.write, err = openDB(s.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(50000)",
 		"journal_size_limit(67108864)", "secure_delete(ON)"); err != nil {
 		return err
 	}
@@ -399,14 +399,22 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 
 // exec runs one statement in the writer's next transaction.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (int, error) {
+	return s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+		return tx.ExecContext(ctx, query, args...)
+	})
+}
+
+// changed has the writer run a statement and returns how many rows it changed. A
+// nil result is none.
+func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) error, d storage.Durability, run func(context.Context, *sql.Tx) (sql.Result, error)) (int, error) {
 	var n atomic.Int64 // the writer may still be at it when ctx has ended
-	err := s.writer.submit(ctx, &job{do: func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, query, args...)
-		if err != nil {
+	err := submit(ctx, &job{durability: d, do: func(ctx context.Context, tx *sql.Tx) error {
+		res, err := run(ctx, tx)
+		if err != nil || res == nil {
 			return err
 		}
-		changed, err := res.RowsAffected()
-		n.Store(changed)
+		rows, err := res.RowsAffected()
+		n.Store(rows)
 		return err
 	}})
 	return int(n.Load()), err

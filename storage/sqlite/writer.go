@@ -37,6 +37,9 @@ type job struct {
 	entries    []storage.Entry
 	do         func(context.Context, *sql.Tx) error
 	durability storage.Durability
+	// checkpoint moves the rest of the log into the database, before the
+	// transaction.
+	checkpoint bool
 	done       chan error
 }
 
@@ -211,6 +214,11 @@ func (w *writer) transact(batch []*job) error {
 	defer cancel()
 	if err := w.setDurability(ctx, batch); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(batch, func(j *job) bool { return j.checkpoint }) {
+		if _, err := w.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil || len(batch) == 1 {
+			return err
+		}
 	}
 	tx, err := w.db.BeginTx(ctx, nil)
 	if err != nil {
