@@ -304,7 +304,7 @@ func (d *dispatcher) emit(out *outputs, n *news) {
 // data is what the event carries.
 func (n *news) data() (map[string]any, error) {
 	if n.err != nil {
-		return map[string]any{"error": n.err.Error(), "count": n.count}, nil
+		return map[string]any{"error": n.err.Error(), "count": n.count}, nil //nolint:nilerr // the failure is what the event tells
 	}
 	b, err := json.Marshal(n.entry)
 	if err != nil {

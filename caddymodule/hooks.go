@@ -156,14 +156,6 @@ func (h *Hooks) add(module any, log *slog.Logger) error {
 	return nil
 }
 
-// ruleStats returns the counts of skip and set.
-func (h *Hooks) ruleStats() rule.Stats {
-	if h.rules == nil {
-		return rule.Stats{}
-	}
-	return h.rules.Stats()
-}
-
 // hookStats returns the counts of all guest modules together.
 func (h *Hooks) hookStats() HookStats {
 	var sum HookStats

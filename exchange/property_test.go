@@ -98,7 +98,6 @@ func TestObserverSeesAnySplitOfADocumentWhole(t *testing.T) {
 
 // whole holds, and keeps what Commit saw.
 type whole struct {
-	quiet
 	body     string
 	complete bool
 }

@@ -173,7 +173,8 @@ func assignMember(e *storage.Entry, name string, v ref.Val) error {
 	if plain != nil {
 		add(string(key), string(value))
 	}
-	e.Metadata = append(out, '}') // a new one: others may hold the old
+	out = append(out, '}')
+	e.Metadata = out // a new one: others may hold the old
 	return nil
 }
 

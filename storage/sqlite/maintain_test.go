@@ -52,6 +52,9 @@ func texts(t *testing.T, path string) []string {
 		}
 		all = append(all, text)
 	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return all
 }
 
