@@ -18,9 +18,9 @@ const (
 	// restFactor: after each transaction the store rests for so many times as long
 	// as the transaction took, within shortestRest and longestRest. So checkpoints,
 	// which share the disk with those who write, stay small.
-	restFactor   = 5
+	restFactor   = 20
 	shortestRest = time.Millisecond
-	longestRest  = 20 * time.Millisecond
+	longestRest  = 100 * time.Millisecond
 )
 
 // Sweep deletes all that was created before the given time, in transactions so

@@ -11,7 +11,7 @@ import (
 
 // checkpointEvery is how often the log is moved into the database in the
 // background, so that commits need not (performance.md section 2, "hybrid").
-const checkpointEvery = time.Second
+const checkpointEvery = 200 * time.Millisecond
 
 // restPages is the length of the log, in pages of 4 KiB, from which on the writer
 // moves the rest of it.
@@ -40,11 +40,16 @@ func (c *checkpointer) run(ctx context.Context, s *Store) {
 	defer func() { _ = db.Close() }()
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
-	for {
+	for seen := uint64(0); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			commits := s.writer.commits.Load()
+			if commits == seen {
+				continue
+			}
+			seen = commits
 			if err := c.checkpoint(ctx, db, s.writer); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrClosed) {
 				s.log.Warn("checkpoint failed, the next one tries again", "path", s.path, "error", err)
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,6 +59,7 @@ type writer struct {
 	stmts   statements
 	texts   *lru.Cache[string, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
+	commits atomic.Uint64      // transactions so far: nothing new, nothing to move
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -237,6 +239,7 @@ func (w *writer) transact(batch []*job) error {
 		_ = tx.Rollback()
 		return err
 	}
+	w.commits.Add(1)
 	return nil
 }
 
