@@ -9,7 +9,7 @@ ARG CADDY_VERSION=2.11.9
 FROM caddy:${CADDY_VERSION}-builder AS builder
 ARG CADDY_VERSION
 COPY . /src
-RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+RUN --mount=type=cache,target=/cache GOMODCACHE=/cache/mod GOCACHE=/cache/build \
 	xcaddy build v${CADDY_VERSION} \
 	--with github.com/caddy-audit-log/caddy-audit-log/caddymodule \
 	--replace github.com/caddy-audit-log/caddy-audit-log=/src
