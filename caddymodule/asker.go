@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -146,7 +147,7 @@ func newEndpointAsker(raw string) (*endpointAsker, error) {
 		return nil, fmt.Errorf("session_endpoint %q would send sessions over the network in clear: use https, or an address of this machine", raw)
 	}
 	return &endpointAsker{url: u, client: &http.Client{
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 8, DisableCompression: true},
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }

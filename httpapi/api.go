@@ -66,8 +66,9 @@ type Call struct {
 }
 
 // Path says whether a request is the API's: the path under Prefix, still escaped.
-// A spelling that some server could read as an API path and another not is mine
-// and ambiguous: it must be refused, never forwarded (threats.md C19).
+// Under Prefix, a path with dot segments is mine and ambiguous: it must be refused,
+// never forwarded (threats.md C19). Any other spelling of Prefix is not mine: it
+// goes upstream and is recorded like every path that nobody knows.
 func Path(p *profile.Profile, u *url.URL) (path string, mine, ambiguous bool) {
 	prefix := p.Base() + Prefix
 	escaped := u.EscapedPath()

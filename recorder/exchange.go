@@ -162,7 +162,6 @@ func (x *Exchange) completeNow() error {
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
-		x.rec.refused.Add(1)
 		x.rec.Writer.Metrics.Refused()
 		x.withheld = true
 		e = x.finished(answer, outcome)

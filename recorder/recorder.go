@@ -94,7 +94,7 @@ type RouteOptions struct {
 // concurrent use.
 type Recorder struct {
 	Options
-	refused, hookFailures atomic.Uint64
+	hookFailures atomic.Uint64
 }
 
 // ErrRefused says that a request must be answered with 503, because its entry
@@ -138,9 +138,6 @@ func (rec *Recorder) capture(route *profile.Route) Capture {
 
 // HookFailures returns how often a hook failed, panicked or made an invalid entry.
 func (rec *Recorder) HookFailures() uint64 { return rec.hookFailures.Load() }
-
-// Refused returns how many requests were answered with 503.
-func (rec *Recorder) Refused() uint64 { return rec.refused.Load() }
 
 // Facts are what only the HTTP edge knows of a request.
 type Facts struct {
@@ -206,7 +203,6 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	}
 	if err := rec.write(r.Context(), e, nil); err != nil {
 		if rec.closed(m.Route) {
-			rec.refused.Add(1)
 			rec.Writer.Metrics.Refused()
 			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
 			x.withheld = true
