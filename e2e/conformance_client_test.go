@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// wire is the client's end of one connection. It notes what it read, with chunks
+// wireLog is the client's end of one connection. It notes what it read, with chunks
 // put together, so that two runs can be compared.
-type wire struct {
+type wireLog struct {
 	t    testing.TB
 	conn *net.TCPConn
 	in   *bufio.Reader
@@ -26,7 +26,7 @@ type wire struct {
 	head    bool // the next answer has no body
 }
 
-func dial(t testing.TB, port int, g *turns) *wire {
+func dial(t testing.TB, port int, g *turns) *wireLog {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), hang)
 	if err != nil {
@@ -34,18 +34,18 @@ func dial(t testing.TB, port int, g *turns) *wire {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(hang)) // against hanging only
-	return &wire{t: t, conn: c.(*net.TCPConn), in: bufio.NewReaderSize(c, 128<<10), gate: g}
+	return &wireLog{t: t, conn: c.(*net.TCPConn), in: bufio.NewReaderSize(c, 128<<10), gate: g}
 }
 
-func (w *wire) send(s string) {
+func (w *wireLog) send(s string) {
 	if _, err := io.WriteString(w.conn, s); err != nil {
 		fmt.Fprintf(&w.log, "(sending failed)\n")
 	}
 }
 
-func (w *wire) tellUpstream() { w.gate.toUpstream <- struct{}{} }
+func (w *wireLog) tellUpstream() { w.gate.toUpstream <- struct{}{} }
 
-func (w *wire) waitUpstream() {
+func (w *wireLog) waitUpstream() {
 	if !pass(w.gate.toClient) {
 		w.t.Error("the auth server did not get that far")
 	}
@@ -54,7 +54,7 @@ func (w *wire) waitUpstream() {
 var date = regexp.MustCompile(`(?m)^Date: .*$`)
 
 // readHead reads and notes one head; "" at the end of the connection.
-func (w *wire) readHead() string {
+func (w *wireLog) readHead() string {
 	var b strings.Builder
 	for {
 		line, err := w.in.ReadString('\n')
@@ -99,7 +99,7 @@ func field(head, name string) string {
 }
 
 // answer reads one whole final answer and what informational ones precede it.
-func (w *wire) answer() string {
+func (w *wireLog) answer() string {
 	head := w.readHead()
 	for status(head)/100 == 1 && status(head) != 101 {
 		head = w.readHead()
@@ -111,7 +111,7 @@ func (w *wire) answer() string {
 	return head
 }
 
-func (w *wire) readBody(head string) {
+func (w *wireLog) readBody(head string) {
 	switch code := status(head); {
 	case w.head || code == 204 || code == 304 || code == 101:
 		return
@@ -130,14 +130,14 @@ func (w *wire) readBody(head string) {
 	}
 }
 
-func (w *wire) note(err error) {
+func (w *wireLog) note(err error) {
 	if err != nil {
 		fmt.Fprintf(&w.log, "(%s)", ending(err))
 	}
 }
 
 // dechunk reads a chunked body and its trailers.
-func (w *wire) dechunk() {
+func (w *wireLog) dechunk() {
 	for {
 		n, err := w.chunk()
 		if err != nil {
@@ -153,7 +153,7 @@ func (w *wire) dechunk() {
 }
 
 // chunk reads and notes one chunk.
-func (w *wire) chunk() (int64, error) {
+func (w *wireLog) chunk() (int64, error) {
 	line, err := w.in.ReadString('\n')
 	if err != nil {
 		return 0, err
@@ -170,10 +170,10 @@ func (w *wire) chunk() (int64, error) {
 }
 
 // rest notes everything until the connection ends.
-func (w *wire) rest() {
+func (w *wireLog) rest() {
 	_, err := io.Copy(&w.log, w.in)
 	w.note(err)
 	w.log.WriteString("(end)\n")
 }
 
-func (w *wire) close() { _ = w.conn.Close() }
+func (w *wireLog) close() { _ = w.conn.Close() }

@@ -50,7 +50,7 @@ type row struct {
 	keep    bool   // without Connection: close
 	do      string // what Caddy itself does; the auth server if empty
 	up      script
-	client  func(*wire) // sends w.request and reads; by default everything at once
+	client  func(*wireLog) // sends w.request and reads; by default everything at once
 	want    []entry
 	// anyFraming: Caddy's first flush races with the end of an empty chunked answer
 	// (reverseproxy copyResponse), so its framing differs from run to run.
@@ -99,8 +99,8 @@ func stepped(parts ...string) script {
 }
 
 // stepChunks is the client of a stepped chunked answer.
-func stepChunks(n int) func(*wire) {
-	return func(w *wire) {
+func stepChunks(n int) func(*wireLog) {
+	return func(w *wireLog) {
 		w.send(w.request)
 		head := w.readHead()
 		for range n {
@@ -117,8 +117,8 @@ func stepChunks(n int) func(*wire) {
 
 // stepHints is the client of informational answers, each of which must be there
 // before the auth server sends the next.
-func stepHints(n int) func(*wire) {
-	return func(w *wire) {
+func stepHints(n int) func(*wireLog) {
+	return func(w *wireLog) {
 		w.send(w.request)
 		for range n {
 			w.readHead()
@@ -146,7 +146,7 @@ func cut(wait, reset bool, parts ...string) script {
 }
 
 // stepFirst is the client that says when it has the head and first bytes.
-func stepFirst(w *wire) {
+func stepFirst(w *wireLog) {
 	w.send(w.request)
 	head := w.readHead()
 	w.tellUpstream()
@@ -195,7 +195,7 @@ func plainRows() []row {
 	}
 }
 
-func headClient(w *wire) {
+func headClient(w *wireLog) {
 	w.head = true
 	w.send(w.request)
 	w.answer()
@@ -229,7 +229,7 @@ func streamRows() []row {
 	}
 }
 
-func upgradeClient(w *wire) {
+func upgradeClient(w *wireLog) {
 	w.send(w.request)
 	w.readHead()
 	for _, s := range []string{"ping", "pong"} {
@@ -294,7 +294,7 @@ func abortRows() []row {
 			p.readBody()
 			p.tellClient()
 			p.gone()
-		}, client: func(w *wire) {
+		}, client: func(w *wireLog) {
 			w.send(w.request)
 			w.waitUpstream()
 			w.close()
@@ -302,7 +302,7 @@ func abortRows() []row {
 		{name: "client leaves in the middle of the answer", request: verify, up: func(p *peer) {
 			p.send(chunkedHead("200 OK", sse) + chunk("data: 1\n\n"))
 			p.gone()
-		}, client: func(w *wire) {
+		}, client: func(w *wireLog) {
 			w.send(w.request)
 			w.readHead()
 			_, err := w.chunk()
@@ -314,7 +314,7 @@ func abortRows() []row {
 			p.send(chunkedHead("200 OK", jsonType) + chunk(`{"a":`))
 			p.tellClient()
 			p.gone()
-		}, client: func(w *wire) {
+		}, client: func(w *wireLog) {
 			w.send(w.request)
 			w.waitUpstream()
 			w.close()
@@ -324,7 +324,7 @@ func abortRows() []row {
 			p.tellClient()
 			p.readBody()
 			p.gone()
-		}, client: func(w *wire) {
+		}, client: func(w *wireLog) {
 			w.send(w.request + "hello")
 			w.waitUpstream()
 			w.close()
@@ -355,7 +355,7 @@ func requestRows() []row {
 		p.close()
 	}
 	return []row{
-		{name: "413 without reading, client waits for 100", request: signIn, header: "Expect: 100-continue\r\nContent-Length: 100\r\n", up: tooLarge, client: func(w *wire) {
+		{name: "413 without reading, client waits for 100", request: signIn, header: "Expect: 100-continue\r\nContent-Length: 100\r\n", up: tooLarge, client: func(w *wireLog) {
 			w.send(w.request)
 			w.answer()
 		}, want: signInIs(storage.Failed, 413)},
@@ -363,28 +363,28 @@ func requestRows() []row {
 			p.send("HTTP/1.1 100 Continue\r\n\r\n")
 			p.readBody()
 			p.send(answer("200 OK", jsonType, signedIn))
-		}, client: func(w *wire) {
+		}, client: func(w *wireLog) {
 			w.send(w.request)
 			w.readHead()
 			w.send(typed)
 			w.answer()
 			w.rest()
 		}, want: signInIs(storage.Success, 200)},
-		{name: "slow request body streams", request: signIn, header: "Content-Length: " + fmt.Sprint(len(typed)) + "\r\n", up: slowReader(10, answer("200 OK", jsonType, signedIn)), client: func(w *wire) {
+		{name: "slow request body streams", request: signIn, header: "Content-Length: " + fmt.Sprint(len(typed)) + "\r\n", up: slowReader(10, answer("200 OK", jsonType, signedIn)), client: func(w *wireLog) {
 			w.send(w.request + typed[:10])
 			w.waitUpstream()
 			w.send(typed[10:])
 			w.answer()
 			w.rest()
 		}, want: signInIs(storage.Success, 200)},
-		{name: "1 MiB upload streams", request: signIn, header: "Content-Length: " + fmt.Sprint(len(big)) + "\r\n", up: slowReader(len(big)/2, answer("400 Bad Request", jsonType, denied)), client: func(w *wire) {
+		{name: "1 MiB upload streams", request: signIn, header: "Content-Length: " + fmt.Sprint(len(big)) + "\r\n", up: slowReader(len(big)/2, answer("400 Bad Request", jsonType, denied)), client: func(w *wireLog) {
 			w.send(w.request + big[:len(big)/2])
 			w.waitUpstream()
 			w.send(big[len(big)/2:])
 			w.answer()
 			w.rest()
 		}, want: signInIs(storage.Failed, 400)},
-		{name: "chunked request body", request: signIn, header: "Transfer-Encoding: chunked\r\n", up: says(answer("200 OK", jsonType, signedIn)), client: func(w *wire) {
+		{name: "chunked request body", request: signIn, header: "Transfer-Encoding: chunked\r\n", up: says(answer("200 OK", jsonType, signedIn)), client: func(w *wireLog) {
 			w.send(w.request + chunk(typed[:9]) + chunk(typed[9:]) + "0\r\n\r\n")
 			w.answer()
 			w.rest()
@@ -393,7 +393,7 @@ func requestRows() []row {
 		{name: "HTTP/1.0 client and a length", request: signIn, proto: "HTTP/1.0", body: typed, up: says(answer("200 OK", jsonType, wantsTOT)), want: signInIs(storage.Pending, 200)},
 		{name: "HTTP/1.0 client and chunks", request: signIn, proto: "HTTP/1.0", body: typed, up: says(chunked("200 OK", jsonType, pieces(wantsTOT, 4)...)), want: signInIs(storage.Pending, 200)},
 		{name: "HTTP/1.0 client and events", request: verify, proto: "HTTP/1.0", up: says(chunked("200 OK", sse, "data: 1\n\n")), want: verifyIs(storage.Success, 200)},
-		{name: "pipelined requests", request: signIn, keep: true, body: typed, up: says(answer("200 OK", jsonType, wantsTOT)), client: func(w *wire) {
+		{name: "pipelined requests", request: signIn, keep: true, body: typed, up: says(answer("200 OK", jsonType, wantsTOT)), client: func(w *wireLog) {
 			w.send(w.request + w.request + w.request)
 			for range 3 {
 				w.answer()
@@ -403,7 +403,7 @@ func requestRows() []row {
 }
 
 // one reads one answer and leaves.
-func one(w *wire) {
+func one(w *wireLog) {
 	w.send(w.request)
 	w.answer()
 }

@@ -14,8 +14,9 @@ import (
 	"testing"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
-	"github.com/caddy-audit-log/caddy-audit-log/e2e/replay"
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/wire"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/replay"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -148,7 +149,7 @@ func replayFile(t *testing.T, f *replay.File, p *profile.Profile, more string) m
 	dir := t.TempDir()
 	requests := make(map[string]*replay.Exchange)
 	t.Run(f.Name, func(t *testing.T) { // Caddy ends with the subtest
-		server := replay.NewServer(p)
+		server := wire.NewServer(p, f)
 		harness.Use(t)
 		upstream := harness.Upstream(t, server)
 		port := harness.FreePort(t)
@@ -184,11 +185,11 @@ func replaySite(upstream, more string) string {
 // play sends one exchange, and returns Caddy's id of the request.
 func play(t *testing.T, address string, x *replay.Exchange) string {
 	t.Helper()
-	a, err := replay.Send(address, x)
+	a, err := wire.Send(address, x)
 	if err != nil {
 		t.Fatalf("%s: %v", x.ID(), err)
 	}
-	for _, d := range x.Differences(a) {
+	for _, d := range wire.Differences(x, a) {
 		t.Errorf("%s: %s", x.ID(), d)
 	}
 	id := a.Header.Get(requestIDHeader)

@@ -25,6 +25,9 @@ const (
 	// Hold keeps head and body back until the body is complete (or MaxBody, or,
 	// for bodies other than JSON, the first flush), so that Commit can look at it.
 	Hold
+	// HoldPage is Hold for a page: flushes do not release it either, for a form that
+	// is shown again says how the exchange ended.
+	HoldPage
 	// Copy lets everything through at once and keeps a copy of up to MaxBody.
 	Copy
 )
@@ -141,19 +144,21 @@ func (o *Observer) WriteHeader(status int) {
 		o.inspectHeader()
 		o.mode = o.hooks.BodyMode(status, o.w.Header())
 	}
-	if o.mode == Hold && o.length > MaxBody {
+	if o.holds() && o.length > MaxBody {
 		o.mode = Pass
 	}
 	if o.mode != Pass {
 		o.body = getBuffer()
 	}
-	if o.mode == Hold && o.length != 0 {
+	if o.holds() && o.length != 0 {
 		o.state, o.head = holding, o.w.Header().Clone()
 		return
 	}
 	o.complete = o.length == 0
 	o.release()
 }
+
+func (o *Observer) holds() bool { return o.mode == Hold || o.mode == HoldPage }
 
 // inspectHeader reads what decides how long to hold.
 func (o *Observer) inspectHeader() {
@@ -346,7 +351,7 @@ func (o *Observer) FlushError() error {
 	}
 	if o.state == holding {
 		o.flush = true
-		if o.isJSON || len(*o.body) == 0 {
+		if o.isJSON || o.mode == HoldPage || len(*o.body) == 0 {
 			return nil
 		}
 		o.release()

@@ -7,43 +7,60 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// Profile is one auth server. Fields with a JSON name are the file format.
-// It is immutable once parsed, and safe for concurrent use.
+// Profile is one auth server. Fields with a JSON name are the file format, which
+// schema.json describes too. It is immutable once parsed, and safe for concurrent
+// use.
 type Profile struct {
+	// Schema may name schema.json for editors; it is not looked at.
+	Schema string `json:"$schema,omitempty"`
 	// Name as the Caddyfile says it, such as "better_auth".
 	Name string `json:"name"`
 	// Title for people, such as "Better Auth".
 	Title string `json:"title"`
 	// Sources says what was read or measured to write the file.
 	Sources []string `json:"sources,omitempty"`
+	// Extends names a builtin profile whose content this one inherits: what is given
+	// here replaces what is there, named lists of outcomes by their name, and routes
+	// that match the same requests.
+	Extends string `json:"extends,omitempty"`
 	// BasePath is where the server's routes live unless the user says otherwise,
-	// such as "/api/auth".
+	// such as "/api/auth". "/" is the whole site.
 	BasePath string `json:"base_path"`
+	// Recognize are signs in an exchange that the server behind is this one, for
+	// profile auto. One sign that holds is enough.
+	Recognize []Sign `json:"recognize,omitempty"`
 	// Credentials says where the server's clients carry their session.
 	Credentials Credentials `json:"credentials"`
-	// Session says how to ask the server who a credential belongs to; nil if it
-	// cannot be asked.
-	Session *Session `json:"session,omitempty"`
+	// Session says how to ask the server who a credential belongs to: one endpoint,
+	// or several that are asked in turn until one knows. Empty if it cannot be asked.
+	Session Sessions `json:"session,omitempty"`
 	// Router says how the server itself reads a path: "whatwg" when it takes the path
 	// of a WHATWG URL as it is. Then that reading decides wherever it names a route;
 	// otherwise, and for all other servers, the most severe reading does.
 	Router string `json:"router,omitempty"`
+	// Unknown says what becomes of paths under the base path that no route names:
+	// "record" (default) or "ignore", for profiles of a whole site that serves other
+	// things too.
+	Unknown string `json:"unknown,omitempty"`
 	// Outcomes are named lists of rules. The list "default" is appended to every
 	// route's own rules.
 	Outcomes map[string][]Rule `json:"outcomes"`
-	// Routes are the known endpoints.
+	// Routes are the known endpoints. Of several that match, the first one counts.
 	Routes []*Route `json:"routes"`
 
 	basePath   string
 	foldedBase string // in lower case, for readings that ignore case
 	static     map[string][]*Route
 	params     []*Route
+	words      *words // routes that are found by words in the path; nil if there are none
 	unknown    *Route // for a path that no route names
 	reads      *Route // the same for a safe method
+	actions    map[string]bool
 }
 
 // Credentials says where a session is carried. Cookie names are patterns in
-// which a leading * stands for anything: servers prefix and rename theirs.
+// which a leading or trailing * stands for anything: servers prefix, number and
+// rename theirs.
 type Credentials struct {
 	// Cookies are the names of session cookies, such as "*session_token".
 	Cookies []string `json:"cookies,omitempty"`
@@ -51,20 +68,28 @@ type Credentials struct {
 	Headers []string `json:"headers,omitempty"`
 	// ResponseHeaders of an answer that issue one, such as "Set-Auth-Token".
 	ResponseHeaders []string `json:"response_headers,omitempty"`
-	// ResponseBody are JSON pointers (RFC 6901) to tokens that an answer issues.
+	// ResponseBody are JSON pointers (RFC 6901) to tokens that an answer issues and
+	// that its client sends in a header from then on.
 	ResponseBody []string `json:"response_body,omitempty"`
 }
 
-// Session is the endpoint that tells who a credential belongs to. It is asked
-// with GET and the client's own credentials.
+// Session is an endpoint that tells who a credential belongs to. It is asked with
+// the client's own credentials and without a body.
 type Session struct {
-	// Path under the base path, such as "/get-session".
+	// Method, GET if not given. Anything else must change nothing.
+	Method string `json:"method,omitempty"`
+	// Path under the base path, such as "/get-session". ":name" is replaced by that
+	// parameter of the route whose exchange is looked at; if that has none, this
+	// endpoint is not asked.
 	Path string `json:"path"`
 	// Query to send, without "?".
 	Query string `json:"query,omitempty"`
-	// User is the JSON pointer to the user's id. An answer without it means that
-	// nobody is signed in.
-	User string `json:"user"`
+	// Forward are headers of the client's request that the question needs besides the
+	// credentials, such as "Apikey".
+	Forward []string `json:"forward,omitempty"`
+	// User is the JSON pointer to the user's id, or several whose values are joined
+	// with "/". An answer without it means that nobody is signed in.
+	User Source `json:"user"`
 	// SessionUser, if given, points to a second copy of the id in the session
 	// itself; both must agree.
 	SessionUser string `json:"session_user,omitempty"`
@@ -84,6 +109,29 @@ type Session struct {
 	// Expires points to the session's end (RFC 3339); an answer whose session
 	// has ended counts as nobody.
 	Expires string `json:"expires,omitempty"`
+}
+
+// Sign is something in an exchange by which a server is recognised. All conditions
+// that are given must hold, and at least one of them must be the server's own doing:
+// paths alone are what clients say. An answer of 404, 405 or 5xx never counts.
+type Sign struct {
+	// Method and Path of the request. Path is a template as in Route; what stands
+	// before it in the request's path is taken for the base path.
+	Method string `json:"method,omitempty"`
+	Path   string `json:"path,omitempty"`
+	// Status, SetsCookie, Header, JSON and HTML are conditions on the answer, as in
+	// Rule. Header is the name of a header.
+	Status     string         `json:"status,omitempty"`
+	SetsCookie string         `json:"sets_cookie,omitempty"`
+	Header     string         `json:"header,omitempty"`
+	JSON       *JSONCondition `json:"json,omitempty"`
+	HTML       string         `json:"html,omitempty"`
+	// Weak signs are those of a standard that several servers keep: the search goes
+	// on after them.
+	Weak bool `json:"weak,omitempty"`
+
+	rule Rule
+	segs []string
 }
 
 // Timing says when a route's entry is first written.
@@ -108,14 +156,29 @@ const (
 	// Failures: only what failed; for routes that change nothing, where a
 	// refusal is still worth knowing.
 	Failures Record = "failures"
+	// Checks: every exchange that asks who somebody is (session checks, userinfo,
+	// introspection), of low severity; users can switch the successful ones off.
+	Checks Record = "checks"
+	// Never: none.
+	Never Record = "never"
 )
 
-// Route is one endpoint.
+// Route is one endpoint, or what one endpoint means under some conditions.
 type Route struct {
 	// Method in upper case; empty for any.
 	Method string `json:"method,omitempty"`
-	// Path is a template under the base path; ":name" stands for one segment.
-	Path string `json:"path"`
+	// Path is a template under the base path; ":name" stands for one segment, and
+	// "*" at the end for any rest, also an empty one.
+	Path string `json:"path,omitempty"`
+	// Words stand for Path in profiles that know no paths: the route is for every
+	// path with one of them in it. Letters and digits only; case, "-", "_" and "."
+	// in paths do not count. "/word" must begin a segment, "word/" must end one.
+	Words []string `json:"words,omitempty"`
+	// When are conditions on the request: a Source of the request and the value that
+	// it must have, "*" for any that is not empty, "" for none, or a list of values.
+	// All must hold. They tell several events at one endpoint apart. Bodies are known
+	// at the end only; until then the first route whose other conditions hold counts.
+	When map[string]Values `json:"when,omitempty"`
 	// Action overrides the entry's action, which is else made from Path.
 	Action string `json:"action,omitempty"`
 	// Class of the event (DESIGN section 1).
@@ -132,34 +195,40 @@ type Route struct {
 	// does not prove that the request's credential is alive, and its owner is
 	// asked for instead of remembered.
 	Anonymous bool `json:"anonymous,omitempty"`
-	// User are JSON pointers into the answer of a success, to the acting user.
-	User []string `json:"user,omitempty"`
-	// Administrator points into the answer of a success, to the administrator
-	// who acts (impersonation start).
-	Administrator string `json:"administrator,omitempty"`
+	// User are places where a success names the acting user; the first that has a
+	// value counts.
+	User []Source `json:"user,omitempty"`
+	// Actor are places in the answer where the server names the acting user whatever
+	// the outcome; "flow" stands for the user whom the flow has proved.
+	Actor []Source `json:"actor,omitempty"`
+	// Administrator is where a success names the administrator who acts
+	// (impersonation start).
+	Administrator Source `json:"administrator,omitzero"`
 	// Unlink says whose account a success deletes: "actor" or "target". That
 	// user's entries then stay without the user (the plugin's ON DELETE SET NULL).
 	Unlink string `json:"unlink,omitempty"`
-	// Target says whom an administrator acts on.
-	Target Target `json:"target,omitzero"`
-	// Identifier are names of fields of the request body (JSON or form) with what
-	// was typed to sign in.
-	Identifier []string `json:"identifier,omitempty"`
+	// Target are places that name the user who is acted on. A place of the request
+	// counts whatever the outcome, one of the answer for a success.
+	Target []Source `json:"target,omitempty"`
+	// Identifier are places of the request with what was typed to sign in. A bare
+	// name is a field of its body (JSON or form).
+	Identifier []Source `json:"identifier,omitempty"`
+	// Flow are places with values that join the steps of one flow: challenges,
+	// states, codes, refresh tokens. Values must be secret enough that only the
+	// flow's own client knows them. Who is proved in one step has acted in all.
+	Flow []Source `json:"flow,omitempty"`
 
-	action  string
-	rules   []Rule
-	segs    []string
-	known   bool
-	body    bool // some rule or pointer looks at the answer's body
-	request bool // something looks at the request's body
-}
-
-// Target says where the object of an administrator's act is named.
-type Target struct {
-	// Request is a JSON pointer into the request body, used whatever the outcome.
-	Request string `json:"request,omitempty"`
-	// Response is a JSON pointer into the answer of a success.
-	Response string `json:"response,omitempty"`
+	action   string
+	rules    []Rule
+	segs     []string
+	when     []condition
+	siblings []*Route // routes for the same requests but for their conditions on bodies
+	known    bool
+	rest     bool // the template ends in *
+	body     bool // some rule or place looks at the answer's body
+	html     bool // some rule looks at the answer's page
+	request  bool // something looks at the request's body
+	headers  bool // something looks at the request's headers
 }
 
 // Rule is one line of an outcome list; all conditions given must hold.
@@ -168,23 +237,44 @@ type Rule struct {
 	Status string `json:"status,omitempty"`
 	// Location names a query or fragment parameter that the Location header has.
 	Location string `json:"location,omitempty"`
+	// In is where that URL is instead of in the Location header.
+	In Source `json:"in,omitzero"`
+	// LocationPath is the end of that URL's path, whole segments, such as "/login".
+	LocationPath string `json:"location_path,omitempty"`
+	// LocationRepeats names a parameter that the URL has with the value that the
+	// request's query has: the client is sent back to the step that it came from.
+	LocationRepeats string `json:"location_repeats,omitempty"`
 	// SetsCookie is a cookie name pattern that the answer sets (not clears).
 	SetsCookie string `json:"sets_cookie,omitempty"`
+	// ClearsCookie is a cookie name pattern that the answer clears.
+	ClearsCookie string `json:"clears_cookie,omitempty"`
+	// Header is the name of a header that the answer has.
+	Header string `json:"header,omitempty"`
 	// JSON looks at the answer's body.
 	JSON *JSONCondition `json:"json,omitempty"`
-	// Outcome if the rule holds.
+	// HTML is a text that the answer's page contains, in any case.
+	HTML string `json:"html,omitempty"`
+	// Outcome if the rule holds; "none" when the exchange is no event.
 	Outcome storage.Status `json:"outcome"`
 
 	status statusSet
+	html   []byte
 }
+
+// None is the outcome of an exchange that is no event.
+const None storage.Status = "none"
 
 // JSONCondition looks at one value of a JSON body.
 type JSONCondition struct {
-	// Pointer (RFC 6901) to the value.
+	// Pointer (RFC 6901) to the value; "" is the whole document.
 	Pointer string `json:"pointer"`
 	// Equals is the literal that the value must be; absent if it only has to be
 	// there.
 	Equals json.RawMessage `json:"equals,omitempty"`
+	// Filled: the value must be there and neither null, false, 0, "", [] nor {}.
+	Filled bool `json:"filled,omitempty"`
+	// Empty: the value must be missing or one of those.
+	Empty bool `json:"empty,omitempty"`
 }
 
 // The classes of events.
@@ -201,6 +291,16 @@ func (r *Route) Known() bool { return r.known }
 
 // NeedsBody says whether a rule looks at the body of an answer.
 func (r *Route) NeedsBody() bool { return r.body }
+
+// NeedsPage says whether a rule looks at the page of an answer.
+func (r *Route) NeedsPage() bool { return r.html }
+
+// NeedsRequestHeader says whether something looks at the request's header besides
+// its credentials.
+func (r *Route) NeedsRequestHeader() bool { return r.headers }
+
+// Deferred says whether bodies may show that another route applies.
+func (r *Route) Deferred() bool { return len(r.siblings) > 0 }
 
 // NeedsRequestBody says whether something looks at the request's body.
 func (r *Route) NeedsRequestBody() bool { return r.request }

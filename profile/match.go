@@ -33,12 +33,21 @@ func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
 		if !ok {
 			return Match{}, false
 		}
-		return p.route(method, rest), true
+		return p.mine(p.route(method, rest, u.RawQuery))
 	}
 	if ordinary(u.Path) && !hasPrefixFold(u.Path, p.basePath) {
 		return Match{}, false
 	}
 	return p.matchAll(method, u)
+}
+
+// mine says whether a request is to be looked at: one that no route names is not
+// where the profile ignores those.
+func (p *Profile) mine(m Match) (Match, bool) {
+	if !m.Route.known && p.Unknown == "ignore" {
+		return Match{}, false
+	}
+	return m, true
 }
 
 // ordinary says that letters in upper case and a trailing slash are all that a
@@ -72,7 +81,7 @@ func hasPrefixFold(s, prefix string) bool {
 func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 	candidates := pathspell.Of(u)
 	if rest, ok := p.under(candidates.At(0)); ok && p.Router == "whatwg" {
-		if m := p.route(method, rest); m.Route.known && m.Method {
+		if m := p.route(method, rest, u.RawQuery); m.Route.known && m.Method {
 			m.Ambiguous = candidates.Ambiguous()
 			return m, true
 		}
@@ -84,13 +93,16 @@ func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 		if !ok {
 			continue
 		}
-		m := p.route(method, rest)
+		m := p.route(method, rest, u.RawQuery)
 		if !found || m.rank() > best.rank() {
 			best, found = m, true
 		}
 	}
+	if !found {
+		return Match{}, false
+	}
 	best.Ambiguous = candidates.Ambiguous()
-	return best, found
+	return p.mine(best)
 }
 
 // rank orders readings by how much would be missed if they were the true one.
@@ -124,18 +136,33 @@ func (p *Profile) under(path string) (string, bool) {
 }
 
 // route finds the route of a path under the base path.
-func (p *Profile) route(method, path string) Match {
-	if routes := p.static[path]; routes != nil && !strings.Contains(path, "/:") {
-		return p.choose(method, path, routes)
+func (p *Profile) route(method, path, query string) Match {
+	if routes := p.static[path]; routes != nil && routes[0].segs == nil {
+		return p.choose(method, path, query, routes)
 	}
 	if len(path) > 1 && path[len(path)-1] == '/' {
-		if routes := p.static[path[:len(path)-1]]; routes != nil && !strings.Contains(path, "/:") {
-			return p.choose(method, path, routes)
+		if routes := p.static[path[:len(path)-1]]; routes != nil && routes[0].segs == nil {
+			return p.choose(method, path, query, routes)
 		}
 	}
+	var other Match // a template that the path fits, but not the method
 	for _, r := range p.params {
 		if r.fits(path) {
-			return p.choose(method, path, p.static[r.Path])
+			m := p.choose(method, path, query, p.static[r.Path])
+			if m.Method {
+				return m
+			}
+			if other.Route == nil {
+				other = m
+			}
+		}
+	}
+	if other.Route != nil {
+		return other
+	}
+	if p.words != nil {
+		if m, ok := p.byWords(method, path, query); ok {
+			return m
 		}
 	}
 	if isSafe(method) {
@@ -144,20 +171,67 @@ func (p *Profile) route(method, path string) Match {
 	return Match{Route: p.unknown, Path: path}
 }
 
+// byWords finds the first route that has a word in the path.
+func (p *Profile) byWords(method, path, query string) (Match, bool) {
+	set, any := p.words.find(path)
+	if !any {
+		return Match{}, false
+	}
+	for i, r := range p.words.routes {
+		if set.has(i) && r.takes(method) && r.mayHold(path, query) {
+			return Match{Route: r, Path: path, Method: true}, true
+		}
+	}
+	return Match{}, false
+}
+
+func (r *Route) takes(method string) bool {
+	return r.Method == "" || strings.EqualFold(r.Method, method)
+}
+
+// mayHold says whether the conditions hold that method and target decide.
+func (r *Route) mayHold(path, query string) bool {
+	if len(r.when) == 0 {
+		return true
+	}
+	return r.holds(&Exchange{Answer: &Answer{Query: query}, Path: path, Route: r}, false)
+}
+
 // choose picks the route of the method. A path decides even when the method does
 // not fit: GET on a POST route is recorded under its action.
-func (p *Profile) choose(method, path string, routes []*Route) Match {
+func (p *Profile) choose(method, path, query string, routes []*Route) Match {
 	for _, r := range routes {
-		if r.Method == "" || strings.EqualFold(r.Method, method) {
+		if r.takes(method) && r.mayHold(path, query) {
 			return Match{Route: r, Path: path, Method: true}
 		}
 	}
 	r := *routes[0] // rare: the method does not fit
-	r.rules, r.body, r.User, r.Administrator, r.Timing = p.Outcomes["default"], false, nil, "", After
-	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || r.Record == Failures) {
+	r.rules, r.body, r.html, r.siblings, r.Timing = p.Outcomes["default"], false, false, nil, After
+	r.User, r.Actor, r.Administrator, r.Flow = nil, nil, Source{}, nil
+	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || routes[0].Timing != Before || r.Record == Failures) {
 		r.Record = Failures
 	}
 	return Match{Route: &r, Path: path}
+}
+
+// Refine names the route again now that more of the exchange is known: its headers
+// at the beginning, with body its bodies too at the end.
+func (p *Profile) Refine(m Match, x *Exchange) Match {
+	if m.Route.siblings == nil || !m.Method {
+		return m
+	}
+	set, worded := routeSet{}, len(m.Route.Words) > 0
+	if worded {
+		set, _ = p.words.find(m.Path)
+	}
+	for i, r := range m.Route.siblings {
+		x.Route = r
+		if r.takes(x.Method) && (!worded || set.has(i)) && r.holds(x, true) {
+			m.Route = r
+			return m
+		}
+	}
+	return m
 }
 
 // isSafe says whether a method is defined to change nothing (RFC 9110 9.2.1).
@@ -172,25 +246,44 @@ func isSafe(method string) bool {
 // fits compares a path with a template that has parameters. A parameter may be
 // empty: some routers run its route all the same.
 func (r *Route) fits(path string) bool {
-	rest := path[1:]
+	if len(r.segs) == 0 {
+		return r.rest
+	}
+	rest, more := path[1:], true
 	for i, seg := range r.segs {
-		part, tail, more := strings.Cut(rest, "/")
-		if more != (i < len(r.segs)-1) || seg[0] != ':' && seg != part {
+		var part string
+		if !more {
 			return false
+		}
+		part, rest, more = strings.Cut(rest, "/")
+		if seg != part && (seg == "" || seg[0] != ':') {
+			return false
+		}
+		if i == len(r.segs)-1 {
+			return r.rest || !more || rest == "" && part != ""
+		}
+	}
+	return false
+}
+
+// parameter is the value of the template's parameter in the path.
+func (r *Route) parameter(path, name string) string {
+	if r == nil || path == "" {
+		return ""
+	}
+	rest := path[1:]
+	for _, seg := range r.segs {
+		part, tail, _ := strings.Cut(rest, "/")
+		if len(seg) > 1 && seg[0] == ':' && seg[1:] == name {
+			return part
 		}
 		rest = tail
 	}
-	return true
+	return ""
 }
 
 // IsAction says whether a name is that of a captured action, in any spelling a
 // reader could take for it: case, surrounding space, slashes for colons.
 func (p *Profile) IsAction(name string) bool {
-	name = strings.ToLower(strings.Trim(strings.ReplaceAll(strings.TrimSpace(name), "/", ":"), ":"))
-	for _, r := range p.Routes {
-		if r.action == name {
-			return true
-		}
-	}
-	return false
+	return p.actions[strings.ToLower(strings.Trim(strings.ReplaceAll(strings.TrimSpace(name), "/", ":"), ":"))]
 }

@@ -1,12 +1,14 @@
 package profile
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -26,6 +28,11 @@ type Answer struct {
 	// Unseen is true when there was JSON that could not be read: too long, broken
 	// off, or in an unknown encoding.
 	Unseen bool
+	// Page is the decoded page of an answer in HTML, as far as it was seen, and
+	// PageUnseen true when the rest of it was not, or none.
+	Page       []byte
+	PageUnseen bool
+	lower      []byte // Page in lower case, once somebody asked
 	// Query of the request, undecoded. A client may put "error=" into the address
 	// that it wants to be sent back to; that is no word of the server's.
 	Query string
@@ -34,12 +41,12 @@ type Answer struct {
 // Outcome applies the route's rules in order; the first that holds decides. An
 // answer that no rule fits counts as failed: an audit log must not claim a
 // success that nobody saw.
-func (r *Route) Outcome(a *Answer) storage.Status {
-	if a.Status == statusClientClosed {
+func (r *Route) Outcome(x *Exchange) storage.Status {
+	if x.Status == statusClientClosed {
 		return storage.Unknown
 	}
 	for i := range r.rules {
-		switch r.rules[i].holds(a) {
+		switch r.rules[i].holds(x) {
 		case yes:
 			return r.rules[i].Outcome
 		case nobodyKnows:
@@ -60,31 +67,97 @@ const (
 	nobodyKnows
 )
 
-func (r *Rule) holds(a *Answer) verdict {
-	if !r.status.has(a.Status) || r.SetsCookie != "" && SetCookie(a.Header, []string{r.SetsCookie}) == "" {
+func (r *Rule) holds(x *Exchange) verdict {
+	a := x.Answer
+	switch {
+	case !r.status.has(a.Status),
+		r.SetsCookie != "" && SetCookie(a.Header, []string{r.SetsCookie}) == "",
+		r.ClearsCookie != "" && !clearsCookie(a.Header, r.ClearsCookie),
+		r.Header != "" && a.Header.Get(r.Header) == "":
 		return no
 	}
-	found := yes
-	if r.Location != "" {
-		found = locationHas(a.Header.Get("Location"), r.Location, a.Query)
-	}
+	found := r.urlHolds(x)
 	switch {
-	case found == no || r.JSON == nil:
+	case found == no || r.JSON == nil && r.html == nil || len(r.html) == 0 && r.JSON == nil:
 		return found
-	case a.Unseen:
+	case r.JSON != nil && a.Unseen, r.JSON == nil && a.PageUnseen:
 		return nobodyKnows
-	case !r.JSON.holds(a.Body):
+	case r.JSON != nil && !r.JSON.holds(a.Body), len(r.html) > 0 && !a.shows(r.html):
 		return no
 	}
 	return found
 }
 
+// urlHolds decides the conditions on a URL.
+func (r *Rule) urlHolds(x *Exchange) verdict {
+	if r.Location == "" && r.LocationPath == "" && r.LocationRepeats == "" {
+		return yes
+	}
+	if !r.In.IsZero() && r.In.has(inAnswer) && x.Unseen {
+		return nobodyKnows
+	}
+	target := x.Header.Get("Location")
+	if !r.In.IsZero() {
+		target = r.In.Value(x)
+	}
+	if target == "" || r.LocationPath != "" && !pathEnds(target, r.LocationPath) {
+		return no
+	}
+	if r.LocationRepeats != "" {
+		if v := parameter(target, r.LocationRepeats); v == "" || v != queryValue(x.Query, r.LocationRepeats) {
+			return no
+		}
+	}
+	if r.Location == "" {
+		return yes
+	}
+	return locationHas(target, r.Location, x.Query)
+}
+
+// pathEnds says whether a URL's path ends with whole segments.
+func pathEnds(target, end string) bool {
+	path, _, _ := strings.Cut(target, "#")
+	path, _, _ = strings.Cut(path, "?")
+	return strings.HasSuffix(strings.TrimRight(path, "/"), end)
+}
+
+// shows says whether a page contains a text, which is in lower case.
+func (a *Answer) shows(text []byte) bool {
+	if a.lower == nil {
+		a.lower = bytes.ToLower(a.Page)
+	}
+	return bytes.Contains(a.lower, text)
+}
+
 func (c *JSONCondition) holds(body []byte) bool {
 	v := Lookup(body, c.Pointer)
-	if !v.Exists() {
+	switch {
+	case c.Empty:
+		return Readable(body) && !filled(v)
+	case c.Filled:
+		return filled(v)
+	case !v.Exists():
 		return false
 	}
 	return c.Equals == nil || v.Raw == string(c.Equals)
+}
+
+// filled says whether a value is there and says something.
+func filled(v gjson.Result) bool {
+	switch v.Type {
+	case gjson.Null, gjson.False:
+		return false
+	case gjson.True:
+		return true
+	case gjson.Number:
+		return v.Num != 0
+	case gjson.String:
+		return v.Str != ""
+	default:
+		some := false
+		v.ForEach(func(_, _ gjson.Result) bool { some = true; return false })
+		return some
+	}
 }
 
 // locationHas says whether a URL has the parameter in its query or fragment. If
@@ -155,21 +228,52 @@ func SetCookiePair(h http.Header, patterns []string) (name, value string) {
 }
 
 func clears(attributes string) bool {
+	expired := false
 	for a := range strings.SplitSeq(attributes, ";") {
 		name, v, _ := strings.Cut(strings.TrimSpace(a), "=")
-		if strings.EqualFold(name, "Max-Age") {
+		switch {
+		case strings.EqualFold(name, "Max-Age"): // it wins over Expires (RFC 6265 5.3)
 			n, err := strconv.Atoi(strings.TrimSpace(v))
 			return err == nil && n <= 0
+		case strings.EqualFold(name, "Expires"):
+			at, err := http.ParseTime(strings.TrimSpace(v))
+			expired = err == nil && at.Before(time.Unix(1e9, 0)) // servers write 1970; what has merely run out is a matter of clocks
+		}
+	}
+	return expired
+}
+
+// clearsCookie says whether the answer takes such a cookie away.
+func clearsCookie(h http.Header, pattern string) bool {
+	for _, line := range h["Set-Cookie"] {
+		pair, attributes, _ := strings.Cut(line, ";")
+		name, v, ok := strings.Cut(pair, "=")
+		if ok && fitsPattern(pattern, strings.TrimSpace(name)) && (clears(attributes) || strings.Trim(v, ` "`) == "") {
+			return true
 		}
 	}
 	return false
 }
 
-// MatchName says whether a name fits one of the patterns; a leading * stands for
-// anything.
+func fitsPattern(pattern, name string) bool {
+	suffix, leading := strings.CutPrefix(pattern, "*")
+	prefix, trailing := strings.CutSuffix(suffix, "*")
+	switch {
+	case leading && trailing:
+		return strings.Contains(name, prefix)
+	case leading:
+		return strings.HasSuffix(name, suffix)
+	case trailing:
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
+// MatchName says whether a name fits one of the patterns; a leading or trailing *
+// stands for anything.
 func MatchName(patterns []string, name string) bool {
 	for _, p := range patterns {
-		if suffix, any := strings.CutPrefix(p, "*"); any && strings.HasSuffix(name, suffix) || p == name {
+		if fitsPattern(p, name) {
 			return true
 		}
 	}
@@ -190,6 +294,9 @@ func Lookup(body []byte, pointer string) gjson.Result {
 		return gjson.Result{}
 	}
 	v := gjson.ParseBytes(trimBOM(body))
+	if pointer == "" {
+		return v
+	}
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
 		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
 		if v = child(v, token); !v.Exists() {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -54,16 +55,73 @@ func Parse(b []byte) (*Profile, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("profile, line %d: something follows the object", line(b, d.InputOffset()))
 	}
+	if err := p.inherit(); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
 	if err := p.compile(); err != nil {
 		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
 	}
 	return p, nil
 }
 
+// inherit fills in what a profile leaves to the one that it extends. Its own routes
+// come first, so that they count where both match.
+func (p *Profile) inherit() error {
+	if p.Extends == "" {
+		return nil
+	}
+	base, err := Builtin(p.Extends)
+	if err != nil {
+		return fmt.Errorf("extends: %w", err)
+	}
+	p.Title, p.BasePath = cmp.Or(p.Title, base.Title), cmp.Or(p.BasePath, base.BasePath)
+	p.Router, p.Unknown = cmp.Or(p.Router, base.Router), cmp.Or(p.Unknown, base.Unknown)
+	if len(p.Recognize) == 0 {
+		p.Recognize = base.Recognize
+	}
+	if p.Session == nil {
+		p.Session = base.Session
+	}
+	own := &p.Credentials
+	for _, list := range []struct{ own, base *[]string }{
+		{&own.Cookies, &base.Credentials.Cookies}, {&own.Headers, &base.Credentials.Headers},
+		{&own.ResponseHeaders, &base.Credentials.ResponseHeaders}, {&own.ResponseBody, &base.Credentials.ResponseBody},
+	} {
+		if *list.own == nil {
+			*list.own = *list.base
+		}
+	}
+	if p.Outcomes == nil {
+		p.Outcomes = make(map[string][]Rule)
+	}
+	for name, rules := range base.Outcomes {
+		if _, own := p.Outcomes[name]; !own {
+			p.Outcomes[name] = rules
+		}
+	}
+	p.inheritRoutes(base)
+	return nil
+}
+
+func (p *Profile) inheritRoutes(base *Profile) {
+	own := len(p.Routes)
+	for _, r := range base.Routes {
+		replaced := slices.ContainsFunc(p.Routes[:own], func(o *Route) bool {
+			return r.Path != "" && o.Path == r.Path && o.Method == r.Method && reflect.DeepEqual(o.When, r.When)
+		})
+		if !replaced {
+			c := *r
+			c.segs, c.siblings = nil, nil
+			p.Routes = append(p.Routes, &c)
+		}
+	}
+}
+
 func line(b []byte, offset int64) int {
 	return 1 + bytes.Count(b[:min(int(offset), len(b))], []byte("\n"))
 }
 
+// compile checks a profile that is complete, and prepares it for matching.
 func (p *Profile) compile() error {
 	if p.Name == "" {
 		return errors.New("it has no name")
@@ -74,9 +132,26 @@ func (p *Profile) compile() error {
 	if p.Router != "" && p.Router != "whatwg" {
 		return fmt.Errorf("unknown router %q: use whatwg, or leave it out", p.Router)
 	}
-	if p.Session != nil && (!strings.HasPrefix(p.Session.Path, "/") || p.Session.User == "") {
-		return errors.New("session needs a path that starts with / and a pointer to the user")
+	if p.Unknown != "" && p.Unknown != "record" && p.Unknown != "ignore" {
+		return fmt.Errorf("unknown word %q for unknown: use record or ignore", p.Unknown)
 	}
+	for i := range p.Session {
+		if err := p.Session[i].compile(); err != nil {
+			return fmt.Errorf("session: %w", err)
+		}
+	}
+	for i := range p.Recognize {
+		if err := p.Recognize[i].compile(); err != nil {
+			return fmt.Errorf("recognize, sign %d: %w", i+1, err)
+		}
+	}
+	if err := p.compileOutcomes(); err != nil {
+		return err
+	}
+	return p.compileRoutes()
+}
+
+func (p *Profile) compileOutcomes() error {
 	if len(p.Outcomes["default"]) == 0 {
 		return errors.New(`outcomes needs a list "default"`)
 	}
@@ -87,15 +162,79 @@ func (p *Profile) compile() error {
 			}
 		}
 	}
-	p.static, p.params = make(map[string][]*Route), nil
+	return nil
+}
+
+func (p *Profile) compileRoutes() error {
+	p.static, p.params, p.actions = make(map[string][]*Route), nil, make(map[string]bool)
 	for i, r := range p.Routes {
 		if err := p.addRoute(r); err != nil {
-			return fmt.Errorf("route %d (%s %s): %w", i+1, r.Method, r.Path, err)
+			return fmt.Errorf("route %d (%s %s%s): %w", i+1, r.Method, r.Path, strings.Join(r.Words, " "), err)
 		}
+		p.actions[r.action] = true
+	}
+	if p.words = newWords(p.Routes); p.words != nil {
+		if len(p.words.routes) > maxWordRoutes {
+			return fmt.Errorf("%d routes have words, %d may", len(p.words.routes), maxWordRoutes)
+		}
+		together(p.words.routes)
+	}
+	for _, group := range p.static {
+		together(group)
 	}
 	p.unknown = &Route{Class: "custom", Record: Always, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
 	p.reads = &Route{Class: "custom", Record: Failures, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
 	return nil
+}
+
+// together notes that routes may be told apart only when bodies are known: until
+// then each needs what any of them needs.
+func together(group []*Route) {
+	if len(group) < 2 {
+		return
+	}
+	var body, html, request, headers bool
+	for _, r := range group {
+		body, html, request, headers = body || r.body, html || r.html, request || r.request, headers || r.headers
+	}
+	for _, r := range group {
+		r.body, r.html, r.request, r.headers = body, html, request, headers
+		r.siblings = group
+	}
+}
+
+func (s *Session) compile() error {
+	if !strings.HasPrefix(s.Path, "/") || s.User.IsZero() {
+		return errors.New("it needs a path that starts with / and a pointer to the user")
+	}
+	for i := range s.User.places {
+		if p := &s.User.places[i]; p.kind != inAnswer && p.kind != inHeader {
+			return fmt.Errorf("user %q is no pointer into the answer", p.text)
+		}
+	}
+	if s.Method != strings.ToUpper(s.Method) {
+		return errors.New("write the method in upper case")
+	}
+	return nil
+}
+
+// Sessions are the session endpoints of a profile; in a file also a single one.
+type Sessions []*Session
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *Sessions) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("[")) {
+		var list []*Session
+		err := d.Decode(&list)
+		*s = list
+		return err
+	}
+	one := new(Session)
+	err := d.Decode(one)
+	*s = Sessions{one}
+	return err
 }
 
 // WithBasePath returns a copy of the profile for another base path.
@@ -108,17 +247,16 @@ func (p *Profile) WithBasePath(base string) (*Profile, error) {
 }
 
 // Customize returns a copy of the profile: change is applied to a copy of each
-// route, and the routes of add follow them.
+// route, and the routes of add come before them.
 func (p *Profile) Customize(change func(*Route), add ...*Route) (*Profile, error) {
 	c, base := *p, p.basePath
-	c.Routes = make([]*Route, 0, len(p.Routes)+len(add))
+	c.Routes = append(make([]*Route, 0, len(p.Routes)+len(add)), add...)
 	for _, r := range p.Routes {
 		changed := *r
-		changed.segs = nil
+		changed.segs, changed.siblings = nil, nil
 		change(&changed)
 		c.Routes = append(c.Routes, &changed)
 	}
-	c.Routes = append(c.Routes, add...)
 	if err := c.compile(); err != nil {
 		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
 	}
@@ -139,7 +277,9 @@ func (p *Profile) Base() string { return p.basePath }
 
 func (p *Profile) addRoute(r *Route) error {
 	switch {
-	case !strings.HasPrefix(r.Path, "/"):
+	case len(r.Words) > 0 && r.Path != "":
+		return errors.New("it has a path and words: give one of them")
+	case len(r.Words) == 0 && !strings.HasPrefix(r.Path, "/"):
 		return errors.New("the path must start with /")
 	case !classes[r.Class]:
 		return fmt.Errorf("unknown class %q", r.Class)
@@ -149,37 +289,107 @@ func (p *Profile) addRoute(r *Route) error {
 	if err := r.setDefaults(); err != nil {
 		return err
 	}
+	if err := r.compile(); err != nil {
+		return err
+	}
 	if r.Rules != "" {
 		own, ok := p.Outcomes[r.Rules]
 		if !ok {
 			return fmt.Errorf("outcomes has no list %q", r.Rules)
 		}
-		r.rules = slices.Clone(own)
+		r.rules = append(r.rules, own...)
 	}
 	r.rules = append(r.rules, p.Outcomes["default"]...)
 	r.known = true
-	r.body = len(r.User) > 0 || r.Administrator != "" || r.Target.Response != "" ||
-		slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.JSON != nil })
-	r.request = len(r.Identifier) > 0 || r.Target.Request != ""
+	r.needs()
+	if len(r.Words) > 0 {
+		return nil
+	}
+	return p.place(r)
+}
+
+// place makes a route with a path findable.
+func (p *Profile) place(r *Route) error {
 	for _, other := range p.static[r.Path] {
-		if other.Method == r.Method {
+		if other.Method == r.Method && r.sameConditions(other) {
 			return errors.New("it is there twice")
 		}
 	}
-	if strings.Contains(r.Path, "/:") {
-		r.segs = strings.Split(r.Path[1:], "/")
-		p.params = append(p.params, r)
+	r.rest = strings.HasSuffix(r.Path, "/*")
+	if strings.Contains(r.Path, "/:") || r.rest {
+		r.segs = strings.Split(strings.TrimSuffix(r.Path, "/*")[min(1, len(strings.TrimSuffix(r.Path, "/*"))):], "/")
+		if r.Path == "/*" {
+			r.segs = []string{}
+		}
+		if len(p.static[r.Path]) == 0 {
+			p.params = append(p.params, r)
+		}
 	}
 	p.static[r.Path] = append(p.static[r.Path], r)
-	if folded := strings.ToLower(r.Path); folded != r.Path && len(r.segs) == 0 {
+	if folded := strings.ToLower(r.Path); folded != r.Path && r.segs == nil {
 		p.static[folded] = append(p.static[folded], r) // routers that ignore case
 	}
 	return nil
 }
 
+// needs finds out what of an exchange the route looks at.
+func (r *Route) needs() {
+	ofBody := func(s Source) bool { return s.has(inAnswer) }
+	r.body = slices.ContainsFunc(r.User, ofBody) || slices.ContainsFunc(r.Actor, ofBody) || slices.ContainsFunc(r.Target, ofBody) ||
+		slices.ContainsFunc(r.Flow, ofBody) || ofBody(r.Administrator) ||
+		slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.JSON != nil || ofBody(rule.In) })
+	r.html = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.HTML != "" })
+	ofRequest := func(s Source) bool { return s.has(inRequest) }
+	for _, sources := range [][]Source{r.User, r.Identifier, r.Target, r.Flow} {
+		r.request = r.request || slices.ContainsFunc(sources, ofRequest)
+	}
+	for i := range r.when {
+		r.request = r.request || ofRequest(r.when[i].source)
+		r.headers = r.headers || r.when[i].source.ofHead()
+	}
+	for _, sources := range [][]Source{r.User, r.Identifier, r.Target, r.Flow, {r.Administrator}} {
+		r.headers = r.headers || slices.ContainsFunc(sources, Source.ofHead)
+	}
+}
+
+func (r *Route) compile() error {
+	var err error
+	if r.when, err = parseConditions(r.When); err != nil {
+		return err
+	}
+	for _, word := range r.Words {
+		for i := range len(word) {
+			if c := letter(word[i]); c < 0 || c == slash && i > 0 && i < len(word)-1 || word[i] >= 'A' && word[i] <= 'Z' {
+				return fmt.Errorf("bad word %q: use lower-case letters and digits, with / only at its ends", word)
+			}
+		}
+		if strings.Trim(word, "/") == "" {
+			return fmt.Errorf("bad word %q", word)
+		}
+	}
+	for _, s := range r.Identifier {
+		if !s.OfRequest() {
+			return fmt.Errorf("identifier %q is no place of the request", s)
+		}
+	}
+	for _, s := range r.Actor {
+		if s.has(inRequest) || s.has(inQuery) || s.has(inPath) || s.has(inSentHeader) || s.has(inSentCookie) || s.has(inBearer) {
+			return fmt.Errorf("actor %q is no place of the answer: the server must have said it", s)
+		}
+	}
+	if slices.ContainsFunc(r.User, Source.OfBearer) && r.Anonymous {
+		return errors.New("user reads the request's token, but the route is anonymous: nothing shows that the server looked at the token")
+	}
+	r.rules = nil
+	return nil
+}
+
 func (r *Route) setDefaults() error {
 	if r.action = r.Action; r.action == "" {
-		r.action = strings.ReplaceAll(strings.TrimPrefix(r.Path, "/"), "/", ":")
+		r.action = strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(r.Path, "/"), "/*"), "/", ":")
+	}
+	if r.action == "" && len(r.Words) == 0 {
+		r.action = "base-path"
 	}
 	if r.Timing == "" {
 		r.Timing = After
@@ -187,33 +397,63 @@ func (r *Route) setDefaults() error {
 	if r.Record == "" {
 		r.Record = Always
 	}
-	if r.Timing != After && r.Timing != Before {
+	switch {
+	case r.Timing != After && r.Timing != Before:
 		return fmt.Errorf("unknown timing %q: use after or before", r.Timing)
-	}
-	if r.Unlink != "" && r.Unlink != "actor" && r.Unlink != "target" {
+	case r.Unlink != "" && r.Unlink != "actor" && r.Unlink != "target":
 		return fmt.Errorf("unknown unlink %q: use actor or target", r.Unlink)
-	}
-	if r.Record != Always && r.Record != Failures {
-		return fmt.Errorf("unknown record %q: use always or failures", r.Record)
+	case r.Record != Always && r.Record != Failures && r.Record != Checks && r.Record != Never:
+		return fmt.Errorf("unknown record %q: use always, failures, checks or never", r.Record)
 	}
 	return nil
 }
 
 func (r *Rule) compile() error {
-	if !r.Outcome.Valid() || r.Outcome == storage.Unknown {
-		return fmt.Errorf("unknown outcome %q: use success, failed or pending", r.Outcome)
+	if r.Outcome != None && (!r.Outcome.Valid() || r.Outcome == storage.Unknown) {
+		return fmt.Errorf("unknown outcome %q: use success, failed, pending or none", r.Outcome)
 	}
-	if r.JSON != nil && !strings.HasPrefix(r.JSON.Pointer, "/") {
-		return fmt.Errorf("bad JSON pointer %q: it must start with /", r.JSON.Pointer)
+	if !r.In.IsZero() && r.Location == "" && r.LocationPath == "" && r.LocationRepeats == "" {
+		return errors.New("in says where a URL is, and goes with location, location_path or location_repeats")
 	}
-	if r.JSON != nil && r.JSON.Equals != nil {
-		var compact bytes.Buffer
-		if err := json.Compact(&compact, r.JSON.Equals); err != nil {
-			return err
-		}
-		r.JSON.Equals = compact.Bytes()
+	if r.LocationPath != "" && !strings.HasPrefix(r.LocationPath, "/") {
+		return fmt.Errorf("bad location_path %q: it starts with /", r.LocationPath)
+	}
+	r.html = []byte(strings.ToLower(r.HTML))
+	if err := r.JSON.compile(); err != nil {
+		return err
 	}
 	set, err := parseStatusSet(r.Status)
 	r.status = set
 	return err
+}
+
+func (c *JSONCondition) compile() error {
+	switch {
+	case c == nil:
+		return nil
+	case c.Pointer != "" && !strings.HasPrefix(c.Pointer, "/"):
+		return fmt.Errorf("bad JSON pointer %q: it must start with /", c.Pointer)
+	case c.Equals != nil && (c.Filled || c.Empty), c.Filled && c.Empty:
+		return errors.New("a JSON condition takes one of equals, filled and empty")
+	case c.Equals == nil:
+		return nil
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, c.Equals); err != nil {
+		return err
+	}
+	c.Equals = compact.Bytes()
+	return nil
+}
+
+func (s *Sign) compile() error {
+	s.rule = Rule{Status: s.Status, SetsCookie: s.SetsCookie, Header: s.Header, JSON: s.JSON, HTML: s.HTML, Outcome: storage.Success}
+	if s.SetsCookie == "" && s.Header == "" && s.JSON == nil && s.HTML == "" && (s.Status == "" || s.Path == "") {
+		return errors.New("it needs something that the server does: sets_cookie, header, json, html, or a status for a path")
+	}
+	if s.Path != "" && !strings.HasPrefix(s.Path, "/") {
+		return errors.New("the path must start with /")
+	}
+	s.segs = strings.Split(strings.TrimPrefix(s.Path, "/"), "/")
+	return s.rule.compile()
 }

@@ -171,7 +171,7 @@ func TestOutcomesFollowTheRules(t *testing.T) {
 		{"POST", "/new/route", 999, nil, ``, storage.Failed},
 	} {
 		m, _ := p.Match(c.method, target(t, "/api/auth"+c.path))
-		got := m.Route.Outcome(&profile.Answer{Status: c.status, Header: c.header, Body: []byte(c.body)})
+		got := m.Route.Outcome(&profile.Exchange{Answer: &profile.Answer{Status: c.status, Header: c.header, Body: []byte(c.body)}})
 		if got != c.want {
 			t.Errorf("%s %s %d %s: %s, want %s", c.method, c.path, c.status, c.body, got, c.want)
 		}

@@ -56,7 +56,7 @@ func (x *Exchange) entry(outcome storage.Status, status int) storage.Entry {
 }
 
 // finished is the complete entry.
-func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.Entry {
+func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage.Entry {
 	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted, Withheld: x.withheld}
 	if outcome == storage.Failed {
 		m.Error = x.failure(a)
@@ -64,12 +64,15 @@ func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.E
 	body := x.body.Copied()
 	// Also when somebody is signed in: trying another's account is what to see.
 	if x.actor.UserID == "" || outcome == storage.Failed {
-		if typed := x.typedIdentifier(body.Bytes); typed != "" {
+		if typed := profile.First(x.match.Route.Identifier, a); typed != "" {
 			m.Identifier = redact.Identifier(typed)
 			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))
 		}
 	}
-	m.TargetUserID = storage.Clean(x.targetOf(a, outcome, body.Bytes), storage.MaxUserID)
+	if target := x.targetOf(a, outcome); target != x.actor.UserID {
+		m.TargetUserID = storage.Clean(target, storage.MaxUserID)
+		x.foreign = x.actor.UserID != "" && profile.First(x.match.Route.Target, &profile.Exchange{Path: a.Path, Route: a.Route, SentHeader: a.SentHeader, Sent: a.Sent, SentType: a.SentType}) != ""
+	}
 	x.explain(&m, body)
 	if x.capture.RequestBody {
 		m.RequestBody = x.capturedBody(body)
@@ -78,7 +81,7 @@ func (x *Exchange) finished(a *profile.Answer, outcome storage.Status) storage.E
 }
 
 func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
-	m.RequestID, m.Method, m.Class, m.Source = x.facts.RequestID, storage.Clean(x.method, 16), x.match.Route.Class, "proxy"
+	m.RequestID, m.Method, m.Class, m.Source = x.facts.RequestID, storage.Clean(x.method, 16), x.class(), "proxy"
 	m.ImpersonatedBy = x.actor.ImpersonatedBy
 	if x.requestURI != "" {
 		m.Path = storage.Clean(x.rec.Redactor.URL(x.requestURI), maxPath)
@@ -100,6 +103,16 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	return e
 }
 
+// class of the entry: what somebody does to another's account is an administrator's
+// doing.
+func (x *Exchange) class() string {
+	class := x.match.Route.Class
+	if x.foreign && (class == "account" || class == "credential") {
+		return "admin"
+	}
+	return class
+}
+
 func (x *Exchange) severity(action string, outcome storage.Status) severity.Level {
 	if own := x.rec.Routes[x.match.Route.Path].Severity; own != nil {
 		return *own
@@ -107,7 +120,7 @@ func (x *Exchange) severity(action string, outcome storage.Status) severity.Leve
 	if x.match.Route.Severity != nil {
 		return *x.match.Route.Severity
 	}
-	return severity.Infer(severity.Event{Action: action, Class: x.match.Route.Class, Failed: outcome == storage.Failed})
+	return severity.Infer(severity.Event{Action: action, Class: x.class(), Failed: outcome == storage.Failed})
 }
 
 // action is the route's, or for a path that no route names its own segments, with
@@ -152,7 +165,7 @@ func plainSegment(s string) string {
 
 // failure reads why an exchange failed: from the body's code and message, or from
 // the error parameter of a redirect.
-func (x *Exchange) failure(a *profile.Answer) *failure {
+func (x *Exchange) failure(a *profile.Exchange) *failure {
 	f := &failure{Status: statusName(a.Status)}
 	code, message := profile.LookupString(a.Body, "/code"), profile.LookupString(a.Body, "/message")
 	if u, err := url.Parse(a.Header.Get("Location")); err == nil && a.Status >= 300 && a.Status < 400 {
@@ -193,44 +206,20 @@ func (x *Exchange) readable(c exchange.Copied) bool {
 	if exchange.IsJSON(x.contentType) {
 		return profile.Readable(c.Bytes)
 	}
-	return exchange.MediaType(x.contentType) == "application/x-www-form-urlencoded" && !c.Truncated
+	media := exchange.MediaType(x.contentType)
+	return (media == "application/x-www-form-urlencoded" || media == "multipart/form-data") && !c.Truncated
 }
 
-// typedIdentifier is what was typed to sign in.
-func (x *Exchange) typedIdentifier(body []byte) string {
-	if len(x.match.Route.Identifier) == 0 || len(body) == 0 {
-		return ""
-	}
-	if exchange.IsJSON(x.contentType) {
-		for _, name := range x.match.Route.Identifier {
-			if v := profile.LookupString(body, "/"+name); v != "" {
-				return v
-			}
+// targetOf is whom an administrator acts on: the request says it whatever the
+// outcome, the answer of a success only.
+func (x *Exchange) targetOf(a *profile.Exchange, outcome storage.Status) string {
+	for _, s := range x.match.Route.Target {
+		if !s.OfRequest() && outcome != storage.Success {
+			continue
 		}
-		return ""
-	}
-	if exchange.MediaType(x.contentType) != "application/x-www-form-urlencoded" {
-		return "" // the server does not read it either (threats.md X7)
-	}
-	form, _ := url.ParseQuery(string(body)) // what can be read of it
-	for _, name := range x.match.Route.Identifier {
-		if v := form[name]; len(v) > 0 {
-			return v[len(v)-1]
-		}
-	}
-	return ""
-}
-
-// targetOf is whom an administrator acts on.
-func (x *Exchange) targetOf(a *profile.Answer, outcome storage.Status, body []byte) string {
-	t := x.match.Route.Target
-	if t.Request != "" && exchange.IsJSON(x.contentType) {
-		if id := profile.LookupString(body, t.Request); id != "" {
+		if id := s.Value(a); id != "" {
 			return id
 		}
-	}
-	if t.Response != "" && outcome == storage.Success {
-		return profile.LookupString(a.Body, t.Response)
 	}
 	return ""
 }

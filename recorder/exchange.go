@@ -33,6 +33,7 @@ type Exchange struct {
 	creds       credentials
 	capture     Capture
 	request     RequestFacts
+	sent        http.Header // the request's, where a rule looks at it
 	ctx         context.Context
 
 	// actor is who acts, once known; resolved says that the auth server (or the
@@ -41,10 +42,14 @@ type Exchange struct {
 	resolved bool
 	// unasked is true when the auth server could not be asked.
 	unasked bool
+	// step are the values that join this exchange with others of its flow.
+	step []credential
 	// intent is true when the entry was written before the request.
 	intent bool
 	// written is true when the entry is complete, or nothing is to be written.
 	written bool
+	// foreign is true when the request names another user than the one who acts.
+	foreign bool
 	// copying is true when the answer's body is copied while it passes.
 	copying bool
 	// withheld is true when the client gets 503 instead of the answer.
@@ -57,6 +62,10 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	x := &Exchange{
 		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
 		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), query: r.URL.RawQuery, contentType: r.Header.Get("Content-Type"),
+	}
+	if m.Route.NeedsRequestHeader() {
+		x.sent = sentHeader(r.Header)
+		x.match = rec.Profile.Refine(m, &profile.Exchange{Answer: &profile.Answer{Query: x.query}, Method: x.method, Path: m.Path, SentHeader: x.sent})
 	}
 	x.capture = rec.capture(m.Route)
 	if x.capture.UserAgent {
@@ -75,14 +84,32 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	return x
 }
 
+// sentHeader is the request's header as the server sees it: without what the client
+// has named in Connection (threats.md X5).
+func sentHeader(h http.Header) http.Header {
+	sent := h.Clone()
+	for name := range h {
+		if hopByHop(h, name) {
+			delete(sent, name)
+		}
+	}
+	return sent
+}
+
 // Writer is what the next handler writes its answer to.
 func (x *Exchange) Writer() http.ResponseWriter { return x.observer }
 
 // BodyMode implements exchange.Hooks: the body of an answer is looked at where a
 // rule needs it, and where an error says its code.
 func (x *Exchange) BodyMode(status int, h http.Header) exchange.BodyMode {
-	wanted := status >= 400 || status < 300 && x.match.Route.NeedsBody()
-	if !wanted || !exchange.IsJSON(h.Get("Content-Type")) {
+	media := exchange.MediaType(h.Get("Content-Type"))
+	switch {
+	case exchange.IsJSON(media) && (status >= 400 || x.match.Route.NeedsBody()):
+	case media == "text/html" && x.match.Route.NeedsPage():
+		if x.rec.Durability != Async {
+			return exchange.HoldPage
+		}
+	default:
 		return exchange.Pass
 	}
 	if x.rec.Durability == Async {
@@ -144,16 +171,25 @@ func (x *Exchange) complete() (err error) {
 }
 
 func (x *Exchange) completeNow() error {
-	answer := x.answer()
+	answer := x.observed()
+	if x.match.Route.Deferred() {
+		x.match = x.rec.Profile.Refine(x.match, answer)
+	}
+	answer.Route = x.match.Route
 	outcome := x.outcome(answer)
-	if x.match.Route.Record == profile.Failures && outcome != storage.Failed && !x.changesSession(answer) {
+	x.step = x.stepOf(answer)
+	if !x.isEvent(answer, outcome) {
+		x.follow(answer, nil)
 		return nil
 	}
 	x.identify(answer, outcome)
 	e := x.finished(answer, outcome)
 	defer x.learn(answer, outcome)
 	defer x.unlink(answer, outcome)
+	kept := &e
+	defer func() { x.follow(answer, kept) }()
 	if !x.hooked(&e) && !x.intent {
+		kept = nil
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}
 	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
@@ -176,7 +212,7 @@ func (x *Exchange) completeNow() error {
 // unlink takes the user out of the log whose account was deleted. Not after a
 // request that another server would have read as something else: nobody may talk
 // us into unlinking.
-func (x *Exchange) unlink(a *profile.Answer, outcome storage.Status) {
+func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous {
 		return
 	}
@@ -185,7 +221,7 @@ func (x *Exchange) unlink(a *profile.Answer, outcome storage.Status) {
 	case "actor":
 		user = x.actor.UserID
 	case "target":
-		user = x.targetOf(a, outcome, x.body.Copied().Bytes)
+		user = x.targetOf(a, outcome)
 	}
 	if user != "" {
 		x.rec.Writer.Unlink(user)
@@ -200,11 +236,40 @@ func (x *Exchange) answer() *profile.Answer {
 	if complete {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
 	}
-	a.Unseen = exchange.IsJSON(a.Header.Get("Content-Type")) && (!complete || len(body) > 0 && a.Body == nil)
+	media := exchange.MediaType(a.Header.Get("Content-Type"))
+	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && a.Body == nil)
+	if media == "text/html" {
+		a.Page, a.Body = decoded(body, a.Header.Get("Content-Encoding")), nil
+		a.PageUnseen = !complete || len(body) > 0 && a.Page == nil
+	}
 	return a
 }
 
-func (x *Exchange) outcome(a *profile.Answer) storage.Status {
+// observed is the whole exchange as the profile's rules look at it.
+func (x *Exchange) observed() *profile.Exchange {
+	return &profile.Exchange{
+		Answer: x.answer(), Method: x.method, Path: x.match.Path, Route: x.match.Route,
+		SentHeader: x.sent, Sent: x.body.Copied().Bytes, SentType: x.contentType,
+	}
+}
+
+// isEvent says whether the exchange is to be recorded at all.
+func (x *Exchange) isEvent(a *profile.Exchange, outcome storage.Status) bool {
+	if x.intent {
+		return true // it is written: it gets its outcome
+	}
+	switch x.match.Route.Record {
+	case profile.Never:
+		return false
+	case profile.Failures:
+		return outcome == storage.Failed || x.changesSession(a)
+	case profile.Checks:
+		return outcome == storage.Failed || outcome != profile.None && !x.rec.SkipChecks
+	}
+	return outcome != profile.None
+}
+
+func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
@@ -213,11 +278,12 @@ func (x *Exchange) outcome(a *profile.Answer) storage.Status {
 
 // changesSession says whether a route that should only read issued a credential
 // or sent the client on: then it was more than a read.
-func (x *Exchange) changesSession(a *profile.Answer) bool {
-	if x.match.Route.Known() {
+func (x *Exchange) changesSession(a *profile.Exchange) bool {
+	if x.match.Route.Known() && x.match.Method {
 		return false
 	}
-	return a.Status >= 300 && a.Status < 400 && a.Status != http.StatusNotModified || x.issued(a) != ""
+	redirected := a.Status >= 300 && a.Status < 400 && a.Status != http.StatusNotModified
+	return redirected && !x.match.Route.Known() || x.issued(a.Answer) != ""
 }
 
 // issued is the session credential that the answer sets in a cookie and that the

@@ -20,13 +20,22 @@ import (
 // forwarded: a destructive route may end the session.
 func (x *Exchange) resolveNow(ctx context.Context) {
 	x.actor = x.ask(ctx, &x.creds)
-	x.resolved = !x.unasked
+	x.resolved = !x.unasked && x.rec.Sessions.askable(x.params)
 }
 
-// ask returns whose credentials these are. When the auth server cannot be asked,
-// it is the owner as far as one is remembered, and the entry says so.
+// params are the parameters of the exchange's path.
+func (x *Exchange) params(name string) string {
+	return x.match.Route.Parameter(x.match.Path, name)
+}
+
+// ask returns whose credentials these are. When the auth server cannot be asked, it
+// is the owner as far as one is remembered, and the entry says so.
 func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
-	session, err := x.rec.Sessions.ask(ctx, c, x.facts.Asker)
+	if !x.rec.Sessions.askable(x.params) {
+		owner, _ := x.rec.Sessions.owner(c)
+		return owner
+	}
+	session, err := x.rec.Sessions.ask(ctx, c, x.facts.Asker, x.params)
 	if x.unasked = err != nil; !x.unasked {
 		return session
 	}
@@ -37,20 +46,35 @@ func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
 
 // identify finds the acting user of a finished exchange (DESIGN section 4): what
 // the answer says, what the intent's look-up said, who owns the credential that
-// the answer issued, who owns the request's.
-func (x *Exchange) identify(a *profile.Answer, outcome storage.Status) {
+// the answer issued, who owns the request's, whom the flow has proved.
+func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 	route, ok := x.match.Route, outcome == storage.Success
-	if ok && route.Administrator != "" {
-		if id := profile.LookupString(a.Body, route.Administrator); id != "" {
+	if ok && !route.Administrator.IsZero() {
+		if id := route.Administrator.Value(a); id != "" {
 			x.actor = Session{UserID: id}
 			return
 		}
 	}
+	flow := x.rec.Sessions.flows.userOf(x.step)
+	a.Flow = flow.UserID
+	if id := profile.First(route.Actor, a); id != "" {
+		x.actor = Session{UserID: id}
+		return
+	}
+	x.identifyRequest(a, ok)
+	if x.actor.UserID == "" && ok {
+		x.actor = flow
+	}
+}
+
+// identifyRequest finds the actor by the route's places and by credentials.
+func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
+	route := x.match.Route
 	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved {
 		return
 	}
-	if issued := x.issued(a); ok && issued != "" {
-		if x.actor = x.askIssued(a); x.actor.UserID != "" {
+	if issued := x.issued(a.Answer); ok && issued != "" && (route.Class != "admin" || len(route.User) > 0) { // an administrator may be given somebody's session
+		if x.actor = x.askIssued(a.Answer); x.actor.UserID != "" {
 			return
 		}
 		if x.fromAnswer(a) {
@@ -62,21 +86,65 @@ func (x *Exchange) identify(a *profile.Answer, outcome storage.Status) {
 			x.actor = owner
 			return
 		}
+		if x.fromToken(a) {
+			return
+		}
 	}
 	if x.actor = x.ask(x.ctx, &x.creds); x.actor.UserID == "" && ok {
 		x.fromAnswer(a)
 	}
 }
 
-// fromAnswer takes the user that the answer of a success names.
-func (x *Exchange) fromAnswer(a *profile.Answer) bool {
-	for _, pointer := range x.match.Route.User {
-		if id := profile.LookupString(a.Body, pointer); id != "" {
+// fromAnswer takes the user whom a success names.
+func (x *Exchange) fromAnswer(a *profile.Exchange) bool {
+	if id := profile.First(x.match.Route.User, a); id != "" {
+		x.actor = Session{UserID: id}
+		return true
+	}
+	return false
+}
+
+// fromToken takes the user whom the request's own token names. The route needs it,
+// so that the success shows that the server has verified it.
+func (x *Exchange) fromToken(a *profile.Exchange) bool {
+	for _, s := range x.match.Route.User {
+		if id := s.Value(a); s.OfBearer() && id != "" {
 			x.actor = Session{UserID: id}
 			return true
 		}
 	}
 	return false
+}
+
+// stepOf are the keyed hashes of the values that join this exchange with others.
+func (x *Exchange) stepOf(a *profile.Exchange) []credential {
+	var step []credential
+	for _, s := range x.match.Route.Flow {
+		if v := s.Value(a); len(v) >= minFlowValue {
+			step = append(step, x.rec.Sessions.hash("flow", v))
+		}
+	}
+	return step
+}
+
+// follow joins the exchange to its flow, unless the server refused it: guesses must
+// not join anything. e is its entry, or nil if it made none. When the flow has a
+// user now, the entries of its earlier steps get that user.
+func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
+	if len(x.step) == 0 || a.Status >= 400 || a.Status < 200 {
+		return
+	}
+	var user Session
+	if e != nil && e.Status != storage.Unknown {
+		user = x.actor
+	}
+	for _, earlier := range x.rec.Sessions.flows.join(x.step, user) {
+		earlier.UserID = x.rec.Sessions.flows.userOf(x.step).UserID
+		x.rec.Writer.Enqueue(earlier, nil)
+	}
+	if e != nil && e.UserID == "" && (e.Status == storage.Success || e.Status == storage.Pending) {
+		x.rec.Sessions.flows.wait(x.step, *e)
+	}
 }
 
 // askIssued asks with the session cookies that the answer sets.
@@ -98,7 +166,7 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 
 // learn remembers whose the credentials are that the answer issued, and forgets
 // what the exchange may have ended.
-func (x *Exchange) learn(a *profile.Answer, outcome storage.Status) {
+func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	s := x.rec.Sessions
 	if outcome == storage.Success && (x.match.Route.Timing == profile.Before || x.match.Route.Class == "sign-out") {
 		s.forget(&x.creds)
@@ -108,35 +176,33 @@ func (x *Exchange) learn(a *profile.Answer, outcome storage.Status) {
 	if x.actor.UserID != "" && x.match.Route.Record == profile.Always {
 		s.doubtUser(x.actor.UserID) // whatever the spelling of the credential
 	}
-	if target := x.targetOf(a, outcome, x.body.Copied().Bytes); target != "" && outcome == storage.Success {
+	if target := x.targetOf(a, outcome); target != "" && outcome == storage.Success {
 		s.doubtUser(target)
 	}
-	if outcome != storage.Success || !x.match.Route.Known() {
-		return
+	if outcome != storage.Success || !x.match.Route.Known() || x.match.Route.Class == "admin" && x.match.Route.Administrator.IsZero() {
+		return // a session that an administrator's act issues may be anybody's
 	}
 	owner := x.sessionOwner(a)
 	name, value := profile.SetCookiePair(a.Header, x.rec.Profile.Credentials.Cookies)
 	s.learn(token{"cookie " + name, value}, owner)
 	for _, name := range x.rec.Profile.Credentials.ResponseHeaders {
-		s.learn(token{"authorization", a.Header.Get(name)}, owner)
+		s.learn(token{inHeader, a.Header.Get(name)}, owner)
 	}
-	if len(x.match.Route.User) > 0 {
+	if len(x.match.Route.User)+len(x.match.Route.Actor)+len(x.match.Route.Flow) > 0 {
 		for _, pointer := range x.rec.Profile.Credentials.ResponseBody {
-			s.learn(token{"authorization", profile.LookupString(a.Body, pointer)}, owner)
+			s.learn(token{inHeader, profile.LookupString(a.Body, pointer)}, owner)
 		}
 	}
 }
 
 // sessionOwner is the user of the session that the answer leaves the client
 // with: the actor, but for the start of an impersonation.
-func (x *Exchange) sessionOwner(a *profile.Answer) Session {
-	if x.match.Route.Administrator == "" {
+func (x *Exchange) sessionOwner(a *profile.Exchange) Session {
+	if x.match.Route.Administrator.IsZero() {
 		return x.actor
 	}
-	for _, pointer := range x.match.Route.User {
-		if id := profile.LookupString(a.Body, pointer); id != "" {
-			return Session{UserID: id, ImpersonatedBy: x.actor.UserID}
-		}
+	if id := profile.First(x.match.Route.User, a); id != "" {
+		return Session{UserID: id, ImpersonatedBy: x.actor.UserID}
 	}
 	return Session{}
 }

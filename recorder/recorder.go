@@ -67,6 +67,8 @@ type Options struct {
 	// profile names, or can be read in more than one way, is recorded all the
 	// same: it is how such a list would be evaded.
 	OnlyRoutes bool
+	// SkipChecks records no successful checks (profile.Checks).
+	SkipChecks bool
 	// KeepUsers leaves the user's id in the entries of a deleted user.
 	KeepUsers bool
 	// MaxMetadata bounds an entry's metadata in bytes; 0 means 64 KiB.
@@ -193,7 +195,8 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		rec.Writer.Metrics.UnknownRoute()
 	}
 	x := newExchange(rec, w, r, m, f)
-	if m.Route.Timing != profile.Before {
+	m = x.match
+	if m.Route.Timing != profile.Before || m.Route.Record == profile.Never {
 		return x, nil
 	}
 	x.resolveNow(r.Context())

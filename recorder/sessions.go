@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -68,6 +69,7 @@ type Sessions struct {
 	profile  *profile.Profile
 	key      []byte
 	owners   *lru.Cache[credential, Session]
+	flows    *flows
 	verdicts *lru.Cache[credential, verdict]
 	flight   singleflight.Group
 	slots    chan struct{}
@@ -97,7 +99,11 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sessions{profile: p, key: key, owners: owners, verdicts: verdicts, slots: make(chan struct{}, maxLookups), now: time.Now}, nil
+	flows, err := newFlows()
+	if err != nil {
+		return nil, err
+	}
+	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), now: time.Now}, nil
 }
 
 func (s *Sessions) hash(domain string, values ...string) credential {
@@ -114,17 +120,21 @@ func (s *Sessions) hash(domain string, values ...string) credential {
 
 // credentials are those of one request.
 type credentials struct {
-	cookie  string   // the whole Cookie header, as the upstream will see it
-	headers []string // values of the profile's credential headers, in its order
-	tokens  []token  // what looks like a session among them
+	cookie  string      // the whole Cookie header, as the upstream will see it
+	headers []string    // values of the profile's credential headers, in its order
+	tokens  []token     // what looks like a session among them
+	forward http.Header // what else a question needs
 }
 
 // token is one thing that may carry a session. Its source is part of it: a bearer
 // token that stands in a cookie is not what the server has issued as a cookie.
 type token struct {
-	source string // "cookie" and its name, or a header's name
+	source string // "cookie" and its name, or inHeader
 	value  string
 }
+
+// inHeader is the source of tokens that clients send in a header, whichever.
+const inHeader = "header"
 
 // none says that nobody can be signed in. It does not depend on what looks like a
 // session: a server may call its cookie as it likes, and a client may spell it so
@@ -149,7 +159,17 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 		}
 		c.headers = append(c.headers, v)
 		if v != "" {
-			c.tokens = append(c.tokens, token{strings.ToLower(name), bearer(v)})
+			c.tokens = append(c.tokens, token{inHeader, bearer(v)})
+		}
+	}
+	for _, endpoint := range s.profile.Session {
+		for _, name := range endpoint.Forward {
+			if v := h.Get(name); v != "" && !hopByHop(h, name) {
+				if c.forward == nil {
+					c.forward = make(http.Header)
+				}
+				c.forward.Set(name, v)
+			}
 		}
 	}
 	return c
@@ -251,21 +271,43 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 		return v.session, nil
 	}
 	before := s.doubts.Load()
-	session, err := s.ask(ctx, &c, ask)
+	session, err := s.ask(ctx, &c, ask, nil)
 	if err == nil && s.doubts.Load() == before {
 		s.verdicts.Add(key, verdict{session, s.now().Add(verdictLife)})
 	}
 	return session, err
 }
 
-// ask asks the auth server, one question at a time for the same credentials.
-func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker) (Session, error) {
-	if s.profile.Session == nil || ask == nil || c.none() {
+// askable says whether there is an endpoint to ask on behalf of a route's exchange.
+func (s *Sessions) askable(params func(string) string) bool {
+	return slices.ContainsFunc(s.profile.Session, func(e *profile.Session) bool { return e.Target("", params) != "" })
+}
+
+// ask asks the auth server, one question at a time for the same credentials. params
+// are the path parameters of the exchange that it is about; nil if there is none.
+func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker, params func(string) string) (Session, error) {
+	if ask == nil || c.none() {
 		return Session{}, nil
 	}
+	var last error
+	for _, endpoint := range s.profile.Session {
+		target := endpoint.Target(s.profile.Base(), params)
+		if target == "" {
+			continue
+		}
+		session, err := s.askOne(ctx, c, ask, endpoint, target)
+		if err == nil && session.UserID != "" {
+			return session, nil
+		}
+		last = errors.Join(last, err)
+	}
+	return Session{}, last
+}
+
+func (s *Sessions) askOne(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string) (Session, error) {
 	key := s.wholeKey(c)
-	v, err, _ := s.flight.Do(string(key[:]), func() (any, error) {
-		session, err := s.askNow(ctx, c, ask)
+	v, err, _ := s.flight.Do(string(key[:])+target, func() (any, error) {
+		session, err := s.askNow(ctx, c, ask, endpoint, target)
 		s.Metrics.Lookup(lookupResult(session, err))
 		return session, err
 	})
@@ -273,7 +315,7 @@ func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker) (Session,
 	return session, err
 }
 
-func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker) (Session, error) {
+func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string) (Session, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
 	defer cancel()
 	select {
@@ -282,7 +324,7 @@ func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker) (Sessi
 	case <-ctx.Done():
 		return Session{}, fmt.Errorf("%w: too many questions at once", ErrLookup)
 	}
-	r, err := s.request(ctx, c)
+	r, err := s.request(ctx, c, endpoint, target)
 	if err != nil {
 		return Session{}, err
 	}
@@ -290,35 +332,34 @@ func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker) (Sessi
 	if err != nil {
 		return Session{}, fmt.Errorf("%w: %w", ErrLookup, err)
 	}
-	session, err := s.read(status, body)
+	session, err := s.read(endpoint, status, body)
 	if err != nil {
 		return Session{}, err
 	}
-	s.learnProven(c, body, session)
+	s.learnProven(c, endpoint, body, session)
 	return session, nil
 }
 
 // learnProven remembers a request's only cookie as its session's, if the answer
 // shows that it is: the cookie begins with the session's own token. Otherwise a
 // cookie that only looks like a session could be passed off as somebody's.
-func (s *Sessions) learnProven(c *credentials, body []byte, session Session) {
-	if s.profile.Session.Token == "" || len(c.tokens) != 1 || !strings.HasPrefix(c.tokens[0].source, "cookie ") {
+func (s *Sessions) learnProven(c *credentials, endpoint *profile.Session, body []byte, session Session) {
+	if endpoint.Token == "" || len(c.tokens) != 1 || !strings.HasPrefix(c.tokens[0].source, "cookie ") {
 		return
 	}
-	own := profile.LookupString(body, s.profile.Session.Token)
+	own := profile.LookupString(body, endpoint.Token)
 	if rest, ok := strings.CutPrefix(c.tokens[0].value, own); own != "" && ok && strings.HasPrefix(rest, ".") {
 		s.learn(c.tokens[0], session)
 	}
 }
 
-func (s *Sessions) request(ctx context.Context, c *credentials) (*http.Request, error) {
-	target := s.profile.Base() + s.profile.Session.Path
-	if s.profile.Session.Query != "" {
-		target += "?" + s.profile.Session.Query
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+func (s *Sessions) request(ctx context.Context, c *credentials, endpoint *profile.Session, target string) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, cmp.Or(endpoint.Method, http.MethodGet), target, nil)
 	if err != nil {
 		return nil, err
+	}
+	for name, v := range c.forward {
+		r.Header[name] = v
 	}
 	if c.cookie != "" {
 		r.Header.Set("Cookie", c.cookie)
@@ -332,12 +373,13 @@ func (s *Sessions) request(ctx context.Context, c *credentials) (*http.Request, 
 	return r, nil
 }
 
-// read understands the session endpoint's answer. A refusal (4xx but 429) means
-// nobody; anything else that is no clear answer is an error, never a session.
-func (s *Sessions) read(status int, body []byte) (Session, error) {
+// read understands a session endpoint's answer. A refusal (4xx) means nobody; what
+// is no clear answer is an error, never a session: 404 and 405 say that the endpoint
+// is not there, 429 that there was no time.
+func (s *Sessions) read(p *profile.Session, status int, body []byte) (Session, error) {
 	switch {
 	case status == http.StatusOK:
-	case status == http.StatusTooManyRequests, status >= 500, status < 200:
+	case status == http.StatusTooManyRequests, status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status >= 500, status < 200:
 		return Session{}, fmt.Errorf("%w: it answered %d", ErrLookup, status)
 	default:
 		return Session{}, nil
@@ -345,8 +387,7 @@ func (s *Sessions) read(status int, body []byte) (Session, error) {
 	if !profile.Readable(body) {
 		return Session{}, fmt.Errorf("%w: its answer is no JSON", ErrLookup)
 	}
-	p := s.profile.Session
-	id := profile.LookupString(body, p.User)
+	id := p.User.Value(&profile.Exchange{Answer: &profile.Answer{Status: status, Body: body}})
 	if id == "" {
 		return Session{}, nil
 	}

@@ -1,4 +1,4 @@
-package replay
+package wire
 
 import (
 	"bufio"
@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/replay"
 )
 
 // exchangeHeader tells the Server which exchange a request belongs to, by its seq.
@@ -28,7 +30,7 @@ type Answer struct {
 // Send sends the recorded request to address over a connection of its own and
 // returns the answer. Method, target, headers and body go out as recorded; only
 // the headers that belong to the recorded connection are made anew.
-func Send(address string, x *Exchange) (*Answer, error) {
+func Send(address string, x *replay.Exchange) (*Answer, error) {
 	c, err := net.DialTimeout("tcp", address, sendTimeout)
 	if err != nil {
 		return nil, err
@@ -50,7 +52,7 @@ func Send(address string, x *Exchange) (*Answer, error) {
 }
 
 // requestBytes is the request as it goes over the wire.
-func requestBytes(host string, x *Exchange) []byte {
+func requestBytes(host string, x *replay.Exchange) []byte {
 	r, b := &x.Request, new(bytes.Buffer)
 	fmt.Fprintf(b, "%s %s HTTP/1.1\r\nHost: %s\r\n%s: %d\r\n", r.Method, r.Path, host, exchangeHeader, x.Seq)
 	for _, name := range sorted(r.Headers) {
@@ -109,7 +111,7 @@ func namesHeaders(v string) bool {
 
 // Differences says where the answer is not the recorded one: the audit log must
 // not change what passes through it.
-func (x *Exchange) Differences(a *Answer) []string {
+func Differences(x *replay.Exchange, a *Answer) []string {
 	var out []string
 	if a.Status != x.Response.Status {
 		out = append(out, fmt.Sprintf("status %d became %d", x.Response.Status, a.Status))

@@ -1,8 +1,7 @@
-package replay
+package wire
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,9 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/replay"
 )
 
 // Server stands for the auth server. It gives each request the recorded answer,
@@ -22,10 +21,11 @@ type Server struct {
 	profile *profile.Profile
 
 	// mu protects the fields below.
-	mu sync.Mutex
+	mu     sync.Mutex
+	oracle *replay.Oracle
 	// current is the exchange under way, and answered says that its request has
 	// arrived: from then on its answer's session exists.
-	current  *Exchange
+	current  *replay.Exchange
 	answered bool
 	// problems are requests that a real auth server should not have got.
 	problems []string
@@ -33,13 +33,16 @@ type Server struct {
 }
 
 // NewServer returns a Server for recordings of the profile's auth server.
-func NewServer(p *profile.Profile) *Server { return &Server{profile: p} }
+func NewServer(p *profile.Profile, f *replay.File) *Server {
+	return &Server{profile: p, oracle: replay.NewOracle(p, f)}
+}
 
 // Expect announces the next exchange.
-func (s *Server) Expect(x *Exchange) {
+func (s *Server) Expect(x *replay.Exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.current, s.answered = x, false
+	s.oracle.Expect(x)
 }
 
 // Problems are what was wrong with the requests so far, and Lookups how often the
@@ -76,8 +79,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.answered = true
+	s.oracle.Answered()
 	s.inspect(r, body)
-	s.current.Response.replay(w)
+	answer(&s.current.Response, w)
 }
 
 // inspect compares what arrived with what the client sent.
@@ -99,8 +103,8 @@ func (s *Server) inspect(r *http.Request, body []byte) {
 	}
 }
 
-// replay writes the recorded answer, chunked if it was.
-func (r *Response) replay(w http.ResponseWriter) {
+// answer writes the recorded answer, chunked if it was.
+func answer(r *replay.Response, w http.ResponseWriter) {
 	h, body := w.Header(), r.Wire()
 	h["Content-Type"], h["Date"] = nil, nil // not to be made up if the recording has none
 	for name, values := range r.Headers {
@@ -115,31 +119,21 @@ func (r *Response) replay(w http.ResponseWriter) {
 	_, _ = w.Write(body) // statuses and methods without a body refuse it; the client compares what it got
 }
 
-// lookup answers a question of the audit log: who has this session? It knows no
-// more than the auth server's database did, before and after the exchange; what
-// the exchange was meant to show (truth.user, truth.outcome) plays no part.
+// lookup answers a question of the audit log: who has this session?
 func (s *Server) lookup(w http.ResponseWriter, r *http.Request) {
 	s.lookups++
-	ask := s.profile.Session
-	if ask == nil || s.current == nil {
-		s.problem("nobody may ask %s %s", r.Method, r.RequestURI)
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	target := s.profile.Base() + ask.Path
-	if ask.Query != "" {
-		target += "?" + ask.Query
-	}
-	if r.Method != http.MethodGet || r.RequestURI != target {
-		s.problem("the question was %s %s, not GET %s", r.Method, r.RequestURI, target)
-	}
 	for name := range r.Header {
 		if !s.mayAsk(name) {
 			s.problem("the question has a header %s", name)
 		}
 	}
+	status, body, problem := s.oracle.Answer(r)
+	if problem != "" {
+		s.problem("%s", problem)
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(s.session(r)) // the asker may be gone
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the asker may be gone
 }
 
 // mayAsk says whether a look-up may have the header: credentials, and what every
@@ -150,68 +144,4 @@ func (s *Server) mayAsk(name string) bool {
 		return true
 	}
 	return slices.ContainsFunc(s.profile.Credentials.Headers, func(h string) bool { return http.CanonicalHeaderKey(h) == name })
-}
-
-// session is the answer to a look-up in the shape of Better Auth's get-session;
-// nil, JSON null, means that nobody is signed in.
-func (s *Server) session(r *http.Request) any {
-	t := &s.current.Truth
-	user, role, admin := "", "", ""
-	switch {
-	case s.answered && s.issued(r):
-		user = t.ResponseSessionUserID
-	case !s.sameCredentials(r):
-		s.problem("the question has credentials that neither the request nor its answer has")
-	case s.answered && t.RequestSessionStillValid != nil && !*t.RequestSessionStillValid:
-	default:
-		user, role, admin = t.RequestSessionUserID, t.RequestSessionRole, t.RequestSessionImpersonatedBy
-	}
-	if user == "" {
-		return nil
-	}
-	return map[string]any{
-		"session": map[string]any{
-			"id": "replayed", "userId": user, "impersonatedBy": orNull(admin),
-			"expiresAt": time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04:05.000Z"),
-		},
-		"user": map[string]any{"id": user, "role": orNull(role), "email": "somebody@example.com"},
-	}
-}
-
-func orNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
-// issued says whether a look-up's credentials are those that the recorded answer
-// sets.
-func (s *Server) issued(r *http.Request) bool {
-	c, h := s.profile.Credentials, http.Header(s.current.Response.Headers)
-	if cookie := profile.SetCookie(h, c.Cookies); cookie != "" {
-		for pair := range strings.SplitSeq(r.Header.Get("Cookie"), ";") {
-			name, v, _ := strings.Cut(strings.TrimSpace(pair), "=")
-			if profile.MatchName(c.Cookies, name) {
-				return v == cookie // of two with one name the first counts
-			}
-		}
-	}
-	for _, name := range c.ResponseHeaders {
-		token := h.Get(name)
-		if token != "" && slices.ContainsFunc(c.Headers, func(n string) bool { return strings.HasSuffix(r.Header.Get(n), token) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// sameCredentials says whether a look-up carries the request's credentials, all
-// of them and as they were.
-func (s *Server) sameCredentials(r *http.Request) bool {
-	sent := http.Header(s.current.Request.Headers)
-	if strings.Join(r.Header["Cookie"], "; ") != strings.Join(sent["Cookie"], "; ") {
-		return false
-	}
-	return !slices.ContainsFunc(s.profile.Credentials.Headers, func(n string) bool { return r.Header.Get(n) != sent.Get(n) })
 }

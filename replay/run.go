@@ -1,0 +1,151 @@
+package replay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+)
+
+// Run plays a recording through a recorder with the profile, and returns the
+// entries of each exchange, oldest first. Nothing leaves the process.
+func Run(f *File, p *profile.Profile) (map[*Exchange][]storage.Entry, error) {
+	store := memory.New(0)
+	log := slog.New(slog.DiscardHandler)
+	writer := recorder.NewWriter(store, log)
+	rec, err := newRecorder(p, writer, log)
+	if err != nil {
+		return nil, err
+	}
+	oracle := NewOracle(p, f)
+	for i, x := range f.Exchanges {
+		if x.Place(p) == OwnAPI {
+			continue
+		}
+		oracle.Expect(x)
+		if err := play(rec, oracle, x, strconv.Itoa(i)); err != nil {
+			return nil, fmt.Errorf("%s: %w", x.ID(), err)
+		}
+	}
+	if err := writer.Close(context.Background()); err != nil {
+		return nil, err
+	}
+	return byExchange(f, store.Entries())
+}
+
+func newRecorder(p *profile.Profile, writer *recorder.Writer, log *slog.Logger) (*recorder.Recorder, error) {
+	key := []byte("replays have no secrets of theirs")
+	sessions, err := recorder.NewSessions(p, key)
+	if err != nil {
+		return nil, err
+	}
+	redactor, err := redact.New(redact.Options{Key: key})
+	if err != nil {
+		return nil, err
+	}
+	return recorder.New(recorder.Options{
+		Profile: p, Sessions: sessions, Writer: writer, Redactor: redactor, Logger: log, KeepUsers: true,
+		Capture: recorder.Capture{IPAddress: true, UserAgent: true}, Durability: recorder.Commit,
+	})
+}
+
+// play plays one exchange.
+func play(rec *recorder.Recorder, oracle *Oracle, x *Exchange, id string) error {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(x.requestBytes())))
+	if err != nil {
+		return nil // a server would refuse it before any handler
+	}
+	m, mine := rec.Profile.Match(r.Method, r.URL)
+	if !mine || !rec.Wants(m) {
+		return nil
+	}
+	w := &sink{header: make(http.Header)}
+	exchange, err := rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.1", RequestID: id, Asker: asker{oracle}})
+	if err != nil {
+		return err
+	}
+	oracle.Answered()
+	_, _ = io.Copy(io.Discard, r.Body) // a body that breaks off was recorded so
+	x.Response.write(exchange.Writer())
+	return exchange.End(nil, 0, false)
+}
+
+// requestBytes is the request as it goes over the wire.
+func (x *Exchange) requestBytes() []byte {
+	b := new(bytes.Buffer)
+	fmt.Fprintf(b, "%s %s HTTP/1.1\r\nHost: auth.example.com\r\n", x.Request.Method, x.Request.Path)
+	for name, values := range x.Request.Headers {
+		switch http.CanonicalHeaderKey(name) {
+		case "Host", "Content-Length", "Transfer-Encoding":
+			continue
+		}
+		for _, v := range values {
+			fmt.Fprintf(b, "%s: %s\r\n", name, v)
+		}
+	}
+	body := x.Request.Wire()
+	fmt.Fprintf(b, "Content-Length: %d\r\n\r\n%s", len(body), body)
+	return b.Bytes()
+}
+
+// write gives the recorded answer.
+func (r *Response) write(w http.ResponseWriter) {
+	for name, values := range r.Headers {
+		w.Header()[http.CanonicalHeaderKey(name)] = values
+	}
+	body := r.Wire()
+	if !slices.Contains(r.Headers["Transfer-Encoding"], "chunked") && len(body) > 0 {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	w.WriteHeader(r.Status)
+	_, _ = w.Write(body) // a sink takes everything
+}
+
+// sink is a client that listens to nothing.
+type sink struct{ header http.Header }
+
+func (s *sink) Header() http.Header         { return s.header }
+func (s *sink) WriteHeader(int)             {}
+func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
+
+// asker asks the Oracle.
+type asker struct{ oracle *Oracle }
+
+// Ask implements recorder.Asker.
+func (a asker) Ask(r *http.Request) (int, []byte, error) {
+	status, body, problem := a.oracle.Answer(r)
+	if problem != "" && !strings.HasPrefix(problem, "the profile has no") {
+		return 0, nil, fmt.Errorf("replay: %s", problem)
+	}
+	return status, body, nil
+}
+
+// byExchange sorts entries by the exchange that they are of.
+func byExchange(f *File, entries []storage.Entry) (map[*Exchange][]storage.Entry, error) {
+	out := make(map[*Exchange][]storage.Entry)
+	for _, e := range entries {
+		var m struct{ RequestID string }
+		if err := json.Unmarshal(e.Metadata, &m); err != nil {
+			return nil, fmt.Errorf("metadata of %s: %w", e.Action, err)
+		}
+		i, err := strconv.Atoi(m.RequestID)
+		if err != nil || i >= len(f.Exchanges) {
+			continue // none of an exchange
+		}
+		out[f.Exchanges[i]] = append(out[f.Exchanges[i]], e)
+	}
+	return out, nil
+}
