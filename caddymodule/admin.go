@@ -23,8 +23,9 @@ func init() {
 
 // The admin endpoints.
 const (
-	adminStatus = "/audit-log/status"
-	adminPrune  = "/audit-log/prune"
+	adminStatus   = "/audit-log/status"
+	adminPrune    = "/audit-log/prune"
+	adminCoverage = "/audit-log/coverage"
 )
 
 // maxAdminBody bounds the body of a request to the admin endpoints.
@@ -34,6 +35,7 @@ const maxAdminBody = 64 << 10
 // endpoint:
 //
 //	GET  /audit-log/status
+//	GET  /audit-log/coverage
 //	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true}
 //
 // It holds nothing itself: Caddy never cleans admin modules up.
@@ -49,6 +51,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: adminStatus, Handler: only(http.MethodGet, serveStatus)},
 		{Pattern: adminPrune, Handler: only(http.MethodPost, servePrune)},
+		{Pattern: adminCoverage, Handler: only(http.MethodGet, serveCoverage)},
 	}
 }
 

@@ -164,6 +164,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = onOff(d, &h.Enabled)
 		case "unlink":
 			err = onOff(d, &h.Unlink)
+		case "checks":
+			err = onOff(d, &h.Checks)
 		case "non_blocking":
 			err = h.unmarshalNonBlocking(d)
 		case "path":
@@ -204,7 +206,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // directiveWords are what the block of the directive may have.
-const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, skip, set, hook, unlink, admins, " +
+const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, skip, set, hook, checks, unlink, admins, " +
 	"ambiguous_path, session_endpoint or trusted_origins"
 
 // unmarshalNonBlocking is the plugin's name for durability async.

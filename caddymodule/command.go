@@ -28,9 +28,12 @@ func init() {
 		Name:  "audit-log",
 		Short: "Looks after the audit log",
 		Long: `
-Looks after the audit log of an auth server behind this Caddy: deletes old entries, and takes over the
-entries of the Better Auth plugin better-auth-audit-logs.`,
-		CobraFunc: func(cmd *cobra.Command) { cmd.AddCommand(pruneCommand(), importCommand()) },
+Looks after the audit log of an auth server behind this Caddy: deletes old entries, takes over the entries of the
+Better Auth plugin better-auth-audit-logs, checks profiles, records traffic to make profiles from, and says which of
+the server's routes no profile names.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand())
+		},
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -33,12 +34,15 @@ type Handler struct {
 	// Whether exchanges are recorded. The API answers all the same. Default: true.
 	Enabled *bool `json:"enabled,omitempty"`
 
-	// What the auth server behind is: the name of a builtin profile, or the path of
-	// a file of your own. Default: `better_auth`.
+	// What the auth server behind is: the name of a builtin profile
+	// (`caddy audit-log profile list`), the path of a file of your own, or `auto`: it
+	// is recognised by its traffic, and until then its paths are read as words
+	// (`generic`). What was recognised, and by what, is in the log. Nothing is sent to
+	// find out. Default: `auto`.
 	Profile string `json:"profile,omitempty"`
 
 	// The path under which the auth server's routes are. Default: the profile's own
-	// (`/api/auth` for Better Auth).
+	// (`/api/auth` for Better Auth), or what was recognised.
 	BasePath string `json:"base_path,omitempty"`
 
 	// How durable an entry is before the client sees the answer: `fsync` (on disk;
@@ -68,6 +72,11 @@ type Handler struct {
 	// How large the metadata of an entry may be.
 	MetadataLimits *MetadataLimits `json:"metadata_limits,omitempty"`
 
+	// Whether successful checks of who somebody is (session checks, userinfo, token
+	// introspection, forward-auth) are recorded, with low severity. Refused ones
+	// always are. Default: true.
+	Checks *bool `json:"checks,omitempty"`
+
 	// Whether a successful deletion of an account takes the user's id out of that
 	// user's entries, which stay. Default: true.
 	Unlink *bool `json:"unlink,omitempty"`
@@ -95,8 +104,7 @@ type Handler struct {
 
 	app        *App
 	log        *slog.Logger
-	profile    *profile.Profile
-	routes     map[string]recorder.RouteOptions
+	reading    atomic.Pointer[reading]
 	durability recorder.Durability
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
@@ -175,17 +183,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	if h.profile, err = loadProfile(h.Profile); err != nil {
+	first, err := h.firstReading()
+	if err != nil {
 		return err
 	}
-	if h.BasePath != "" {
-		if h.profile, err = h.profile.WithBasePath(h.BasePath); err != nil {
-			return err
-		}
-	}
-	if h.profile, h.routes, err = h.customize(h.profile); err != nil {
-		return err
-	}
+	h.reading.Store(first)
 	if h.SessionEndpoint != "" {
 		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
 			return err
@@ -199,9 +201,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // loadProfile finds a builtin profile or reads a file.
 func loadProfile(name string) (*profile.Profile, error) {
-	if name == "" {
-		name = "better_auth"
-	}
 	if !strings.ContainsAny(name, "/.\\") {
 		return profile.Builtin(name)
 	}
@@ -229,7 +228,8 @@ const marker = "audit_log.recorded"
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	sanitizeForwarded(r.Header)
-	match, mine := h.profile.Match(r.Method, r.URL)
+	now := h.current(r)
+	match, mine := now.profile.Match(r.Method, r.URL)
 	if !mine {
 		return next.ServeHTTP(w, r)
 	}
@@ -247,7 +247,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	asker := h.asker(r, next)
-	if path, api, ambiguous := httpapi.Path(h.profile, r.URL); api {
+	if path, api, ambiguous := httpapi.Path(now.profile, r.URL); api {
 		return run.serveAPI(w, r, path, ambiguous, asker)
 	}
 	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
@@ -277,22 +277,24 @@ type running struct {
 	recorder *recorder.Recorder
 	api      *httpapi.API
 	store    *openStore
+	reading  *reading
 }
 
 // running returns what the handler has for the store of the caller's lease.
 func (h *Handler) running(store *openStore) (*running, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.run != nil && h.run.store == store {
+	now := h.reading.Load()
+	if h.run != nil && h.run.store == store && h.run.reading == now {
 		return h.run, nil
 	}
 	var err error
-	h.run, err = h.newRunning(store)
+	h.run, err = h.newRunning(store, now)
 	return h.run, err
 }
 
-func (h *Handler) newRunning(store *openStore) (*running, error) {
-	sessions, err := recorder.NewSessions(h.profile, store.key)
+func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
+	sessions, err := recorder.NewSessions(now.profile, store.key)
 	if err != nil {
 		return nil, err
 	}
@@ -300,12 +302,16 @@ func (h *Handler) newRunning(store *openStore) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, err := recorder.New(recorder.Options{
-		Profile: h.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
+	options := recorder.Options{
+		Profile: now.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
 		Capture: capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), Durability: h.durability, Fail: h.fail,
-		Routes: h.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
-		Hooks: h.beforeLog, Observer: store.news.observer(h.app.out, h.afterLog),
-	})
+		Routes: now.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
+		Hooks: h.beforeLog, Observer: store.news.observer(h.app.out, h.afterLog), Coverage: store.coverage, SkipChecks: h.Checks != nil && !*h.Checks,
+	}
+	if now.recognizer != nil {
+		options.Recognize = func(x *profile.Exchange) *recorder.Recorder { return h.recognize(store, x) }
+	}
+	rec, err := recorder.New(options)
 	if err != nil {
 		return nil, err
 	}
@@ -315,10 +321,10 @@ func (h *Handler) newRunning(store *openStore) (*running, error) {
 	}
 	api := httpapi.New(httpapi.Options{
 		AdminRoles: admins.Roles, AdminIDs: admins.IDs,
-		Profile: h.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
+		Profile: now.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
 		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth,
 	})
-	return &running{recorder: rec, api: api, store: store}, nil
+	return &running{recorder: rec, api: api, store: store, reading: now}, nil
 }
 
 func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string, ambiguous bool, asker recorder.Asker) error {

@@ -41,6 +41,9 @@ type pooledStore struct {
 	log      *slog.Logger
 	// metrics outlive the open store, so that counters only grow.
 	metrics *recorder.Metrics
+	// coverage and recognized too.
+	coverage   *recorder.Coverage
+	recognized *recognitions
 
 	// mu protects the fields below. It is held while the store is opened and
 	// closed, so that whoever comes meanwhile waits for the end of it.
@@ -61,12 +64,16 @@ type openStore struct {
 	writer    *recorder.Writer
 	retention *retention.Runner
 	limiter   *httpapi.Limiter
-	key       []byte
+	coverage  *recorder.Coverage
+	// recognized outlives it.
+	recognized *recognitions
+	key        []byte
 }
 
 func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
 	return &pooledStore{
-		identity: identity, opener: open, keyFile: keyFile, log: log, metrics: new(recorder.Metrics), idle: make(chan struct{}),
+		identity: identity, opener: open, keyFile: keyFile, log: log, metrics: new(recorder.Metrics),
+		coverage: new(recorder.Coverage), recognized: new(recognitions), idle: make(chan struct{}),
 	}
 }
 
@@ -96,7 +103,7 @@ func (p *pooledStore) openLocked() error {
 		return err
 	}
 	p.open = &openStore{
-		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key, news: newDispatcher(p.log),
+		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
 	p.open.writer.Metrics = p.metrics

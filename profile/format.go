@@ -171,7 +171,7 @@ type Route struct {
 	// "*" at the end for any rest, also an empty one.
 	Path string `json:"path,omitempty"`
 	// Words stand for Path in profiles that know no paths: the route is for every
-	// path with one of them in it. Letters and digits only; case, "-", "_" and "."
+	// path with one of them in it. Letters, digits and "/" only; case, "-", "_" and "."
 	// in paths do not count. "/word" must begin a segment, "word/" must end one.
 	Words []string `json:"words,omitempty"`
 	// When are conditions on the request: a Source of the request and the value that
@@ -217,6 +217,9 @@ type Route struct {
 	// states, codes, refresh tokens. Values must be secret enough that only the
 	// flow's own client knows them. Who is proved in one step has acted in all.
 	Flow []Source `json:"flow,omitempty"`
+	// Detached exchanges join their flow, but are not its user's doing: whoever starts
+	// a device flow may be somebody else than who approves it.
+	Detached bool `json:"detached,omitempty"`
 
 	action   string
 	rules    []Rule
@@ -254,7 +257,8 @@ type Rule struct {
 	JSON *JSONCondition `json:"json,omitempty"`
 	// HTML is a text that the answer's page contains, in any case.
 	HTML string `json:"html,omitempty"`
-	// Outcome if the rule holds; "none" when the exchange is no event.
+	// Outcome if the rule holds; "none" when the exchange is no event, "unknown" when
+	// the answer is the same either way.
 	Outcome storage.Status `json:"outcome"`
 
 	status statusSet

@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -21,14 +21,20 @@ var builtin embed.FS
 
 // Builtin returns the builtin profile of that name.
 func Builtin(name string) (*Profile, error) {
-	b, err := builtin.ReadFile("builtin/" + name + ".json")
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-		return nil, fmt.Errorf("unknown profile %q: use one of %s, or the path of a file of your own", name, strings.Join(Names(), ", "))
-	}
+	b, err := Text(name)
 	if err != nil {
 		return nil, err
 	}
 	return Parse(b)
+}
+
+// Text is the file of the builtin profile of that name.
+func Text(name string) ([]byte, error) {
+	b, err := builtin.ReadFile("builtin/" + name + ".json")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
+		return nil, fmt.Errorf("unknown profile %q: use one of %s, or the path of a file of your own", name, strings.Join(Names(), ", "))
+	}
+	return b, err
 }
 
 // Names lists the builtin profiles.
@@ -44,22 +50,18 @@ func Names() []string {
 	return names
 }
 
-// Parse reads a profile and checks all of it. Errors name the line or the route.
+// Parse reads a profile and checks all of it. Errors name the line.
 func Parse(b []byte) (*Profile, error) {
 	p := new(Profile)
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(p); err != nil {
-		return nil, fmt.Errorf("profile, line %d: %w", line(b, d.InputOffset()), err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("profile, line %d: something follows the object", line(b, d.InputOffset()))
+	b = bytes.TrimPrefix(b, []byte("\ufeff")) // editors write it
+	if err := p.decode(b); err != nil {
+		return nil, err
 	}
 	if err := p.inherit(); err != nil {
-		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+		return nil, withLine(p.Name, b, err)
 	}
 	if err := p.compile(); err != nil {
-		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+		return nil, withLine(p.Name, b, err)
 	}
 	return p, nil
 }
@@ -72,7 +74,7 @@ func (p *Profile) inherit() error {
 	}
 	base, err := Builtin(p.Extends)
 	if err != nil {
-		return fmt.Errorf("extends: %w", err)
+		return at(fmt.Errorf("extends: %w", err), "extends")
 	}
 	p.Title, p.BasePath = cmp.Or(p.Title, base.Title), cmp.Or(p.BasePath, base.BasePath)
 	p.Router, p.Unknown = cmp.Or(p.Router, base.Router), cmp.Or(p.Unknown, base.Unknown)
@@ -107,7 +109,7 @@ func (p *Profile) inheritRoutes(base *Profile) {
 	own := len(p.Routes)
 	for _, r := range base.Routes {
 		replaced := slices.ContainsFunc(p.Routes[:own], func(o *Route) bool {
-			return r.Path != "" && o.Path == r.Path && o.Method == r.Method && reflect.DeepEqual(o.When, r.When)
+			return o != nil && r.Path != "" && o.Path == r.Path && o.Method == r.Method && reflect.DeepEqual(o.When, r.When)
 		})
 		if !replaced {
 			c := *r
@@ -117,32 +119,28 @@ func (p *Profile) inheritRoutes(base *Profile) {
 	}
 }
 
-func line(b []byte, offset int64) int {
-	return 1 + bytes.Count(b[:min(int(offset), len(b))], []byte("\n"))
-}
-
 // compile checks a profile that is complete, and prepares it for matching.
 func (p *Profile) compile() error {
 	if p.Name == "" {
-		return errors.New("it has no name")
+		return at(errors.New("it has no name"), "name")
 	}
 	if err := p.setBase(p.BasePath); err != nil {
-		return err
+		return at(err, "base_path")
 	}
 	if p.Router != "" && p.Router != "whatwg" {
-		return fmt.Errorf("unknown router %q: use whatwg, or leave it out", p.Router)
+		return at(fmt.Errorf("unknown router %q: use whatwg, or leave it out", p.Router), "router")
 	}
 	if p.Unknown != "" && p.Unknown != "record" && p.Unknown != "ignore" {
-		return fmt.Errorf("unknown word %q for unknown: use record or ignore", p.Unknown)
+		return at(fmt.Errorf("unknown word %q for unknown: use record or ignore", p.Unknown), "unknown")
 	}
 	for i := range p.Session {
 		if err := p.Session[i].compile(); err != nil {
-			return fmt.Errorf("session: %w", err)
+			return at(fmt.Errorf("session: %w", err), "session", i)
 		}
 	}
 	for i := range p.Recognize {
 		if err := p.Recognize[i].compile(); err != nil {
-			return fmt.Errorf("recognize, sign %d: %w", i+1, err)
+			return at(fmt.Errorf("recognize, sign %d: %w", i+1, err), "recognize", i)
 		}
 	}
 	if err := p.compileOutcomes(); err != nil {
@@ -153,12 +151,13 @@ func (p *Profile) compile() error {
 
 func (p *Profile) compileOutcomes() error {
 	if len(p.Outcomes["default"]) == 0 {
-		return errors.New(`outcomes needs a list "default"`)
+		return at(errors.New(`outcomes needs a list "default"`), "outcomes")
 	}
-	for name, rules := range p.Outcomes {
+	for _, name := range slices.Sorted(maps.Keys(p.Outcomes)) {
+		rules := p.Outcomes[name]
 		for i := range rules {
 			if err := rules[i].compile(); err != nil {
-				return fmt.Errorf("outcomes, list %q, rule %d: %w", name, i+1, err)
+				return at(fmt.Errorf("outcomes, list %q, rule %d: %w", name, i+1, err), "outcomes", name, i)
 			}
 		}
 	}
@@ -168,14 +167,17 @@ func (p *Profile) compileOutcomes() error {
 func (p *Profile) compileRoutes() error {
 	p.static, p.params, p.actions = make(map[string][]*Route), nil, make(map[string]bool)
 	for i, r := range p.Routes {
+		if r == nil {
+			return at(fmt.Errorf("route %d is null", i+1), "routes", i)
+		}
 		if err := p.addRoute(r); err != nil {
-			return fmt.Errorf("route %d (%s %s%s): %w", i+1, r.Method, r.Path, strings.Join(r.Words, " "), err)
+			return at(fmt.Errorf("route %d (%s %s%s): %w", i+1, r.Method, r.Path, strings.Join(r.Words, " "), err), "routes", i)
 		}
 		p.actions[r.action] = true
 	}
 	if p.words = newWords(p.Routes); p.words != nil {
 		if len(p.words.routes) > maxWordRoutes {
-			return fmt.Errorf("%d routes have words, %d may", len(p.words.routes), maxWordRoutes)
+			return at(fmt.Errorf("%d routes have words, %d may", len(p.words.routes), maxWordRoutes), "routes")
 		}
 		together(p.words.routes)
 	}
@@ -204,6 +206,9 @@ func together(group []*Route) {
 }
 
 func (s *Session) compile() error {
+	if s == nil {
+		return errors.New("it is null")
+	}
 	if !strings.HasPrefix(s.Path, "/") || s.User.IsZero() {
 		return errors.New("it needs a path that starts with / and a pointer to the user")
 	}
@@ -282,7 +287,7 @@ func (p *Profile) addRoute(r *Route) error {
 	case len(r.Words) == 0 && !strings.HasPrefix(r.Path, "/"):
 		return errors.New("the path must start with /")
 	case !classes[r.Class]:
-		return fmt.Errorf("unknown class %q", r.Class)
+		return fmt.Errorf("unknown class %q: use one of %s", r.Class, strings.Join(slices.Sorted(maps.Keys(classes)), ", "))
 	case r.Method != strings.ToUpper(r.Method):
 		return errors.New("write the method in upper case")
 	}
@@ -359,8 +364,8 @@ func (r *Route) compile() error {
 	}
 	for _, word := range r.Words {
 		for i := range len(word) {
-			if c := letter(word[i]); c < 0 || c == slash && i > 0 && i < len(word)-1 || word[i] >= 'A' && word[i] <= 'Z' {
-				return fmt.Errorf("bad word %q: use lower-case letters and digits, with / only at its ends", word)
+			if c := letter(word[i]); c < 0 || word[i] >= 'A' && word[i] <= 'Z' {
+				return fmt.Errorf("bad word %q: use lower-case letters, digits and /", word)
 			}
 		}
 		if strings.Trim(word, "/") == "" {
@@ -409,8 +414,8 @@ func (r *Route) setDefaults() error {
 }
 
 func (r *Rule) compile() error {
-	if r.Outcome != None && (!r.Outcome.Valid() || r.Outcome == storage.Unknown) {
-		return fmt.Errorf("unknown outcome %q: use success, failed, pending or none", r.Outcome)
+	if r.Outcome != None && !r.Outcome.Valid() {
+		return fmt.Errorf("unknown outcome %q: use success, failed, pending, unknown or none", r.Outcome)
 	}
 	if !r.In.IsZero() && r.Location == "" && r.LocationPath == "" && r.LocationRepeats == "" {
 		return errors.New("in says where a URL is, and goes with location, location_path or location_repeats")

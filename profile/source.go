@@ -174,8 +174,8 @@ func isWord(s string) bool {
 type Exchange struct {
 	// Answer of the server.
 	*Answer
-	// Method of the request.
-	Method string
+	// Method and Host of the request.
+	Method, Host string
 	// Path under the base path, and the template of the route that it fits.
 	Path  string
 	Route *Route
@@ -335,12 +335,12 @@ func queryValue(query, name string) string {
 	return ""
 }
 
-// text is a string value, or the literal of a number.
+// text is a string value, or the literal of a number or a boolean.
 func text(v gjson.Result) string {
 	switch v.Type {
 	case gjson.String:
 		return v.Str
-	case gjson.Number:
+	case gjson.Number, gjson.True, gjson.False:
 		return v.Raw
 	default:
 		return ""

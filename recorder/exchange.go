@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"time"
 
@@ -34,6 +35,8 @@ type Exchange struct {
 	capture     Capture
 	request     RequestFacts
 	sent        http.Header // the request's, where a rule looks at it
+	host        string
+	url         *url.URL // the request's, while the auth server is not recognised
 	ctx         context.Context
 
 	// actor is who acts, once known; resolved says that the auth server (or the
@@ -66,6 +69,10 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)
 		x.match = rec.Profile.Refine(m, &profile.Exchange{Answer: &profile.Answer{Query: x.query}, Method: x.method, Path: m.Path, SentHeader: x.sent})
+	}
+	if rec.Recognize != nil {
+		u := *r.URL // handlers below may rewrite it
+		x.url, x.host, x.sent = &u, r.Host, sentHeader(r.Header)
 	}
 	x.capture = rec.capture(m.Route)
 	if x.capture.UserAgent {
@@ -172,11 +179,15 @@ func (x *Exchange) complete() (err error) {
 
 func (x *Exchange) completeNow() error {
 	answer := x.observed()
+	if x.rec.Recognize != nil && !x.recognize(answer) {
+		return nil
+	}
 	if x.match.Route.Deferred() {
 		x.match = x.rec.Profile.Refine(x.match, answer)
 	}
 	answer.Route = x.match.Route
 	outcome := x.outcome(answer)
+	x.cover(answer, outcome)
 	x.step = x.stepOf(answer)
 	if !x.isEvent(answer, outcome) {
 		x.follow(answer, nil)
@@ -245,6 +256,26 @@ func (x *Exchange) answer() *profile.Answer {
 	return a
 }
 
+// recognize hands the exchange over to the Recorder of the server that it shows, if
+// it does. It returns false when the exchange is nothing to that one.
+func (x *Exchange) recognize(a *profile.Exchange) bool {
+	under := a.Path
+	a.Path, a.Host = x.url.Path, x.host
+	rec := x.rec.Recognize(a)
+	a.Path = under
+	if rec == nil {
+		return true
+	}
+	match, mine := rec.Profile.Match(x.method, x.url)
+	if !mine || !rec.Wants(match) {
+		return x.intent // what is written gets its outcome
+	}
+	x.rec, x.match = rec, match
+	x.creds = rec.Sessions.credentialsOf(x.sent)
+	a.Path, a.Route = match.Path, match.Route
+	return true
+}
+
 // observed is the whole exchange as the profile's rules look at it.
 func (x *Exchange) observed() *profile.Exchange {
 	return &profile.Exchange{
@@ -273,7 +304,11 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
-	return x.match.Route.Outcome(a)
+	outcome := x.match.Route.Outcome(a)
+	if outcome == profile.None && x.intent {
+		return storage.Pending // the entry is written: it was a step that something else completes
+	}
+	return outcome
 }
 
 // changesSession says whether a route that should only read issued a credential

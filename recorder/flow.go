@@ -33,6 +33,8 @@ type flows struct {
 // flow is one chain of steps.
 type flow struct {
 	user Session
+	// into is the flow that this one was joined to; nil if it was not.
+	into *flow
 	// waiting are entries of earlier steps that nobody could be named in.
 	waiting []storage.Entry
 }
@@ -47,11 +49,23 @@ func (f *flows) userOf(values []credential) Session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, v := range values {
-		if known, ok := f.values.Get(v); ok && known.user.UserID != "" {
+		if known := f.get(v); known != nil && known.user.UserID != "" {
 			return known.user
 		}
 	}
 	return Session{}
+}
+
+// get finds the flow that a value belongs to now; nil if there is none. f.mu is held.
+func (f *flows) get(v credential) *flow {
+	known, ok := f.values.Get(v)
+	if !ok {
+		return nil
+	}
+	for known.into != nil {
+		known = known.into
+	}
+	return known
 }
 
 // join makes all values known as one flow, with the user if one is proved. It
@@ -61,15 +75,15 @@ func (f *flows) join(values []credential, user Session) []storage.Entry {
 	defer f.mu.Unlock()
 	joined := &flow{user: user}
 	for _, v := range values {
-		known, ok := f.values.Get(v)
-		if !ok || known == joined || known.user.UserID != "" && joined.user.UserID != "" && known.user.UserID != joined.user.UserID {
+		known := f.get(v)
+		if known == nil || known == joined || known.user.UserID != "" && joined.user.UserID != "" && known.user.UserID != joined.user.UserID {
 			continue
 		}
 		if joined.user.UserID == "" {
 			joined.user = known.user
 		}
 		joined.waiting = append(joined.waiting, known.waiting...)
-		known.waiting = nil
+		known.waiting, known.into = nil, joined
 	}
 	for _, v := range values {
 		f.values.Add(v, joined)
@@ -87,7 +101,7 @@ func (f *flows) wait(values []credential, e storage.Entry) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, v := range values {
-		if known, ok := f.values.Get(v); ok && len(known.waiting) < maxSteps {
+		if known := f.get(v); known != nil && len(known.waiting) < maxSteps {
 			known.waiting = append(known.waiting, e)
 			return
 		}

@@ -6,6 +6,8 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/andybalholm/brotli"
@@ -62,7 +64,7 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 		return
 	}
 	x.identifyRequest(a, ok)
-	if x.actor.UserID == "" && ok {
+	if x.actor.UserID == "" && ok && !route.Detached {
 		x.actor = flow
 	}
 }
@@ -89,6 +91,9 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 		if x.fromToken(a) {
 			return
 		}
+	}
+	if !ok && route.Record == profile.Checks && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
+		return // the server has just said that it knows nobody by this credential
 	}
 	if x.actor = x.ask(x.ctx, &x.creds); x.actor.UserID == "" && ok {
 		x.fromAnswer(a)
@@ -135,14 +140,14 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 		return
 	}
 	var user Session
-	if e != nil && e.Status != storage.Unknown {
+	if e != nil && e.Status != storage.Unknown && !x.match.Route.Detached {
 		user = x.actor
 	}
 	for _, earlier := range x.rec.Sessions.flows.join(x.step, user) {
 		earlier.UserID = x.rec.Sessions.flows.userOf(x.step).UserID
 		x.rec.Writer.Enqueue(earlier, nil)
 	}
-	if e != nil && e.UserID == "" && (e.Status == storage.Success || e.Status == storage.Pending) {
+	if e != nil && e.UserID == "" && !x.match.Route.Detached && (e.Status == storage.Success || e.Status == storage.Pending) {
 		x.rec.Sessions.flows.wait(x.step, *e)
 	}
 }
@@ -150,18 +155,23 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 // askIssued asks with the session cookies that the answer sets.
 func (x *Exchange) askIssued(a *profile.Answer) Session {
 	var pairs []string
+	patterns := x.rec.Profile.Credentials.Cookies
 	for _, line := range a.Header["Set-Cookie"] {
 		pair, _, _ := strings.Cut(line, ";")
 		name, v, _ := strings.Cut(pair, "=")
-		if v != "" && profile.MatchName(x.rec.Profile.Credentials.Cookies, strings.TrimSpace(name)) {
+		if name = strings.TrimSpace(name); !profile.MatchName(patterns, name) {
+			continue
+		}
+		pairs = slices.DeleteFunc(pairs, func(earlier string) bool { return strings.HasPrefix(earlier, name+"=") })
+		if v != "" && profile.SetCookie(a.Header, []string{name}) != "" {
 			pairs = append(pairs, strings.TrimSpace(pair))
 		}
 	}
 	if len(pairs) == 0 {
 		return Session{}
 	}
-	last := pairs[len(pairs)-1]
-	return x.ask(x.ctx, &credentials{cookie: last, tokens: cookieTokens(last, x.rec.Profile.Credentials.Cookies)})
+	cookie := strings.Join(pairs, "; ") // servers cut long sessions into several
+	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: cookieTokens(cookie, patterns), forward: x.creds.forward})
 }
 
 // learn remembers whose the credentials are that the answer issued, and forgets

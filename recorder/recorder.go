@@ -77,6 +77,12 @@ type Options struct {
 	Hooks []Hook
 	// Observer hears of every entry; nil for nobody.
 	Observer Observer
+	// Recognize is given every finished exchange, with the whole path of its request,
+	// and returns the Recorder that is to complete it, because the auth server was
+	// recognised by it; nil for this one. It may be nil.
+	Recognize func(x *profile.Exchange) *Recorder
+	// Coverage tallies the routes that the profile does not name; nil for nobody.
+	Coverage *Coverage
 	// MaxRequestBody is how many bytes of a request's body are looked at; 0 means
 	// 64 KiB.
 	MaxRequestBody int

@@ -112,6 +112,11 @@ func randomToken(s string, shortest int) bool {
 	return !ordinaryWords(s, true)
 }
 
+// Random reports whether s looks like a random token: 16 and more letters, digits, "_"
+// and "-" of at least two kinds, and neither a UUID, nor words, nor a camelCase name.
+// Pure; safe for concurrent use.
+func Random(s string) bool { return randomToken(s, shortestInPath) }
+
 func allToken(s, more string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isWordByte(c) && c != '_' && c != '-' && strings.IndexByte(more, c) < 0 {

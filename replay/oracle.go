@@ -41,7 +41,7 @@ func NewOracle(p *profile.Profile, f *File) *Oracle {
 			continue
 		}
 		tokens := o.sent(http.Header(x.Request.Headers))
-		if strings.HasPrefix(t.Event, "sign") && t.Event != "signout" || strings.HasPrefix(t.Event, "mfa") {
+		if strings.HasPrefix(t.Event, "sign") && t.Event != "signout" || strings.HasPrefix(t.Event, "mfa") || slices.Contains(t.Also, "signin") {
 			tokens = o.issued(x)
 		}
 		for _, token := range tokens {

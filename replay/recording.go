@@ -62,6 +62,8 @@ type Truth struct {
 	// User whom the exchange proves to be acting; "" if nobody is proved.
 	User   string `json:"user"`
 	Target string `json:"target"`
+	// Also are further events in the same exchange.
+	Also []string `json:"also"`
 	// Indistinguishable: the server hides the outcome from everybody.
 	Indistinguishable bool `json:"indistinguishable"`
 
@@ -97,6 +99,9 @@ func wire(text string, raw []byte) []byte {
 	}
 	return []byte(text)
 }
+
+// Labelled says whether the recording says what really happened.
+func (x *Exchange) Labelled() bool { return x.Truth.Event != "" || x.Truth.Outcome != "" }
 
 // Wanted says whether the exchange is worth an entry.
 func (x *Exchange) Wanted() bool {

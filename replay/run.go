@@ -21,63 +21,97 @@ import (
 )
 
 // Run plays a recording through a recorder with the profile, and returns the
-// entries of each exchange, oldest first. Nothing leaves the process.
-func Run(f *File, p *profile.Profile) (map[*Exchange][]storage.Entry, error) {
+// entries of each exchange, oldest first. Nothing leaves the process. With a
+// recognizer the profile is only the first one, until the server is recognised.
+func Run(f *File, p *profile.Profile, recognizer *profile.Recognizer) (map[*Exchange][]storage.Entry, error) {
 	store := memory.New(0)
-	log := slog.New(slog.DiscardHandler)
-	writer := recorder.NewWriter(store, log)
-	rec, err := newRecorder(p, writer, log)
-	if err != nil {
+	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: recognizer}
+	pl.writer = recorder.NewWriter(store, pl.log)
+	if err := pl.use(p, false); err != nil {
 		return nil, err
 	}
-	oracle := NewOracle(p, f)
 	for i, x := range f.Exchanges {
-		if x.Place(p) == OwnAPI {
+		if x.Place(pl.rec.Profile) == OwnAPI {
 			continue
 		}
-		oracle.Expect(x)
-		if err := play(rec, oracle, x, strconv.Itoa(i)); err != nil {
+		pl.oracle.Expect(x)
+		if err := pl.play(x, strconv.Itoa(i)); err != nil {
 			return nil, fmt.Errorf("%s: %w", x.ID(), err)
 		}
 	}
-	if err := writer.Close(context.Background()); err != nil {
+	if err := pl.writer.Close(context.Background()); err != nil {
 		return nil, err
 	}
 	return byExchange(f, store.Entries())
 }
 
-func newRecorder(p *profile.Profile, writer *recorder.Writer, log *slog.Logger) (*recorder.Recorder, error) {
+// player plays one recording.
+type player struct {
+	file       *File
+	log        *slog.Logger
+	writer     *recorder.Writer
+	recognizer *profile.Recognizer
+	weak       bool
+	rec        *recorder.Recorder
+	oracle     *Oracle
+}
+
+// use makes the recorder and the oracle for a profile.
+func (pl *player) use(p *profile.Profile, recognised bool) error {
 	key := []byte("replays have no secrets of theirs")
 	sessions, err := recorder.NewSessions(p, key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	redactor, err := redact.New(redact.Options{Key: key})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return recorder.New(recorder.Options{
-		Profile: p, Sessions: sessions, Writer: writer, Redactor: redactor, Logger: log, KeepUsers: true,
+	o := recorder.Options{
+		Profile: p, Sessions: sessions, Writer: pl.writer, Redactor: redactor, Logger: pl.log, KeepUsers: true,
 		Capture: recorder.Capture{IPAddress: true, UserAgent: true}, Durability: recorder.Commit,
-	})
+	}
+	if pl.recognizer != nil && (!recognised || pl.weak) {
+		o.Recognize = pl.recognize
+	}
+	current := pl.oracle
+	pl.oracle = NewOracle(p, pl.file)
+	if current != nil {
+		pl.oracle.current, pl.oracle.answered = current.current, current.answered
+	}
+	pl.rec, err = recorder.New(o)
+	return err
+}
+
+// recognize goes over to the profile of a recognised server.
+func (pl *player) recognize(x *profile.Exchange) *recorder.Recorder {
+	found, ok := pl.recognizer.Recognize(x, pl.weak)
+	if !ok {
+		return nil
+	}
+	pl.weak = found.Weak
+	if err := pl.use(found.Profile, true); err != nil {
+		return nil
+	}
+	return pl.rec
 }
 
 // play plays one exchange.
-func play(rec *recorder.Recorder, oracle *Oracle, x *Exchange, id string) error {
+func (pl *player) play(x *Exchange, id string) error {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(x.requestBytes())))
 	if err != nil {
 		return nil // a server would refuse it before any handler
 	}
-	m, mine := rec.Profile.Match(r.Method, r.URL)
-	if !mine || !rec.Wants(m) {
+	m, mine := pl.rec.Profile.Match(r.Method, r.URL)
+	if !mine || !pl.rec.Wants(m) {
 		return nil
 	}
 	w := &sink{header: make(http.Header)}
-	exchange, err := rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.1", RequestID: id, Asker: asker{oracle}})
+	exchange, err := pl.rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.1", RequestID: id, Asker: asker{pl}})
 	if err != nil {
 		return err
 	}
-	oracle.Answered()
+	pl.oracle.Answered()
 	_, _ = io.Copy(io.Discard, r.Body) // a body that breaks off was recorded so
 	x.Response.write(exchange.Writer())
 	return exchange.End(nil, 0, false)
@@ -122,11 +156,11 @@ func (s *sink) WriteHeader(int)             {}
 func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
 
 // asker asks the Oracle.
-type asker struct{ oracle *Oracle }
+type asker struct{ player *player }
 
 // Ask implements recorder.Asker.
 func (a asker) Ask(r *http.Request) (int, []byte, error) {
-	status, body, problem := a.oracle.Answer(r)
+	status, body, problem := a.player.oracle.Answer(r)
 	if problem != "" && !strings.HasPrefix(problem, "the profile has no") {
 		return 0, nil, fmt.Errorf("replay: %s", problem)
 	}

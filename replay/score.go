@@ -16,6 +16,8 @@ type Score struct {
 	// Exchanges that the auth server answered under the audit log's eyes; Outside
 	// and Own went elsewhere (see Place).
 	Exchanges, Outside, Own int
+	// Unlabelled exchanges do not say what really happened: nothing is compared.
+	Unlabelled int
 	// Wanted exchanges are worth an entry. Outcome, User and Both of them have
 	// one that says it right; Missing have none.
 	Wanted, Outcome, User, Both, Missing int
@@ -52,6 +54,19 @@ func (m *Miss) String() string {
 	return fmt.Sprintf("%-8s %s %s: want %s, got %s (%s %.80s -> %d)", m.Kind, m.File, m.Exchange.ID(), m.Want, m.Got, r.Method, r.Path, m.Exchange.Response.Status)
 }
 
+// Describe says what the log has of an exchange, for those that do not say what
+// really happened.
+func Describe(x *Exchange, entries []storage.Entry) string {
+	made := "no entry"
+	for i := range entries {
+		what := entries[i].Action + " " + say(string(entries[i].Status), entries[i].UserID)
+		if made += ", " + what; i == 0 {
+			made = what
+		}
+	}
+	return fmt.Sprintf("%s: %s %.80s -> %d: %s", x.ID(), x.Request.Method, x.Request.Path, x.Response.Status, made)
+}
+
 // ScoreFile compares the entries of a recording's exchanges, oldest first, with
 // the truth.
 func ScoreFile(f *File, p *profile.Profile, entries map[*Exchange][]storage.Entry) *Score {
@@ -62,13 +77,18 @@ func ScoreFile(f *File, p *profile.Profile, entries map[*Exchange][]storage.Entr
 			s.Own++
 		case Outside:
 			s.Outside++
-			s.noise(x, entries[x])
+			if x.Labelled() {
+				s.noise(x, entries[x])
+			}
 		case Inside:
 			s.Exchanges++
 			s.plugin(x)
-			if x.Wanted() {
+			switch {
+			case !x.Labelled():
+				s.Unlabelled++
+			case x.Wanted():
 				s.wanted(x, entries[x])
-			} else {
+			default:
 				s.noise(x, entries[x])
 			}
 		}
@@ -123,6 +143,9 @@ func (x *Exchange) outcomeIs(status string) bool {
 	if status == x.Truth.Outcome {
 		return true
 	}
+	if x.Truth.Event == "signin.challenge" && status == "pending" {
+		return true // the first factor was right and another one is due (DESIGN section 1)
+	}
 	return (x.Truth.Outcome == "noop" || x.Truth.Indistinguishable) && (status == "success" || status == "pending")
 }
 
@@ -171,6 +194,7 @@ func Total(scores []*Score) *Score {
 			{&t.Exchanges, s.Exchanges},
 			{&t.Outside, s.Outside},
 			{&t.Own, s.Own},
+			{&t.Unlabelled, s.Unlabelled},
 			{&t.Wanted, s.Wanted},
 			{&t.Outcome, s.Outcome},
 			{&t.User, s.User},

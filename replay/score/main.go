@@ -13,6 +13,7 @@ import (
 
 func main() {
 	name := flag.String("profile", "", "")
+	auto := flag.Bool("auto", false, "")
 	flag.Parse()
 	p, err := profile.Builtin(*name)
 	if strings.Contains(*name, "/") {
@@ -26,6 +27,11 @@ func main() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	var rec *profile.Recognizer
+	if *auto {
+		all, _ := profile.Builtins()
+		rec = profile.NewRecognizer(all)
+	}
 	var scores []*replay.Score
 	for _, arg := range flag.Args() {
 		files, err := replay.Read(arg)
@@ -33,7 +39,7 @@ func main() {
 			panic(err)
 		}
 		for _, f := range files {
-			entries, err := replay.Run(f, p)
+			entries, err := replay.Run(f, p, rec)
 			if err != nil {
 				panic(err)
 			}

@@ -1,0 +1,146 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+)
+
+// auto is the profile that is found out from the traffic.
+const auto = "auto"
+
+// reading is how a handler understands its traffic at one time. It is immutable.
+type reading struct {
+	profile *profile.Profile
+	routes  map[string]recorder.RouteOptions
+	// recognizer looks on for what the server is; nil when that is settled.
+	recognizer *profile.Recognizer
+	// weak is true when only signs of a standard were seen so far.
+	weak bool
+}
+
+// firstReading is the reading of a handler that has seen nothing yet.
+func (h *Handler) firstReading() (*reading, error) {
+	if h.Profile != "" && h.Profile != auto {
+		p, err := loadProfile(h.Profile)
+		if err != nil {
+			return nil, err
+		}
+		return h.read(p, nil, false)
+	}
+	all, err := profile.Builtins()
+	if err != nil {
+		return nil, err
+	}
+	generic, err := profile.Builtin("generic")
+	if err != nil {
+		return nil, err
+	}
+	return h.read(generic, profile.NewRecognizer(all), false)
+}
+
+// read makes a reading of a profile with the options of the configuration.
+func (h *Handler) read(p *profile.Profile, recognizer *profile.Recognizer, weak bool) (*reading, error) {
+	var err error
+	if h.BasePath != "" {
+		if p, err = p.WithBasePath(h.BasePath); err != nil {
+			return nil, err
+		}
+	}
+	r := &reading{recognizer: recognizer, weak: weak}
+	r.profile, r.routes, err = h.customize(p)
+	return r, err
+}
+
+// recognize adopts the profile of the server that an exchange shows, and returns
+// the recorder for it; nil if it shows nothing new.
+func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Recorder {
+	now := h.reading.Load()
+	if now.recognizer != nil {
+		found, ok := now.recognizer.Recognize(x, now.weak)
+		if !ok {
+			return nil
+		}
+		if !h.adopt(now, found) {
+			return nil
+		}
+		store.recognized.remember(x.Host, found)
+	}
+	run, err := h.running(store)
+	if err != nil {
+		h.log.Error("the auth server was recognised, but its profile cannot be used", "error", err)
+		return nil
+	}
+	return run.recorder
+}
+
+// adopt goes over to the profile of a recognised server, unless another request has
+// done so meanwhile.
+func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
+	next, err := h.read(found.Profile, now.recognizer, found.Weak)
+	if err != nil {
+		h.log.Error("the auth server was recognised, but the options of audit_log do not fit it: name the profile to see the error at start", "profile", found.Profile.Name, "error", err)
+		return false
+	}
+	if !found.Weak {
+		next.recognizer = nil
+	}
+	if h.reading.CompareAndSwap(now, next) {
+		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmpBase(next.profile.Base()),
+			"sure", !found.Weak, "pin", fmt.Sprintf("audit_log { profile %s }", found.Profile.Name))
+	}
+	return true
+}
+
+func cmpBase(base string) string {
+	if base == "" {
+		return "/"
+	}
+	return base
+}
+
+// current is the reading for a request. After a reload it is what the configuration
+// before has recognised for the same host.
+func (h *Handler) current(r *http.Request) *reading {
+	now := h.reading.Load()
+	if now.recognizer == nil || now.weak {
+		return now
+	}
+	if found, ok := h.app.pooled.recognized.recall(r.Host); ok {
+		h.adopt(now, found)
+		return h.reading.Load()
+	}
+	return now
+}
+
+// maxHosts bounds the hosts for which a recognition is remembered.
+const maxHosts = 200
+
+// recognitions remembers by host what was recognised, across reloads. It is safe
+// for concurrent use.
+type recognitions struct {
+	// mu protects the field below.
+	mu    sync.RWMutex
+	hosts map[string]profile.Recognition
+}
+
+func (m *recognitions) remember(host string, found profile.Recognition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hosts == nil {
+		m.hosts = make(map[string]profile.Recognition)
+	}
+	if _, known := m.hosts[host]; known || len(m.hosts) < maxHosts {
+		m.hosts[host] = found
+	}
+}
+
+func (m *recognitions) recall(host string) (profile.Recognition, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	found, ok := m.hosts[host]
+	return found, ok
+}

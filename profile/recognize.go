@@ -1,0 +1,139 @@
+package profile
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Recognition is a server that was recognised.
+type Recognition struct {
+	// Profile is the server's, with the base path that was found.
+	Profile *Profile
+	// Why says it for the log: the sign that was seen.
+	Why string
+	// Weak is true when the sign is one of a standard that several servers keep.
+	Weak bool
+}
+
+// Recognizer finds out from exchanges which of its profiles describes the server.
+// It is immutable, and safe for concurrent use. It sends nothing.
+type Recognizer struct{ profiles []*Profile }
+
+// NewRecognizer returns a Recognizer of the profiles that have signs.
+func NewRecognizer(profiles []*Profile) *Recognizer {
+	r := new(Recognizer)
+	for _, p := range profiles {
+		if len(p.Recognize) > 0 {
+			r.profiles = append(r.profiles, p)
+		}
+	}
+	return r
+}
+
+// Builtins are all builtin profiles.
+func Builtins() ([]*Profile, error) {
+	var all []*Profile
+	for _, name := range Names() {
+		p, err := Builtin(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// Recognize looks for a sign in an exchange; x.Path is the whole path of the
+// request. With strong, weak signs do not count.
+func (r *Recognizer) Recognize(x *Exchange, strong bool) (Recognition, bool) {
+	if x.Answer == nil || x.Status == http.StatusNotFound || x.Status == http.StatusMethodNotAllowed || x.Status >= 500 || x.Status < 200 {
+		return Recognition{}, false
+	}
+	var weak Recognition
+	for _, p := range r.profiles {
+		for i := range p.Recognize {
+			s := &p.Recognize[i]
+			base, ok := s.holds(x, p)
+			if !ok || s.Weak && (strong || weak.Profile != nil) {
+				continue
+			}
+			found, err := p.WithBasePath(base)
+			if err != nil {
+				continue // not a base path that could be configured
+			}
+			recognition := Recognition{Profile: found, Why: s.describe(x), Weak: s.Weak}
+			if !s.Weak {
+				return recognition, true
+			}
+			weak = recognition
+		}
+	}
+	return weak, weak.Profile != nil
+}
+
+// holds says whether the sign is there, and the base path that it shows.
+func (s *Sign) holds(x *Exchange, p *Profile) (base string, ok bool) {
+	if s.Method != "" && !strings.EqualFold(s.Method, x.Method) {
+		return "", false
+	}
+	base = p.BasePath
+	if s.Path != "" {
+		if base, ok = s.prefix(x.Path); !ok {
+			return "", false
+		}
+	}
+	return base, s.rule.holds(x) == yes
+}
+
+// prefix is what stands before the sign's path in a request's path.
+func (s *Sign) prefix(path string) (string, bool) {
+	segs := strings.Split(strings.TrimPrefix(strings.TrimSuffix(path, "/"), "/"), "/")
+	want, rest := s.segs, false
+	if want[len(want)-1] == "*" {
+		want, rest = want[:len(want)-1], true
+	}
+	for at := 0; at+len(want) <= len(segs); at++ {
+		if !rest {
+			at = len(segs) - len(want)
+		}
+		if fitSegments(want, segs[at:]) {
+			return "/" + strings.Join(segs[:at], "/"), true
+		}
+		if !rest {
+			break
+		}
+	}
+	return "", false
+}
+
+func fitSegments(want, segs []string) bool {
+	for i, w := range want {
+		if w != segs[i] && (!strings.HasPrefix(w, ":") || segs[i] == "") {
+			return false
+		}
+	}
+	return true
+}
+
+// describe says what was seen, in words for a log: nothing that a client could have
+// written.
+func (s *Sign) describe(x *Exchange) string {
+	var parts []string
+	if s.Path != "" {
+		parts = append(parts, fmt.Sprintf("%d for %s %s", x.Status, x.Method, s.Path))
+	}
+	if s.SetsCookie != "" {
+		parts = append(parts, "a cookie "+s.SetsCookie)
+	}
+	if s.Header != "" {
+		parts = append(parts, "a header "+s.Header)
+	}
+	if s.JSON != nil {
+		parts = append(parts, "JSON with "+s.JSON.Pointer)
+	}
+	if s.HTML != "" {
+		parts = append(parts, fmt.Sprintf("a page with %q", s.HTML))
+	}
+	return strings.Join(parts, ", ")
+}
