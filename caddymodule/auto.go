@@ -50,7 +50,10 @@ func (h *Handler) read(p *profile.Profile, recognizer *profile.Recognizer, weak 
 			return nil, err
 		}
 	}
-	r := &reading{recognizer: recognizer, weak: weak}
+	r := &reading{profile: p, recognizer: recognizer, weak: weak}
+	if recognizer != nil && !weak {
+		return r, nil // the options of single routes are for the server that will be recognised
+	}
 	r.profile, r.routes, err = h.customize(p)
 	return r, err
 }
@@ -80,13 +83,14 @@ func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Rec
 // adopt goes over to the profile of a recognised server, unless another request has
 // done so meanwhile.
 func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
-	next, err := h.read(found.Profile, now.recognizer, found.Weak)
+	recognizer := now.recognizer
+	if !found.Weak {
+		recognizer = nil
+	}
+	next, err := h.read(found.Profile, recognizer, found.Weak)
 	if err != nil {
 		h.log.Error("the auth server was recognised, but the options of audit_log do not fit it: name the profile to see the error at start", "profile", found.Profile.Name, "error", err)
 		return false
-	}
-	if !found.Weak {
-		next.recognizer = nil
 	}
 	if h.reading.CompareAndSwap(now, next) {
 		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmpBase(next.profile.Base()),
@@ -143,4 +147,12 @@ func (m *recognitions) recall(host string) (profile.Recognition, bool) {
 	defer m.mu.RUnlock()
 	found, ok := m.hosts[host]
 	return found, ok
+}
+
+// unrecognised answers a question for the API while nobody knows the server whose
+// sessions it needs.
+func unrecognised(w http.ResponseWriter) error {
+	w.Header().Set("Retry-After", "5")
+	writeError(w, http.StatusServiceUnavailable, "AUTH_SERVER_UNKNOWN", "The audit log has not recognised the auth server yet. Sign in once, or name it in the configuration (audit_log { profile NAME }).")
+	return nil
 }

@@ -50,16 +50,18 @@ func profileCommand() *cobra.Command {
 }
 
 func profileCheckCommand() *cobra.Command {
-	cmd := simpleCommand("check <file or name> [--traffic <folder or file>]... [--json]", "Checks a profile, and how it understands recorded traffic", 1, checkProfile)
+	cmd := simpleCommand("check <file or name> [--traffic <folder or file>]... [--base-path <path>] [--json]", "Checks a profile, and how it understands recorded traffic", 1, checkProfile)
 	cmd.Long = `
 Checks a profile, a file or a builtin one by its name: whether it can be read, what it has, and what in it is
 probably not meant. With --traffic it plays recorded exchanges (see caddy audit-log record) in memory, and says for
 each whether the log would be right: the outcome, and who it was. Exchanges whose "truth" is empty are listed with
-what the log says of them.
+what the log says of them. The name auto recognises the server by the recorded traffic, as a Caddy with that profile
+would.
 
 Exit status: 0 if all is well (warnings are no fault), 1 if the profile or a recording cannot be read, 2 if the
 command was called wrongly, 3 if the log would be wrong about recorded exchanges.`
 	cmd.Flags().StringArray("traffic", nil, "recorded exchanges: a .jsonl file, or a folder of them; may be repeated")
+	cmd.Flags().String("base-path", "", "the base path of the recorded server, if it is not the profile's own")
 	cmd.Flags().Bool("json", false, "print one JSON object")
 	return cmd
 }
@@ -154,17 +156,13 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return exitUsage, err
 	}
-	text, err := profile.File(f.Arg(0))
+	c := checked{Warnings: []profile.Warning{}}
+	p, recognizer, err := c.check(f.Arg(0), f.String("base-path"))
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	p, warnings, err := profile.Check(text)
-	if err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("%s: %w", f.Arg(0), err)
-	}
-	c := checked{Profile: factsOf(p), Warnings: append([]profile.Warning{}, warnings...)}
 	for _, path := range traffic {
-		if err := c.replay(path, p); err != nil {
+		if err := c.replay(path, p, recognizer); err != nil {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("--traffic: %w", err)
 		}
 	}
@@ -180,6 +178,34 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 		return exitMissed, errors.Join(err, fmt.Errorf("the log would be wrong about recorded exchanges: %d are missed", len(c.Misses)))
 	}
 	return caddy.ExitCodeSuccess, err
+}
+
+// check reads the profile of that name or file.
+func (c *checked) check(name, base string) (*profile.Profile, *profile.Recognizer, error) {
+	var recognizer *profile.Recognizer
+	file := name
+	if name == auto {
+		all, err := profile.Builtins()
+		if err != nil {
+			return nil, nil, err
+		}
+		recognizer, file = profile.NewRecognizer(all), "generic"
+	}
+	text, err := profile.File(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, warnings, err := profile.Check(text)
+	if err == nil && base != "" {
+		p, err = p.WithBasePath(base)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if c.Profile = factsOf(p); recognizer == nil {
+		c.Warnings = append(c.Warnings, warnings...)
+	}
+	return p, recognizer, nil
 }
 
 func factsOf(p *profile.Profile) *profileFacts {
@@ -201,13 +227,13 @@ func factsOf(p *profile.Profile) *profileFacts {
 }
 
 // replay plays recordings.
-func (c *checked) replay(path string, p *profile.Profile) error {
+func (c *checked) replay(path string, p *profile.Profile, recognizer *profile.Recognizer) error {
 	files, err := replay.Read(path)
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		entries, err := replay.Run(f, p, nil)
+		entries, err := replay.Run(f, p, recognizer)
 		if err != nil {
 			return err
 		}

@@ -72,8 +72,6 @@ func (h *Handler) ownRoutes(p *profile.Profile) ([]*profile.Route, error) {
 		case !strings.HasPrefix(path, "/"):
 			return nil, fmt.Errorf("bad path %q: it starts with / and lies under the base path, such as /sign-in/email", path)
 		case known, slices.Contains(named[:i], path):
-		case strings.HasSuffix(path, "*") && (h.Profile == "" || h.Profile == auto):
-			continue // perhaps the server that will be recognised has some
 		case strings.HasSuffix(path, "*"):
 			return nil, fmt.Errorf("no route of profile %s starts with %q", p.Name, strings.TrimSuffix(path, "*"))
 		default:

@@ -44,7 +44,7 @@ func TestConformanceOverHTTP2(t *testing.T) {
 			up.scripts[rows[i].do] = rows[i].up
 		}
 	}
-	plain, audited := &testSite{}, &testSite{directive: "audit_log"}
+	plain, audited := &testSite{}, &testSite{directive: pinned}
 	dir := t.TempDir()
 	startSites(t, fmt.Sprintf("\t\tstore sqlite {\n\t\t\tpath %s/audit.db\n\t\t}\n", dir), up.addr, plain, audited)
 	j := &journal{store: harness.OpenStore(t, dir), known: map[string]bool{}}

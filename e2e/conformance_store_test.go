@@ -34,7 +34,7 @@ func TestConformanceEntryIsStoredBeforeTheFirstByteOfTheAnswer(t *testing.T) {
 	for i := range tests {
 		up.scripts[fmt.Sprint(i)] = tests[i].up
 	}
-	dir, s := t.TempDir(), &testSite{directive: "audit_log"}
+	dir, s := t.TempDir(), &testSite{directive: pinned}
 	startSites(t, fmt.Sprintf("\t\tstore sqlite {\n\t\t\tpath %s/audit.db\n\t\t}\n", dir), up.addr, s)
 	j := &journal{store: harness.OpenStore(t, dir), known: map[string]bool{}}
 	for i := range tests {
@@ -83,7 +83,7 @@ const secretHeaders = jsonType + "Set-Cookie: better-auth.session_token=s3cret.s
 
 func TestConformanceWhileTheStoreIsDownByDefault(t *testing.T) {
 	ok := says(answer("200 OK", secretHeaders, signedIn))
-	refusals(t, "audit_log", []refusalRow{
+	refusals(t, pinned, []refusalRow{
 		{row: row{name: "account deletion is refused", request: "POST /api/auth/delete-user", body: typed, up: ok, want: []entry{{"delete-user", storage.Failed, 503}}}, status: 503},
 		{row: row{name: "an administrator's ban is refused", request: "POST /api/auth/admin/ban-user", body: typed, up: ok, want: []entry{{"admin:ban-user", storage.Failed, 503}}}, status: 503},
 		{row: row{name: "account deletion whose intent was stored goes through", request: "POST /api/auth/delete-user", body: typed, up: ok, want: []entry{{"delete-user", storage.Success, 200}}}, allowed: 1, status: 200, called: true},
@@ -107,7 +107,7 @@ func TestConformanceWhileTheStoreIsDownAndFailIsClosed(t *testing.T) {
 		b, _ := io.ReadAll(p.in)
 		p.body, p.shut = b, true
 	}
-	refusals(t, "audit_log {\n\t\tfail closed\n\t}", []refusalRow{
+	refusals(t, "audit_log {\n\t\tprofile better_auth\n\t\tfail closed\n\t}", []refusalRow{
 		{row: row{name: "sign-in with a length, held", request: signIn, body: typed, up: says(answer("200 OK", secretHeaders, signedIn)), want: signInIs(storage.Success, 200)}, status: 503, called: true},
 		{row: row{name: "sign-in in chunks, held", request: signIn, body: typed, up: says(chunked("200 OK", secretHeaders, pieces(signedIn, 7)...)), want: signInIs(storage.Success, 200)}, status: 503, called: true},
 		{row: row{name: "sign-in above the cap", request: signIn, body: typed, up: says(chunked("200 OK", secretHeaders, pieces(jsonOf(300_000), 30_000)...)), want: signInIs(storage.Success, 200)}, status: 503, called: true},

@@ -35,33 +35,33 @@ func TestDesignSection6(t *testing.T) {
 		check           func([]storage.Entry, answerSeen) string
 	}{
 		{"enabled, nonBlocking, paths, beforePaths, capture, metadataLimits: same meaning, per path capture works",
-			"audit_log {\n enabled on\n non_blocking\n path /update-user {\n severity high\n capture request_body\n}\n before /update-user\n metadata_limits {\n max_bytes 8KiB\n}\n}",
+			"audit_log {\n\t\tprofile better_auth\n enabled on\n non_blocking\n path /update-user {\n severity high\n capture request_body\n}\n before /update-user\n metadata_limits {\n max_bytes 8KiB\n}\n}",
 			[]act{toUpdate, toSignOut}, func(e []storage.Entry, _ answerSeen) string {
 				if !strings.Contains(string(e[0].Metadata), `"requestBody":{"name":"x","password":"[REDACTED]"}`) {
 					return string(e[0].Metadata)
 				}
 				return want(e, "update-user/success/high/alice")
 			}},
-		{"before-paths always success: intent, then the true outcome", "audit_log", []act{{"POST", "/revoke-session", `{"refuse":true}`, "alice"}, toSignOut},
+		{"before-paths always success: intent, then the true outcome", pinned, []act{{"POST", "/revoke-session", `{"refuse":true}`, "alice"}, toSignOut},
 			func(e []storage.Entry, _ answerSeen) string {
 				return want(e, "revoke-session/failed/high/alice sign-out/success/medium/alice")
 			}},
-		{"every redirect failed: outcome by rule", "audit_log", []act{{"GET", "/magic-link/verify?token=bad", "", ""}, {"GET", "/magic-link/verify?token=good", "", ""}},
+		{"every redirect failed: outcome by rule", pinned, []act{{"GET", "/magic-link/verify?token=bad", "", ""}, {"GET", "/magic-link/verify?token=good", "", ""}},
 			func(e []storage.Entry, _ answerSeen) string {
 				return want(e, "magic-link:verify/failed/high/ magic-link:verify/success/medium/")
 			}},
-		{"nothing for 404, 429, 403, invalid JSON, 500: recorded", "audit_log", []act{{"POST", "/status/404", `{}`, ""}, {"POST", "/status/429", `{}`, ""}, {"POST", "/status/403", `{}`, ""}, {"POST", "/status/400", `{`, ""}, {"POST", "/status/500", `{}`, ""}},
+		{"nothing for 404, 429, 403, invalid JSON, 500: recorded", pinned, []act{{"POST", "/status/404", `{}`, ""}, {"POST", "/status/429", `{}`, ""}, {"POST", "/status/403", `{}`, ""}, {"POST", "/status/400", `{`, ""}, {"POST", "/status/500", `{}`, ""}},
 			func(e []storage.Entry, _ answerSeen) string {
 				return want(e, "status:404/failed/low/ status:429/failed/low/ status:403/failed/low/ status:400/failed/low/ status:500/failed/low/")
 			}},
-		{"logs reads and its own: not audited unless asked", "audit_log", []act{toRead, {"GET", "/list-sessions", "", "alice"}, {"GET", "/audit-log/list", "", "alice"}},
+		{"logs reads and its own: not audited unless asked", pinned, []act{toRead, {"GET", "/list-sessions", "", "alice"}, {"GET", "/audit-log/list", "", "alice"}},
 			func(e []storage.Entry, last answerSeen) string {
 				if last.status != 200 {
 					return last.body
 				}
 				return want(e, "")
 			}},
-		{"piiRedaction shallow, unsalted hash: deep, keyed", "audit_log {\n capture {\n request_body on\n}\n redact hash\n}", []act{{"POST", "/update-user", `{"a":[{"b":{"Pass_Word":"hunter2"}}],"otp":123456}`, "alice"}},
+		{"piiRedaction shallow, unsalted hash: deep, keyed", "audit_log {\n\t\tprofile better_auth\n capture {\n request_body on\n}\n redact hash\n}", []act{{"POST", "/update-user", `{"a":[{"b":{"Pass_Word":"hunter2"}}],"otp":123456}`, "alice"}},
 			func(e []storage.Entry, _ answerSeen) string {
 				m := string(e[0].Metadata)
 				if strings.Contains(m, "hunter2") || strings.Contains(m, "123456") || !strings.Contains(m, "hmac-sha256:") {
@@ -69,9 +69,9 @@ func TestDesignSection6(t *testing.T) {
 				}
 				return ""
 			}},
-		{"beforeLog: skip, set, hooks", "audit_log {\n skip `entry.action == \"sign-out\"`\n set severity `\"critical\"`\n}", []act{toUpdate},
+		{"beforeLog: skip, set, hooks", "audit_log {\n\t\tprofile better_auth\n skip `entry.action == \"sign-out\"`\n set severity `\"critical\"`\n}", []act{toUpdate},
 			func(e []storage.Entry, _ answerSeen) string { return want(e, "update-user/success/critical/alice") }},
-		{"custom storage: guest modules; MemoryStorage: memory store", "audit_log", nil, func([]storage.Entry, answerSeen) string {
+		{"custom storage: guest modules; MemoryStorage: memory store", pinned, nil, func([]storage.Entry, answerSeen) string {
 			for _, id := range []string{"audit_log.stores.sqlite", "audit_log.stores.memory"} {
 				if _, err := caddy.GetModule(id); err != nil {
 					return err.Error()
@@ -79,18 +79,18 @@ func TestDesignSection6(t *testing.T) {
 			}
 			return ""
 		}},
-		{"ON DELETE SET NULL: a successful deletion unlinks", "audit_log", []act{toUpdate, toDelete},
+		{"ON DELETE SET NULL: a successful deletion unlinks", pinned, []act{toUpdate, toDelete},
 			func(e []storage.Entry, _ answerSeen) string {
 				return want(e, "update-user/success/low/ delete-user/success/high/")
 			}},
-		{"any user may insert admin:ban-user: refused, and inserted entries are marked", "audit_log", []act{{"POST", "/audit-log/insert", `{"action":"custom:ok"}`, "alice"}, {"POST", "/audit-log/insert", `{"action":"admin:ban-user"}`, "alice"}},
+		{"any user may insert admin:ban-user: refused, and inserted entries are marked", pinned, []act{{"POST", "/audit-log/insert", `{"action":"custom:ok"}`, "alice"}, {"POST", "/audit-log/insert", `{"action":"admin:ban-user"}`, "alice"}},
 			func(e []storage.Entry, last answerSeen) string {
 				if last.status != 400 || len(e) != 1 || !strings.Contains(string(e[0].Metadata), `"source":"api"`) {
 					return fmt.Sprint(last, summary(e))
 				}
 				return ""
 			}},
-		{"severity by substring: by route and word", "audit_log", []act{{"POST", "/admin/unban-user", `{"userId":"b"}`, "root"}, {"POST", "/admin/remove-user", `{"userId":"b"}`, "root"}, {"POST", "/admin/ban-user", `{"userId":"b"}`, "root"}, {"POST", "/revoke-session", `{}`, "alice"}},
+		{"severity by substring: by route and word", pinned, []act{{"POST", "/admin/unban-user", `{"userId":"b"}`, "root"}, {"POST", "/admin/remove-user", `{"userId":"b"}`, "root"}, {"POST", "/admin/ban-user", `{"userId":"b"}`, "root"}, {"POST", "/revoke-session", `{}`, "alice"}},
 			func(e []storage.Entry, _ answerSeen) string {
 				return want(e, "admin:unban-user/success/high/root admin:remove-user/success/high/root admin:ban-user/success/critical/root revoke-session/success/high/alice")
 			}},
@@ -136,7 +136,7 @@ func entriesAreLogged(t *testing.T) {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
 	file := filepath.Join(dir, "sink.json")
-	config := strings.Replace(harness.Site(dir, port, "audit_log\nreverse_proxy "+harness.Upstream(t, stubAuth())), "{\n", "{\n\tlog sink {\n\t\tinclude audit_log.entries\n\t\toutput file "+file+"\n\t}\n", 1)
+	config := strings.Replace(harness.Site(dir, port, pinned+"\nreverse_proxy "+harness.Upstream(t, stubAuth())), "{\n", "{\n\tlog sink {\n\t\tinclude audit_log.entries\n\t\toutput file "+file+"\n\t}\n", 1)
 	harness.Load(t, config)
 	send(t, fmt.Sprintf("http://127.0.0.1:%d/api/auth", port), toUpdate)
 	if err := caddy.Stop(); err != nil {

@@ -74,7 +74,7 @@ func recordedBy(t *testing.T, directive string, acts ...act) ([]storage.Entry, a
 	t.Helper()
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
-	harness.Load(t, harness.Site(dir, port, directive+"\nreverse_proxy "+harness.Upstream(t, stubAuth())))
+	harness.Load(t, harness.Site(dir, port, pin(directive)+"\nreverse_proxy "+harness.Upstream(t, stubAuth())))
 	var last answerSeen
 	for _, a := range acts {
 		last = send(t, fmt.Sprintf("http://127.0.0.1:%d/api/auth", port), a)

@@ -131,7 +131,7 @@ func TestFailedReload(t *testing.T) {
 	good := site(database(dir), port, upstream, "grace_period 10s", "durability fsync")
 	takenPort := taken.Addr().(*net.TCPAddr).Port
 	bad := []struct{ name, config string }{
-		{"unknown profile (handler's Provision)", strings.Replace(good, "durability fsync", "profile no_such_profile", 1)},
+		{"unknown profile (handler's Provision)", strings.Replace(good, "profile better_auth", "profile no_such_profile", 1)},
 		{"a folder as database (Validate)", site(filepath.Join(dir, "folder.db"), port, upstream, "grace_period 10s", "durability fsync")},
 		{"no database (Validate)", site(foreign, port, upstream, "grace_period 10s", "durability fsync")},
 		{"a key that others can read (Validate)", site(openKey, port, upstream, "grace_period 10s", "durability fsync")},

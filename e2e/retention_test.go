@@ -65,7 +65,7 @@ func TestRetention(t *testing.T) {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
 	seed(t, dir, 500, 100*day, 40*day, 5*day, 0)
-	const directives = "\taudit_log\n\trespond 401"
+	const directives = "\t" + pinned + "\n\trespond 401"
 	harness.Load(t, keeping(dir, port, "90d", directives))
 	s := harness.OpenStore(t, dir)
 	if n := left(t, s, 1500); n != 1500 {

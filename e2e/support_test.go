@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,12 +104,10 @@ func site(file string, port int, upstream, options, directive string) string {
 	}
 }
 http://127.0.0.1:%d {
-	audit_log {
-		%s
-	}
+	%s
 	reverse_proxy %s
 }
-`, options, file, filepath.Dir(file), port, directive, upstream)
+`, options, file, filepath.Dir(file), port, pin("audit_log {\n\t\t"+directive+"\n\t}"), upstream)
 }
 
 func database(dir string) string { return filepath.Join(dir, "audit.db") }
@@ -136,4 +135,19 @@ func files(t testing.TB, dir string) []string {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// pinned is the directive for a server that is known to be Better Auth: stubs show
+// too little to be recognised.
+const pinned = "audit_log {\n\t\tprofile better_auth\n\t}"
+
+// pin names that profile in a directive that names none.
+func pin(directive string) string {
+	switch {
+	case strings.Contains(directive, "profile "):
+		return directive
+	case strings.Contains(directive, "audit_log {"):
+		return strings.Replace(directive, "audit_log {", "audit_log {\n\t\tprofile better_auth", 1)
+	}
+	return strings.Replace(directive, "audit_log", pinned, 1)
 }

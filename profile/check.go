@@ -182,7 +182,11 @@ func (s *statusSet) covers(other *statusSet) bool {
 func (c *checker) routes() {
 	for j, later := range c.profile.Routes[:c.own] {
 		if i := c.shadow(j); i >= 0 {
-			c.warn(fmt.Sprintf("route %d (%s) never counts: route %d (%s) takes every request that it would take; put the narrower one first", j+1, later.say(), i+1, c.profile.Routes[i].say()), "routes", j)
+			why := ""
+			if i > j && len(later.Words) == 0 {
+				why = fmt.Sprintf(" (routes with one path are looked at together, here in the place of route %d)", c.first(c.profile.Routes[i].Path)+1)
+			}
+			c.warn(fmt.Sprintf("route %d (%s) never counts: route %d (%s) takes every request that it would take%s; put the narrower one first", j+1, later.say(), i+1, c.profile.Routes[i].say(), why), "routes", j)
 		}
 		if later.endsSomething() {
 			c.warn(fmt.Sprintf(`route %d (%s) sounds destructive and has no "timing": "before": if Caddy dies in between nothing of it is recorded, and who did it may not be known any more`, j+1, later.say()), "routes", j)

@@ -208,7 +208,7 @@ func (p *Profile) choose(method, path, query string, routes []*Route) Match {
 	r := *routes[0] // rare: the method does not fit
 	r.rules, r.body, r.html, r.siblings, r.Timing = p.Outcomes["default"], false, false, nil, After
 	r.User, r.Actor, r.Administrator, r.Flow = nil, nil, Source{}, nil
-	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || routes[0].Timing != Before || r.Record == Failures) {
+	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || r.Record == Failures) {
 		r.Record = Failures
 	}
 	return Match{Route: &r, Path: path}

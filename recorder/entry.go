@@ -69,7 +69,7 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))
 		}
 	}
-	if target := x.targetOf(a, outcome); target != x.actor.UserID {
+	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
 		m.TargetUserID = storage.Clean(target, storage.MaxUserID)
 		x.foreign = x.actor.UserID != "" && profile.First(x.match.Route.Target, &profile.Exchange{Path: a.Path, Route: a.Route, SentHeader: a.SentHeader, Sent: a.Sent, SentType: a.SentType}) != ""
 	}

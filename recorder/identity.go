@@ -136,7 +136,11 @@ func (x *Exchange) stepOf(a *profile.Exchange) []credential {
 // not join anything. e is its entry, or nil if it made none. When the flow has a
 // user now, the entries of its earlier steps get that user.
 func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
-	if len(x.step) == 0 || a.Status >= 400 || a.Status < 200 {
+	refused := a.Status >= 400 || a.Status < 200 || e != nil && e.Status == storage.Failed && len(x.match.Route.Actor) == 0
+	if e != nil && e.Status == storage.Pending {
+		refused = false // some servers ask for the second factor with an error status
+	}
+	if len(x.step) == 0 || refused {
 		return
 	}
 	var user Session
@@ -180,6 +184,8 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	s := x.rec.Sessions
 	if outcome == storage.Success && (x.match.Route.Timing == profile.Before || x.match.Route.Class == "sign-out") {
 		s.forget(&x.creds)
+	} else if outcome == storage.Success && x.startsSession() {
+		s.forget(&x.creds) // some servers go on with the cookie that another user had
 	} else if x.match.Route.Record == profile.Always {
 		s.doubt(&x.creds)
 	}
@@ -203,6 +209,15 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 			s.learn(token{inHeader, profile.LookupString(a.Body, pointer)}, owner)
 		}
 	}
+}
+
+// startsSession says whether a success may make the session somebody else's.
+func (x *Exchange) startsSession() bool {
+	switch x.match.Route.Class {
+	case "sign-in", "sign-up", "mfa":
+		return true
+	}
+	return false
 }
 
 // sessionOwner is the user of the session that the answer leaves the client

@@ -127,9 +127,10 @@ func New(o Options) (*Recorder, error) {
 // DefaultMaxMetadata is the plugin's limit of an entry's metadata.
 const DefaultMaxMetadata = 64 << 10
 
-// Wants says whether a request that matched is to be recorded at all.
+// Wants says whether a request that matched is to be looked at. While the auth server
+// is not recognised all are: the routes that are listed are the server's.
 func (rec *Recorder) Wants(m profile.Match) bool {
-	if !rec.OnlyRoutes || m.Ambiguous || !m.Route.Known() {
+	if !rec.OnlyRoutes || rec.Recognize != nil || m.Ambiguous || !m.Route.Known() {
 		return true
 	}
 	_, listed := rec.Routes[m.Route.Path]

@@ -12,15 +12,15 @@ const (
 	// Below the first a transaction costs more than its rows; the second holds the
 	// writer for 2 ms at most.
 	smallestStep, largestStep = 50, 200
-	// wantedStep is how long a transaction should take, the wait for it included:
-	// longer means that others need the store.
+	// wantedStep is how long a step should take, the wait for it included: longer
+	// means that others need the store.
 	wantedStep = 2 * time.Millisecond
-	// restFactor: after each transaction the store rests for so many times as long
-	// as the transaction took, within shortestRest and longestRest. So checkpoints,
-	// which share the disk with those who write, stay small.
-	restFactor   = 20
+	// restFactor: after each step the store rests for so many times as long as the
+	// step took, within shortestRest and longestRest. So the disk, which those who
+	// write need too, is free most of the time, and a slow disk as well.
+	restFactor   = 10
 	shortestRest = time.Millisecond
-	longestRest  = 100 * time.Millisecond
+	longestRest  = time.Second
 )
 
 // Sweep deletes all that was created before the given time, in transactions so

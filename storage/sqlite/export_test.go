@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"context"
 	"database/sql"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -31,4 +33,17 @@ func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string 
 		t.Fatal(err)
 	}
 	return strings.Join(plan, "\n")
+}
+
+// OnWait has f told how long each write stood behind work that can wait. f is
+// called by one goroutine, none after OnWait with nil.
+func OnWait(t *testing.T, s *Store, f func(time.Duration)) {
+	t.Helper()
+	err := s.writer.submit(t.Context(), &job{do: func(context.Context, *sql.Tx) error {
+		s.writer.waited = f
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -16,13 +16,17 @@ import (
 const (
 	// scanRows is how many entries Compact reads at a time.
 	scanRows = 5000
-	// dropTexts is how many texts Compact deletes in one transaction.
-	dropTexts = 100
+	// pruneRows and dropTexts bound the entries and texts that one transaction
+	// deletes. An entry or text changes a page or two that no other does (its place
+	// in an index), and as many pages must be written twice before the next
+	// transaction: 50 keep the writer busy for 1 ms, and the disk not much longer.
+	pruneRows = 50
+	dropTexts = 50
+	// dropRest is how many times as long Compact rests after such a transaction.
+	dropRest = 10
 )
 
-// Prune implements storage.Pruner. Its transaction runs when nobody waits for the
-// writer, and without an fsync of its own: what a power cut brings back, the next
-// call deletes again.
+// Prune implements storage.Pruner. It deletes at most pruneRows, see tidy.
 func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, error) {
 	if limit <= 0 {
 		return 0, nil
@@ -30,9 +34,24 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 	// One upper bound only: with two SQLite would walk along the wrong one.
 	query := fmt.Sprintf(`DELETE FROM "%[1]s_entries" WHERE key <=
 		(SELECT max(key) FROM (SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?))`, s.table)
-	return s.changed(ctx, s.writer.submitIdle, storage.Commit, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
-		return tx.ExecContext(ctx, query, storage.TimeKey(before), limit)
+	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+		return tx.ExecContext(ctx, query, storage.TimeKey(before), min(limit, pruneRows))
 	})
+}
+
+// tidy deletes something and returns how many rows that was. Its transaction runs
+// when nobody waits for the writer, and without an fsync of its own: what a power
+// cut brings back, the next call deletes again. Then it moves the transaction's
+// pages into the database, before they are so many that the disk is busy with them
+// while somebody waits for it. Callers rest between calls, in proportion to how
+// long one took.
+func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (sql.Result, error)) (int, error) {
+	n, err := s.changed(ctx, s.writer.submitIdle, storage.Commit, run)
+	if err == nil && n > 0 {
+		_, failed := s.ticker.move(ctx)
+		s.ticker.warn(ctx, failed)
+	}
+	return n, err
 }
 
 // CountBefore implements storage.Counter.
@@ -89,7 +108,7 @@ func (s *Store) Compact(ctx context.Context) (int, error) {
 		if err != nil {
 			return total, err
 		}
-		if err := rest(ctx, time.Since(began)); err != nil {
+		if err := rest(ctx, dropRest*time.Since(began)); err != nil {
 			return total, err
 		}
 	}
@@ -158,7 +177,7 @@ func (s *Store) eachCode(ctx context.Context, query string, f func(code int64), 
 
 // dropTexts deletes those of the codes that the writer has not used since version.
 func (s *Store) dropTexts(ctx context.Context, version int64, codes []int64) (int, error) {
-	return s.changed(ctx, s.writer.submitIdle, storage.Commit, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
 		idle := s.writer.idleCodes(version, codes)
 		if len(idle) == 0 {
 			return nil, nil
@@ -167,7 +186,7 @@ func (s *Store) dropTexts(ctx context.Context, version int64, codes []int64) (in
 	})
 }
 
-// rest waits for d, so that background work takes at most half of the time.
+// rest waits for d, so that background work takes a part of the time only.
 func rest(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

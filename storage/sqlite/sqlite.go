@@ -129,7 +129,10 @@ func (s *Store) open(ctx context.Context) error {
 	if s.writer, err = newWriter(ctx, s.write, s.table); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	s.ticker = startCheckpointer(s)
+	if s.ticker, err = startCheckpointer(s); err != nil {
+		s.writer.close()
+		return errors.Join(err, s.read.Close(), s.write.Close())
+	}
 	return nil
 }
 
@@ -424,9 +427,9 @@ func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) 
 func (s *Store) Close() error {
 	var err error
 	s.closed.Do(func() {
-		s.ticker.stop()
+		err = s.ticker.stop()
 		s.writer.close()
-		err = errors.Join(s.read.Close(), s.write.Close())
+		err = errors.Join(err, s.read.Close(), s.write.Close())
 		s.leave()
 	})
 	return err

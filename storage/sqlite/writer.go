@@ -41,6 +41,7 @@ type job struct {
 	// checkpoint moves the rest of the log into the database, before the
 	// transaction.
 	checkpoint bool
+	queued     time.Time // when it came into the writer's queue
 	done       chan error
 }
 
@@ -64,6 +65,11 @@ type writer struct {
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
 	version int64
+	// idled is when the last idle job was done.
+	idled struct{ from, to time.Time }
+	// waited, if not nil, is told how long each queued job waited because of an idle
+	// one. Tests set it.
+	waited func(time.Duration)
 	// used notes the codes that entries are written with while Compact looks for
 	// those that none uses; nil at other times.
 	used map[int64]struct{}
@@ -97,7 +103,7 @@ func newWriter(ctx context.Context, db *sql.DB, table string) (*writer, error) {
 // submit queues the job and waits for its transaction. When ctx ends first the
 // job may still be done: writing is idempotent, so that a retry does no harm.
 func (w *writer) submit(ctx context.Context, j *job) error {
-	j.done = make(chan error, 1)
+	j.done, j.queued = make(chan error, 1), time.Now()
 	select {
 	case <-w.quit:
 		return storage.ErrClosed
@@ -168,7 +174,9 @@ func (w *writer) run() {
 		case j := <-w.queue:
 			w.commit(w.gather(j))
 		case j := <-w.idle:
+			w.idled.from = time.Now()
 			w.commit([]*job{j})
+			w.idled.to = time.Now()
 		case <-w.quit:
 			for {
 				select {
@@ -199,6 +207,7 @@ func (w *writer) gather(first *job) []*job {
 // commit answers every job of the batch. If the common transaction fails, each
 // job gets one of its own, so that a bad one cannot take others with it.
 func (w *writer) commit(batch []*job) {
+	w.tellWaits(batch)
 	err := w.transact(batch)
 	if err == nil || len(batch) == 1 {
 		for _, j := range batch {
@@ -208,6 +217,20 @@ func (w *writer) commit(batch []*job) {
 	}
 	for _, j := range batch {
 		j.done <- w.transact([]*job{j})
+	}
+}
+
+// tellWaits tells waited how long the jobs of the batch stood behind an idle one.
+func (w *writer) tellWaits(batch []*job) {
+	if w.waited == nil {
+		return
+	}
+	for _, j := range batch {
+		from := w.idled.from
+		if j.queued.After(from) {
+			from = j.queued
+		}
+		w.waited(max(w.idled.to.Sub(from), 0))
 	}
 }
 

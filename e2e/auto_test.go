@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/wire"
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/replay"
+)
+
+// TestAutoRecognisesTheServer plays the beginning of recordings through a site with
+// nothing but the directive, and looks for what the log says about it.
+func TestAutoRecognisesTheServer(t *testing.T) {
+	for file, want := range map[string]string{
+		"better-auth/core-auth.jsonl": "Better Auth", "gotrue.jsonl": "Supabase", "kratos-v26.jsonl": "Kratos", "pocketbase.jsonl": "PocketBase",
+		"casdoor.jsonl": "Casdoor", "authelia.jsonl": "Authelia", "dex.jsonl": "Dex", "hydra.jsonl": "Hydra", "oauth2-proxy.jsonl": "oauth2-proxy",
+	} {
+		t.Run(want, func(t *testing.T) {
+			dir := t.TempDir()
+			files, err := replay.Read(fromRoot("testdata/traffic/" + file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			generic, err := profile.Builtin("generic")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Run("site", func(t *testing.T) {
+				harness.Use(t)
+				server := wire.NewServer(generic, files[0])
+				port := harness.FreePort(t)
+				harness.Load(t, harness.Site(dir, port, fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log\n\treverse_proxy %s", requestIDHeader, harness.Upstream(t, server))))
+				for _, x := range files[0].Exchanges[:min(20, len(files[0].Exchanges))] {
+					server.Expect(x)
+					if _, err := wire.Send(fmt.Sprintf("127.0.0.1:%d", port), x); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+			log, err := os.ReadFile(filepath.Join(dir, "caddy.log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := 0
+			for line := range strings.Lines(string(log)) {
+				if strings.Contains(line, "the auth server was recognised") && strings.Contains(line, `"sure":true`) {
+					found++
+					if !strings.Contains(line, `"server":"`) || !strings.Contains(line, want) {
+						t.Errorf("recognised as another server: %s", line)
+					}
+				}
+			}
+			if found != 1 {
+				t.Errorf("recognised %d times, want once", found)
+			}
+		})
+	}
+}
+
+// TestAutoKeepsWhatItHasRecognised: a reload does not begin anew, and neither does
+// the API wait for another sign.
+func TestAutoKeepsWhatItHasRecognised(t *testing.T) {
+	dir, port := t.TempDir(), 0
+	t.Run("site", func(t *testing.T) {
+		harness.Use(t)
+		port = harness.FreePort(t)
+		site := "audit_log\nreverse_proxy " + harness.Upstream(t, stubAuth())
+		harness.Load(t, harness.Site(dir, port, site))
+		get := func(path string) (int, string) {
+			r, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/auth%s", port, path), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.AddCookie(&http.Cookie{Name: "better-auth.session_token", Value: "s-alice"})
+			res, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			b, _ := io.ReadAll(res.Body)
+			return res.StatusCode, string(b)
+		}
+		if status, body := get("/audit-log/list"); status != http.StatusServiceUnavailable || !strings.Contains(body, "AUTH_SERVER_UNKNOWN") {
+			t.Errorf("before anything was recognised the API answers %d %s", status, body)
+		}
+		get("/get-session")
+		if status, body := get("/audit-log/list"); status != http.StatusOK || !strings.Contains(body, `"total":0`) {
+			t.Errorf("afterwards %d %s", status, body)
+		}
+		harness.Load(t, harness.Site(dir, port, "header X-Reloaded 1\n"+site))
+		if status, body := get("/audit-log/list"); status != http.StatusOK {
+			t.Errorf("after a reload %d %s", status, body)
+		}
+	})
+}
