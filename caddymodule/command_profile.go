@@ -233,7 +233,7 @@ func (c *checked) replay(path string, p *profile.Profile, recognizer *profile.Re
 		return err
 	}
 	for _, f := range files {
-		entries, err := replay.Run(f, p, recognizer)
+		entries, err := replay.Run(f, replay.Options{Profile: p, Recognizer: recognizer})
 		if err != nil {
 			return err
 		}

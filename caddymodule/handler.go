@@ -301,7 +301,7 @@ func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	redactor, err := h.redactor(store.key)
+	redactor, err := h.redactor(store.key, now.profile.Secrets)
 	if err != nil {
 		return nil, err
 	}

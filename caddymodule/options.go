@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
@@ -53,11 +54,11 @@ func (h *Handler) parseOptions() error {
 			return err
 		}
 	}
-	_, err := h.redactor(make([]byte, keyBytes)) // the real key is read when the store opens
+	_, err := h.redactor(make([]byte, keyBytes), nil) // the real key is read when the store opens
 	return err
 }
 
-func (h *Handler) redactor(key []byte) (*redact.Redactor, error) {
+func (h *Handler) redactor(key []byte, secrets []string) (*redact.Redactor, error) {
 	// What was redacted may be longer than it was; the limit itself is checked on
 	// what comes in.
 	limits := h.limits()
@@ -68,6 +69,7 @@ func (h *Handler) redactor(key []byte) (*redact.Redactor, error) {
 		}
 		o.Fields, o.AddFields = r.Fields, r.AddFields
 	}
+	o.AddFields = append(slices.Clip(o.AddFields), secrets...)
 	return redact.New(o)
 }
 

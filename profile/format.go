@@ -42,6 +42,9 @@ type Profile struct {
 	// "record" (default) or "ignore", for profiles of a whole site that serves other
 	// things too.
 	Unknown string `json:"unknown,omitempty"`
+	// Secrets are names of fields, besides those that every server has, whose values
+	// are redacted wherever they stand.
+	Secrets []string `json:"secrets,omitempty"`
 	// Outcomes are named lists of rules. The list "default" is appended to every
 	// route's own rules.
 	Outcomes map[string][]Rule `json:"outcomes"`

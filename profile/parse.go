@@ -81,6 +81,7 @@ func (p *Profile) inherit() error {
 	if len(p.Recognize) == 0 {
 		p.Recognize = base.Recognize
 	}
+	p.Secrets = append(slices.Clip(p.Secrets), base.Secrets...)
 	if p.Session == nil {
 		p.Session = base.Session
 	}

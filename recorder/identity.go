@@ -182,10 +182,8 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 // what the exchange may have ended.
 func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	s := x.rec.Sessions
-	if outcome == storage.Success && (x.match.Route.Timing == profile.Before || x.match.Route.Class == "sign-out") {
+	if outcome == storage.Success && (x.endsSession(a) || x.startsSession()) {
 		s.forget(&x.creds)
-	} else if outcome == storage.Success && x.startsSession() {
-		s.forget(&x.creds) // some servers go on with the cookie that another user had
 	} else if x.match.Route.Record == profile.Always {
 		s.doubt(&x.creds)
 	}
@@ -211,11 +209,23 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	}
 }
 
-// startsSession says whether a success may make the session somebody else's.
+// endsSession says whether a success may have ended the session that asked for it.
+// What an administrator does to others does not.
+func (x *Exchange) endsSession(a *profile.Exchange) bool {
+	route := x.match.Route
+	if route.Class == "admin" && x.targetOf(a, storage.Success) != x.actor.UserID {
+		return false
+	}
+	return route.Timing == profile.Before || route.Class == "sign-out"
+}
+
+// startsSession says whether a success may have made the session somebody else's:
+// some servers go on with the cookie that another user had.
 func (x *Exchange) startsSession() bool {
 	switch x.match.Route.Class {
 	case "sign-in", "sign-up", "mfa":
-		return true
+		owner, known := x.rec.Sessions.owner(&x.creds)
+		return known && owner.UserID != x.actor.UserID
 	}
 	return false
 }

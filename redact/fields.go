@@ -23,7 +23,7 @@ const (
 var defaultFields = []string{
 	// Passwords: the plugin's list, Better Auth bodies, threats.md D3.
 	"password", "newPassword", "currentPassword", "oldPassword", "confirmPassword",
-	"passwordConfirmation", "passwd", "pwd", "pass", "passphrase", "passwordHash",
+	"passwordConfirmation", "confirm", "retype", "passwd", "pwd", "pass", "passphrase", "passwordHash",
 	// Tokens: Better Auth, RFC 6749, OpenID Connect, RFC 7636.
 	"token", "accessToken", "refreshToken", "idToken", "sessionToken", "csrfToken",
 	"xsrf", "csrf", "jwt", "jws", "jwe", "bearer", "verifier", "code_verifier", "code_challenge",

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,14 +21,24 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 )
 
-// Run plays a recording through a recorder with the profile, and returns the
-// entries of each exchange, oldest first. Nothing leaves the process. With a
-// recognizer the profile is only the first one, until the server is recognised.
-func Run(f *File, p *profile.Profile, recognizer *profile.Recognizer) (map[*Exchange][]storage.Entry, error) {
+// Options of Run.
+type Options struct {
+	// Profile to read the exchanges with.
+	Profile *profile.Profile
+	// Recognizer, if given, makes Profile the first one only, until the server is
+	// recognised.
+	Recognizer *profile.Recognizer
+	// Alone: the session endpoint does not answer.
+	Alone bool
+}
+
+// Run plays a recording through a recorder, and returns the entries of each exchange,
+// oldest first. Nothing leaves the process.
+func Run(f *File, o Options) (map[*Exchange][]storage.Entry, error) {
 	store := memory.New(0)
-	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: recognizer}
+	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: o.Recognizer, alone: o.Alone}
 	pl.writer = recorder.NewWriter(store, pl.log)
-	if err := pl.use(p, false); err != nil {
+	if err := pl.use(o.Profile, false); err != nil {
 		return nil, err
 	}
 	for i, x := range f.Exchanges {
@@ -52,6 +63,7 @@ type player struct {
 	writer     *recorder.Writer
 	recognizer *profile.Recognizer
 	weak       bool
+	alone      bool
 	rec        *recorder.Recorder
 	oracle     *Oracle
 }
@@ -63,7 +75,7 @@ func (pl *player) use(p *profile.Profile, recognised bool) error {
 	if err != nil {
 		return err
 	}
-	redactor, err := redact.New(redact.Options{Key: key})
+	redactor, err := redact.New(redact.Options{Key: key, AddFields: p.Secrets})
 	if err != nil {
 		return err
 	}
@@ -160,6 +172,9 @@ type asker struct{ player *player }
 
 // Ask implements recorder.Asker.
 func (a asker) Ask(r *http.Request) (int, []byte, error) {
+	if a.player.alone {
+		return 0, nil, errors.New("nobody may be asked")
+	}
 	status, body, problem := a.player.oracle.Answer(r)
 	if problem != "" && !strings.HasPrefix(problem, "the profile has no") {
 		return 0, nil, fmt.Errorf("replay: %s", problem)

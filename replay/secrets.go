@@ -129,7 +129,7 @@ func (s secrets) json(name string, v any) {
 			s.json(name, child)
 		}
 	case string:
-		if secretFields[strings.ToLower(name)] {
+		if name != "state" && secretFields[strings.ToLower(name)] { // in a body it is the state of an account
 			s.add("field "+name, v)
 		}
 	}

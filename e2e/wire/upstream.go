@@ -143,5 +143,10 @@ func (s *Server) mayAsk(name string) bool {
 	case "Cookie", "Accept", "Accept-Encoding", "User-Agent", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host":
 		return true
 	}
+	if name == "Content-Length" || slices.ContainsFunc(s.profile.Session, func(e *profile.Session) bool {
+		return slices.ContainsFunc(e.Forward, func(h string) bool { return http.CanonicalHeaderKey(h) == name })
+	}) {
+		return true
+	}
 	return slices.ContainsFunc(s.profile.Credentials.Headers, func(h string) bool { return http.CanonicalHeaderKey(h) == name })
 }

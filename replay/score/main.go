@@ -39,7 +39,7 @@ func main() {
 			panic(err)
 		}
 		for _, f := range files {
-			entries, err := replay.Run(f, p, rec)
+			entries, err := replay.Run(f, replay.Options{Profile: p, Recognizer: rec})
 			if err != nil {
 				panic(err)
 			}

@@ -167,8 +167,12 @@ func TestCountBeforeAndSize(t *testing.T) {
 	}
 }
 
-// Periods of TestNobodyWaitsForRetention, in turn.
-const quietPeriod, busyPeriod = 5 * time.Second, 10 * time.Second
+const (
+	// promised is how long nobody waits longer for retention.
+	promised = 5 * time.Millisecond
+	// Periods of TestNobodyWaitsForRetention, in turn.
+	quietPeriod, busyPeriod = 5 * time.Second, 10 * time.Second
+)
 
 // TestNobodyWaitsForRetention measures how long durable writes take while old
 // entries are deleted and while not, in turn, so that the disk's own moods show in
@@ -176,11 +180,13 @@ const quietPeriod, busyPeriod = 5 * time.Second, 10 * time.Second
 // the writer's queue because the writer was busy for retention.
 //
 // RETENTION_ROWS sets how many entries there are, and makes the bound the promised
-// 5 ms. RETENTION_TIME, such as 5m, is after how long deleting may end early.
+// 5 ms. A disk that makes writes wait longer without retention does so meanwhile
+// too: then not a tenth as many may be late because of retention as without it.
+// RETENTION_TIME, such as 5m, is after how long deleting may end early.
 func TestNobodyWaitsForRetention(t *testing.T) {
 	rows, bound, atMost := 10_000, 250*time.Millisecond, time.Hour
 	if v := os.Getenv("RETENTION_ROWS"); v != "" {
-		rows, bound = parse(t, v, strconv.Atoi), 5*time.Millisecond
+		rows, bound = parse(t, v, strconv.Atoi), promised
 	}
 	if v := os.Getenv("RETENTION_TIME"); v != "" {
 		atMost = parse(t, v, time.ParseDuration)
@@ -226,7 +232,7 @@ func TestNobodyWaitsForRetention(t *testing.T) {
 	t.Logf("durable writes, compacting:  %s", compacting)
 	t.Logf("steps, waits included:       %s", summary(meter.took))
 	t.Logf("writes that met idle work:   %s, of %d", positive(waits), len(waits))
-	if longest := slices.Max(waits); longest > bound {
+	if longest := slices.Max(waits); longest > bound && waits.late() > quiet.late()/10 {
 		t.Errorf("a write waited %v because of retention, want at most %v", longest, bound)
 	}
 }
@@ -265,11 +271,13 @@ func (d summary) String() string {
 	if len(d) == 0 {
 		return "none"
 	}
-	over := countOver(d, 5*time.Millisecond)
 	at := func(q float64) time.Duration { return d[int(q*float64(len(d)-1))].Round(10 * time.Microsecond) }
 	return fmt.Sprintf("%6d, p50 %v, p99 %v, p99.9 %v, slowest %v, over 5 ms %d (%.3f %%)",
-		len(d), at(.5), at(.99), at(.999), at(1), over, 100*float64(over)/float64(len(d)))
+		len(d), at(.5), at(.99), at(.999), at(1), countOver(d, promised), 100*d.late())
 }
+
+// late is the share of those that took longer than promised.
+func (d summary) late() float64 { return float64(countOver(d, promised)) / float64(len(d)) }
 
 func countOver(d []time.Duration, limit time.Duration) int {
 	n := 0
