@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"recorder/rule":       {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 	"storage/retention":   {"severity", "storage"},
 	"storage/plugintable": {"severity", "storage"},
+	"replay":              {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/memory"},
 	"httpapi":             {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 }
 

@@ -1,0 +1,218 @@
+package tap
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+)
+
+// target is a request target without secrets.
+func (s *Scrubber) target(target string) string {
+	path, query, hasQuery := strings.Cut(target, "?")
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		plain, err := url.PathUnescape(segment)
+		if err != nil {
+			plain = segment
+		}
+		if out := s.text(plain); out != plain {
+			segments[i] = url.PathEscape(out)
+		}
+	}
+	target = strings.Join(segments, "/")
+	if hasQuery {
+		target += "?" + s.query(query)
+	}
+	return target
+}
+
+// query is a query or a form without secrets, in its order and spelling.
+func (s *Scrubber) query(query string) string {
+	parts := strings.Split(query, "&")
+	for i, part := range parts {
+		name, v, ok := strings.Cut(part, "=")
+		if !ok {
+			parts[i] = s.text(part)
+			continue
+		}
+		plain, err := url.QueryUnescape(name)
+		if err != nil {
+			plain = name
+		}
+		parts[i] = s.text(name) + "=" + s.escapedQuery(plain, v)
+	}
+	return strings.Join(parts, "&")
+}
+
+// json is a JSON document without secrets, or false if it is none. answer is true for
+// what a server says.
+func (s *Scrubber) json(body string, answer bool) (string, bool) {
+	if !profile.Readable([]byte(body)) {
+		return "", false
+	}
+	b := new(bytes.Buffer)
+	s.value(b, gjson.Parse(strings.TrimPrefix(body, "\ufeff")), "", func(name, v string) string {
+		if trimmed := strings.TrimSpace(v); (strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "[")) && s.kindOf(name) == harmless {
+			if out, ok := s.json(trimmed, answer); ok {
+				return out
+			}
+		}
+		return s.named(name, v, answer)
+	})
+	return b.String(), true
+}
+
+// value writes a JSON value that stands under a name; each string as text says.
+func (s *Scrubber) value(b *bytes.Buffer, v gjson.Result, name string, text func(name, v string) string) {
+	switch {
+	case v.IsObject():
+		s.object(b, v, text)
+	case v.IsArray():
+		b.WriteByte('[')
+		first := true
+		v.ForEach(func(_, element gjson.Result) bool {
+			if !first {
+				b.WriteByte(',')
+			}
+			first = false
+			s.value(b, element, name, text)
+			return true
+		})
+		b.WriteByte(']')
+	case v.Type == gjson.String:
+		writeString(b, text(name, v.Str))
+	case v.Type == gjson.Number && len(v.Raw) > 3 && strings.Trim(v.Raw, "0123456789") == "" && s.kindOf(name) != harmless && !s.again:
+		b.WriteString(s.digits(v.Raw))
+	default:
+		b.WriteString(v.Raw)
+	}
+}
+
+func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, text func(name, v string) string) {
+	ofPerson := false // it describes somebody: then "name" is a person's
+	v.ForEach(func(_, member gjson.Result) bool {
+		ofPerson = ofPerson || member.Type == gjson.String && wholeMail.MatchString(member.Str)
+		return !ofPerson
+	})
+	b.WriteByte('{')
+	first := true
+	v.ForEach(func(key, member gjson.Result) bool {
+		if !first {
+			b.WriteByte(',')
+		}
+		first = false
+		writeString(b, s.text(key.Str))
+		b.WriteByte(':')
+		if member.Type == gjson.String && ofPerson && key.Str == "name" && !s.keep {
+			writeString(b, s.person(member.Str))
+		} else {
+			s.value(b, member, key.Str, text)
+		}
+		return true
+	})
+	b.WriteByte('}')
+}
+
+func writeString(b *bytes.Buffer, v string) {
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // a string into a buffer
+	b.Truncate(b.Len() - 1)
+}
+
+// told are claims that profiles look at, or that say nothing of a person.
+var told = map[string]bool{
+	"sub": true, "iss": true, "aud": true, "exp": true, "iat": true, "nbf": true, "typ": true, "sid": true, "auth_time": true,
+	"azp": true, "client_id": true, "scope": true, "scp": true, "scopes": true, "role": true, "roles": true, "groups": true,
+	"realm_access": true, "resource_access": true, "amr": true, "acr": true, "aal": true, "token_type": true, "session_id": true,
+	"id": true, "uid": true, "type": true, "events": true, "owner": true, "organization": true, "tenant": true, "tid": true,
+}
+
+// jwt is a token of the same form (RFC 7519) with the claims that profiles look at,
+// and a signature that is none.
+func (s *Scrubber) jwt(token string) string {
+	if s.keep {
+		return token
+	}
+	if out, ok := s.jwts[token]; ok && !s.again {
+		return out
+	}
+	parts := strings.Split(token, ".")
+	for i, part := range parts {
+		claims := i == 1 && len(parts) == 3 // the other parts of an encrypted one say nothing
+		if out, ok := s.jwtPart(part, i == 0, claims); ok {
+			parts[i] = out
+		} else if !s.again {
+			parts[i] = s.noise(part)
+		}
+	}
+	out := strings.Join(parts, ".")
+	if !s.again {
+		s.jwts[token], s.jwts[out] = out, out
+	}
+	return out
+}
+
+// jwtPart is the head or the claims of a token; false for the other parts.
+func (s *Scrubber) jwtPart(part string, head, claims bool) (string, bool) {
+	raw, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil || !head && !claims || !profile.Readable(raw) {
+		return "", false
+	}
+	b := new(bytes.Buffer)
+	s.claims(b, gjson.ParseBytes(raw), head)
+	return base64.RawURLEncoding.EncodeToString(b.Bytes()), true
+}
+
+// claims writes the claims of a token; all says that the names of none of them count.
+func (s *Scrubber) claims(b *bytes.Buffer, v gjson.Result, all bool) {
+	if !v.IsObject() {
+		s.value(b, v, "", func(_, v string) string { return s.veil(v) })
+		return
+	}
+	b.WriteByte('{')
+	first := true
+	v.ForEach(func(key, member gjson.Result) bool {
+		if !first {
+			b.WriteByte(',')
+		}
+		first = false
+		writeString(b, key.Str)
+		b.WriteByte(':')
+		switch {
+		case all || told[key.Str] || strings.HasSuffix(strings.ToLower(key.Str), "id"):
+			s.value(b, member, "", func(_, v string) string { return s.text(v) })
+		case member.IsObject():
+			s.claims(b, member, false)
+		case member.Type == gjson.Number && len(member.Raw) > 3 && strings.Trim(member.Raw, "0123456789") == "" && !s.again:
+			b.WriteString(s.digits(member.Raw))
+		default:
+			s.value(b, member, "", func(_, v string) string { return s.claim(key.Str, v) })
+		}
+		return true
+	})
+	b.WriteByte('}')
+}
+
+// claim is a claim that no profile looks at.
+func (s *Scrubber) claim(name, v string) string {
+	switch kind := s.kindOf(name); {
+	case kind == secret:
+		return s.mask(v)
+	case kind == personal || name == "name":
+		return s.person(v)
+	}
+	return s.veil(v)
+}
+
+// leftOut stands for a body that is not kept.
+func leftOut(size int64, why string) string {
+	return "[" + strconv.FormatInt(size, 10) + " bytes are left out: " + why + "]"
+}
