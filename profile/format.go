@@ -175,7 +175,7 @@ type Route struct {
 	Path string `json:"path,omitempty"`
 	// Words stand for Path in profiles that know no paths: the route is for every
 	// path with one of them in it. Letters, digits and "/" only; case, "-", "_" and "."
-	// in paths do not count. "/word" must begin a segment, "word/" must end one.
+	// in paths do not count. "/word" must begin a segment, "word/" end one, "word/$" end the path.
 	Words []string `json:"words,omitempty"`
 	// When are conditions on the request: a Source of the request and the value that
 	// it must have, "*" for any that is not empty, "" for none, or a list of values.

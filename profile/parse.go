@@ -365,8 +365,8 @@ func (r *Route) compile() error {
 	}
 	for _, word := range r.Words {
 		for i := range len(word) {
-			if c := letter(word[i]); c < 0 || word[i] >= 'A' && word[i] <= 'Z' {
-				return fmt.Errorf("bad word %q: use lower-case letters, digits and /", word)
+			if c := letter(word[i]); c < 0 || c == end && i < len(word)-1 || word[i] >= 'A' && word[i] <= 'Z' {
+				return fmt.Errorf("bad word %q: use lower-case letters, digits, / and, at the end, $", word)
 			}
 		}
 		if strings.Trim(word, "/") == "" {

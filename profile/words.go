@@ -2,7 +2,7 @@ package profile
 
 // words finds, in one pass over a path and without allocating, which routes have a
 // word in it: the automaton of Aho and Corasick (Communications of the ACM 18, 1975)
-// over lower-case letters, digits and "/".
+// over lower-case letters, digits, "/" and "$", the end of the path.
 type words struct {
 	next   [][alphabet]int16
 	hits   [][]int16 // by state: routes whose word ends here
@@ -11,8 +11,9 @@ type words struct {
 }
 
 const (
-	alphabet = 37 // a-z, 0-9, /
+	alphabet = 38 // a-z, 0-9, /, $
 	slash    = 36
+	end      = 37
 	// maxWordRoutes bounds the routes that are found by words: a set of them is two
 	// machine words.
 	maxWordRoutes = 128
@@ -30,6 +31,8 @@ func letter(c byte) int {
 		return int(c-'0') + 26
 	case c == '/':
 		return slash
+	case c == '$':
+		return end
 	}
 	return -1
 }
@@ -100,18 +103,21 @@ func (s *routeSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
 // taken to end with one.
 func (w *words) find(path string) (set routeSet, any bool) {
 	state := int16(0)
-	for i := 0; i <= len(path); i++ {
-		c := slash
-		if i < len(path) {
-			if c = letter(path[i]); c < 0 {
-				continue
-			}
-		}
+	step := func(c int) {
 		state = w.next[state][c]
 		for _, r := range w.hits[state] {
 			set[r/64] |= 1 << (r % 64)
 			any = true
 		}
 	}
+	for i := range len(path) {
+		if c := letter(path[i]); c >= 0 && c != end {
+			step(c)
+		}
+	}
+	if len(path) == 0 || path[len(path)-1] != '/' {
+		step(slash)
+	}
+	step(end)
 	return set, any
 }

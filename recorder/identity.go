@@ -72,8 +72,8 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 // identifyRequest finds the actor by the route's places and by credentials.
 func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 	route := x.match.Route
-	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved {
-		return
+	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved && (x.actor.UserID != "" || !ok || route.Anonymous) {
+		return // what needs a session has succeeded: somebody was there, whatever the look-up said
 	}
 	if issued := x.issued(a.Answer); ok && issued != "" && (route.Class != "admin" || len(route.User) > 0) { // an administrator may be given somebody's session
 		if x.actor = x.askIssued(a.Answer); x.actor.UserID != "" {
