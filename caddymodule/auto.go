@@ -18,8 +18,8 @@ type reading struct {
 	routes  map[string]recorder.RouteOptions
 	// recognizer looks on for what the server is; nil when that is settled.
 	recognizer *profile.Recognizer
-	// weak is true when only signs of a standard were seen so far.
-	weak bool
+	// known is how certain the profile is.
+	known profile.Certainty
 }
 
 // firstReading is the reading of a handler that has seen nothing yet.
@@ -29,7 +29,7 @@ func (h *Handler) firstReading() (*reading, error) {
 		if err != nil {
 			return nil, err
 		}
-		return h.read(p, nil, false)
+		return h.read(p, nil, profile.Certain)
 	}
 	all, err := profile.Builtins()
 	if err != nil {
@@ -39,19 +39,19 @@ func (h *Handler) firstReading() (*reading, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.read(generic, profile.NewRecognizer(all), false)
+	return h.read(generic, profile.NewRecognizer(all), profile.Nothing)
 }
 
 // read makes a reading of a profile with the options of the configuration.
-func (h *Handler) read(p *profile.Profile, recognizer *profile.Recognizer, weak bool) (*reading, error) {
+func (h *Handler) read(p *profile.Profile, recognizer *profile.Recognizer, known profile.Certainty) (*reading, error) {
 	var err error
 	if h.BasePath != "" {
 		if p, err = p.WithBasePath(h.BasePath); err != nil {
 			return nil, err
 		}
 	}
-	r := &reading{profile: p, recognizer: recognizer, weak: weak}
-	if recognizer != nil && !weak {
+	r := &reading{profile: p, recognizer: recognizer, known: known}
+	if recognizer != nil && known == profile.Nothing {
 		return r, nil // the options of single routes are for the server that will be recognised
 	}
 	r.profile, r.routes, err = h.customize(p)
@@ -63,7 +63,7 @@ func (h *Handler) read(p *profile.Profile, recognizer *profile.Recognizer, weak 
 func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Recorder {
 	now := h.reading.Load()
 	if now.recognizer != nil {
-		found, ok := now.recognizer.Recognize(x, now.weak)
+		found, ok := now.recognizer.Recognize(x, now.known)
 		if !ok {
 			return nil
 		}
@@ -84,17 +84,17 @@ func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Rec
 // done so meanwhile.
 func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
 	recognizer := now.recognizer
-	if !found.Weak {
+	if found.Certainty == profile.Certain {
 		recognizer = nil
 	}
-	next, err := h.read(found.Profile, recognizer, found.Weak)
+	next, err := h.read(found.Profile, recognizer, found.Certainty)
 	if err != nil {
 		h.log.Error("the auth server was recognised, but the options of audit_log do not fit it: name the profile to see the error at start", "profile", found.Profile.Name, "error", err)
 		return false
 	}
 	if h.reading.CompareAndSwap(now, next) {
 		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmpBase(next.profile.Base()),
-			"sure", !found.Weak, "pin", fmt.Sprintf("audit_log { profile %s }", found.Profile.Name))
+			"sure", found.Certainty == profile.Certain, "pin", fmt.Sprintf("audit_log { profile %s }", found.Profile.Name))
 	}
 	return true
 }
@@ -110,7 +110,7 @@ func cmpBase(base string) string {
 // before has recognised for the same host.
 func (h *Handler) current(r *http.Request) *reading {
 	now := h.reading.Load()
-	if now.recognizer == nil || now.weak {
+	if now.recognizer == nil || now.known != profile.Nothing {
 		return now
 	}
 	if found, ok := h.app.pooled.recognized.recall(r.Host); ok {

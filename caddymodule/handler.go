@@ -229,7 +229,7 @@ const marker = "audit_log.recorded"
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	sanitizeForwarded(r.Header)
 	now := h.current(r)
-	if now.recognizer != nil && !now.weak && strings.Contains(r.URL.Path, httpapi.Prefix+"/") {
+	if now.known == profile.Nothing && strings.Contains(r.URL.Path, httpapi.Prefix+"/") {
 		return unrecognised(w)
 	}
 	match, mine := now.profile.Match(r.Method, r.URL)

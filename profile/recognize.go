@@ -12,8 +12,41 @@ type Recognition struct {
 	Profile *Profile
 	// Why says it for the log: the sign that was seen.
 	Why string
-	// Weak is true when the sign is one of a standard that several servers keep.
-	Weak bool
+	// Certainty of the sign.
+	Certainty Certainty
+}
+
+// Certainty says how much a sign proves. Clients choose what they ask for, and some
+// servers answer anything: so a more certain sign always wins over a less certain one
+// that came before it.
+type Certainty uint8
+
+// The certainties, in rising order.
+const (
+	// Nothing was seen yet.
+	Nothing Certainty = iota
+	// Standard: several servers keep to it (OpenID Connect).
+	Standard
+	// Path: a path of the server's was not refused.
+	Path
+	// Shape: a path of the server's was answered in the server's form.
+	Shape
+	// Certain: a name or a text of the server's own. The search ends.
+	Certain
+)
+
+// certainty of a sign, by what it asks for.
+func (s *Sign) certainty() Certainty {
+	own := s.SetsCookie != "" || s.Header != "" || s.HTML != "" || s.JSON != nil && len(s.JSON.Equals) > 2 && s.JSON.Equals[0] == '"'
+	switch {
+	case s.Weak:
+		return Standard
+	case own:
+		return Certain
+	case s.JSON != nil:
+		return Shape
+	}
+	return Path
 }
 
 // Recognizer finds out from exchanges which of its profiles describes the server.
@@ -44,32 +77,29 @@ func Builtins() ([]*Profile, error) {
 	return all, nil
 }
 
-// Recognize looks for a sign in an exchange; x.Path is the whole path of the
-// request. With strong, weak signs do not count.
-func (r *Recognizer) Recognize(x *Exchange, strong bool) (Recognition, bool) {
+// Recognize looks for the most certain sign in an exchange that is more certain than
+// what is known; x.Path is the whole path of the request.
+func (r *Recognizer) Recognize(x *Exchange, known Certainty) (Recognition, bool) {
 	if x.Answer == nil || x.Status == http.StatusNotFound || x.Status == http.StatusMethodNotAllowed || x.Status >= 500 || x.Status < 200 {
 		return Recognition{}, false
 	}
-	var weak Recognition
+	best := Recognition{Certainty: known}
 	for _, p := range r.profiles {
 		for i := range p.Recognize {
 			s := &p.Recognize[i]
-			base, ok := s.holds(x, p)
-			if !ok || s.Weak && (strong || weak.Profile != nil) {
+			if s.certainty() <= best.Certainty {
 				continue
 			}
-			found, err := p.WithBasePath(base)
-			if err != nil {
-				continue // not a base path that could be configured
+			base, ok := s.holds(x, p)
+			if !ok {
+				continue
 			}
-			recognition := Recognition{Profile: found, Why: s.describe(x), Weak: s.Weak}
-			if !s.Weak {
-				return recognition, true
+			if found, err := p.WithBasePath(base); err == nil { // else it is none that could be configured
+				best = Recognition{Profile: found, Why: s.describe(x), Certainty: s.certainty()}
 			}
-			weak = recognition
 		}
 	}
-	return weak, weak.Profile != nil
+	return best, best.Profile != nil
 }
 
 // holds says whether the sign is there, and the base path that it shows.

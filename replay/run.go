@@ -38,7 +38,7 @@ func Run(f *File, o Options) (map[*Exchange][]storage.Entry, error) {
 	store := memory.New(0)
 	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: o.Recognizer, alone: o.Alone}
 	pl.writer = recorder.NewWriter(store, pl.log)
-	if err := pl.use(o.Profile, false); err != nil {
+	if err := pl.use(o.Profile); err != nil {
 		return nil, err
 	}
 	for i, x := range f.Exchanges {
@@ -62,14 +62,14 @@ type player struct {
 	log        *slog.Logger
 	writer     *recorder.Writer
 	recognizer *profile.Recognizer
-	weak       bool
+	known      profile.Certainty
 	alone      bool
 	rec        *recorder.Recorder
 	oracle     *Oracle
 }
 
 // use makes the recorder and the oracle for a profile.
-func (pl *player) use(p *profile.Profile, recognised bool) error {
+func (pl *player) use(p *profile.Profile) error {
 	key := []byte("replays have no secrets of theirs")
 	sessions, err := recorder.NewSessions(p, key)
 	if err != nil {
@@ -83,7 +83,7 @@ func (pl *player) use(p *profile.Profile, recognised bool) error {
 		Profile: p, Sessions: sessions, Writer: pl.writer, Redactor: redactor, Logger: pl.log, KeepUsers: true,
 		Capture: recorder.Capture{IPAddress: true, UserAgent: true}, Durability: recorder.Commit,
 	}
-	if pl.recognizer != nil && (!recognised || pl.weak) {
+	if pl.recognizer != nil && pl.known < profile.Certain {
 		o.Recognize = pl.recognize
 	}
 	current := pl.oracle
@@ -97,12 +97,12 @@ func (pl *player) use(p *profile.Profile, recognised bool) error {
 
 // recognize goes over to the profile of a recognised server.
 func (pl *player) recognize(x *profile.Exchange) *recorder.Recorder {
-	found, ok := pl.recognizer.Recognize(x, pl.weak)
+	found, ok := pl.recognizer.Recognize(x, pl.known)
 	if !ok {
 		return nil
 	}
-	pl.weak = found.Weak
-	if err := pl.use(found.Profile, true); err != nil {
+	pl.known = found.Certainty
+	if err := pl.use(found.Profile); err != nil {
 		return nil
 	}
 	return pl.rec
