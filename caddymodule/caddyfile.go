@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -127,6 +128,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		set              <field> <CEL expression>
 //		hook             <name> { ... }
 //		unlink           on|off
+//		rollup           off|<failures a minute>
 //		metadata_limits {
 //			max_bytes <size>
 //			max_depth <levels>
@@ -166,6 +168,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = onOff(d, &h.Unlink)
 		case "checks":
 			err = onOff(d, &h.Checks)
+		case "rollup":
+			err = h.unmarshalRollUp(d)
 		case "non_blocking":
 			err = h.unmarshalNonBlocking(d)
 		case "path":
@@ -206,8 +210,29 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // directiveWords are what the block of the directive may have.
-const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, skip, set, hook, checks, unlink, admins, " +
+const directiveWords = "enabled, profile, base_path, durability, non_blocking, fail, path, before, capture, metadata_limits, redact, skip, set, hook, checks, unlink, rollup, admins, " +
 	"ambiguous_path, session_endpoint or trusted_origins"
+
+// unmarshalRollUp reads "off" or a number.
+func (h *Handler) unmarshalRollUp(d *caddyfile.Dispenser) error {
+	if h.RollUp != nil {
+		return d.Err("rollup is there twice")
+	}
+	var word string
+	if !d.AllArgs(&word) {
+		return d.Err("rollup takes off, or how many failures a minute are written singly")
+	}
+	if word == "off" {
+		h.RollUp = new(int)
+		return nil
+	}
+	n, err := strconv.Atoi(word)
+	if err != nil || n < 1 || n > maxRollUp {
+		return d.Errf("bad rollup '%s': use off, or 1 to %d failures a minute", word, maxRollUp)
+	}
+	h.RollUp = &n
+	return nil
+}
 
 // unmarshalNonBlocking is the plugin's name for durability async.
 func (h *Handler) unmarshalNonBlocking(d *caddyfile.Dispenser) error {

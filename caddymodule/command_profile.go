@@ -175,7 +175,7 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 		c.print(os.Stdout)
 	}
 	if len(c.Misses) > 0 {
-		return exitMissed, errors.Join(err, fmt.Errorf("the log would be wrong about recorded exchanges: %d are missed", len(c.Misses)))
+		return exitMissed, errors.Join(err, fmt.Errorf("the log would be wrong about what was recorded, %d times", len(c.Misses)))
 	}
 	return caddy.ExitCodeSuccess, err
 }

@@ -77,6 +77,15 @@ type Handler struct {
 	// always are. Default: true.
 	Checks *bool `json:"checks,omitempty"`
 
+	// How many failures of one kind (paths that the profile does not know, checks and
+	// token requests, sign-ins) one client has in a minute before further ones are only
+	// counted, in one entry `audit-log:rolled-up:<kind>` for the minute; 1 to 10000. While
+	// the flood goes on, further minutes have that entry alone. 0 writes every failure
+	// singly, and lets anybody fill the disk. What succeeds, what administrators do and
+	// what destroys something is always written singly. An IPv6 client is its /64. A
+	// crash loses the counts of the minute that runs, an orderly stop none. Default: 20.
+	RollUp *int `json:"rollup,omitempty"`
+
 	// Whether a successful deletion of an account takes the user's id out of that
 	// user's entries, which stay. Default: true.
 	Unlink *bool `json:"unlink,omitempty"`
@@ -310,6 +319,7 @@ func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
 		Capture: capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), Durability: h.durability, Fail: h.fail,
 		Routes: now.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
 		Hooks: h.beforeLog, Observer: store.news.observer(h.app.out, h.afterLog), Coverage: store.coverage, SkipChecks: h.Checks != nil && !*h.Checks,
+		RollUpAfter: h.rollUpAfter(),
 	}
 	if now.recognizer != nil {
 		options.Recognize = func(x *profile.Exchange) *recorder.Recorder { return h.recognize(store, x) }

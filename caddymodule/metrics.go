@@ -42,6 +42,7 @@ var (
 	writeErrorsDesc   = desc("write_errors_total", "Writes that failed, repeated tries included.")
 	refusedDesc       = desc("refused_total", "Requests answered with 503 because their entry could not be written.")
 	lookupsDesc       = desc("lookups_total", "Questions to the auth server who is signed in, by result.", "result")
+	rolledUpDesc      = desc("rolled_up_total", "Events that stand in a roll-up instead of an entry of their own, by kind. entries_total counts them too.", "kind")
 	unknownRoutesDesc = desc("unknown_routes_total", "Requests under the base path that no route of the profile describes.")
 	hookFailuresDesc  = desc("hook_failures_total", "Hooks that failed; the entry was written all the same.")
 	storeBytesDesc    = desc("store_bytes", "Bytes of the store on disk.")
@@ -57,7 +58,7 @@ type collector struct{ pooled *pooledStore }
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		entriesDesc, writtenDesc, writeSecondsDesc, queueDesc, droppedDesc, writeErrorsDesc, refusedDesc, lookupsDesc,
-		unknownRoutesDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
+		unknownRoutesDesc, rolledUpDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
 	} {
 		out <- d
 	}
@@ -76,6 +77,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for result, n := range m.Lookups {
 		counter(lookupsDesc, n, result)
+	}
+	for kind, n := range m.RolledUp {
+		counter(rolledUpDesc, n, kind)
 	}
 	counter(refusedDesc, m.Refused)
 	counter(unknownRoutesDesc, m.UnknownRoutes)

@@ -84,7 +84,21 @@ func (h *Handler) limits() MetadataLimits {
 	return l
 }
 
+// maxRollUp is the greatest number of rollup: more is as good as off.
+const maxRollUp = 10000
+
+// rollUpAfter is RollUp with its default.
+func (h *Handler) rollUpAfter() int {
+	if h.RollUp == nil {
+		return recorder.DefaultRollUpAfter
+	}
+	return *h.RollUp
+}
+
 func (h *Handler) checkLimits() error {
+	if n := h.rollUpAfter(); n < 0 || n > maxRollUp {
+		return fmt.Errorf("bad rollup %d: use 1 to %d failures a minute, or 0 for off", n, maxRollUp)
+	}
 	l := h.limits()
 	if l.MaxBytes < 1 || l.MaxBytes > 1<<20-4096 {
 		return fmt.Errorf("bad metadata_limits max_bytes %d: use 1 to %d", l.MaxBytes, 1<<20-4096)

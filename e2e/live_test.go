@@ -88,13 +88,22 @@ type betterAuth struct {
 	MailboxPort int `json:"mailboxPort"`
 }
 
-// startBetterAuth starts the example server; it ends when its standard input does,
-// so even when this process is killed.
+// startBetterAuth starts the example server.
 func startBetterAuth(t *testing.T, base string) betterAuth {
 	t.Helper()
-	cmd := exec.Command("node", "server.mjs")
-	cmd.Dir = exampleDir
-	cmd.Env = append(os.Environ(), "PORT=0", "MAILBOX_PORT=0", "EXIT_ON_STDIN_CLOSE=1", "BASE_URL="+base)
+	var ready betterAuth
+	startNode(t, exampleDir, &ready, "server.mjs", "PORT=0", "MAILBOX_PORT=0", "EXIT_ON_STDIN_CLOSE=1", "BASE_URL="+base)
+	return ready
+}
+
+// startNode runs a script of dir with more environment, and reads the line of JSON
+// that it prints when it is ready into ready. The script ends when its standard input
+// does, so even when this process is killed.
+func startNode(t *testing.T, dir string, ready any, script string, env ...string) {
+	t.Helper()
+	cmd := exec.Command("node", script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	stdin, err := cmd.StdinPipe()
@@ -114,11 +123,11 @@ func startBetterAuth(t *testing.T, base string) betterAuth {
 		defer timer.Stop()
 		_ = cmd.Wait() // how it ends is of no interest
 	})
-	var ready betterAuth
-	if err := json.NewDecoder(stdout).Decode(&ready); err != nil || ready.Port == 0 {
-		t.Fatalf("the example server did not start: %v", err)
+	if err := json.NewDecoder(stdout).Decode(ready); err != nil {
+		_ = stdin.Close()
+		_ = cmd.Wait() // its complaints are complete then
+		t.Fatalf("%s/%s did not start: %v\n%s", dir, script, err, complaints.String())
 	}
-	return ready
 }
 
 // liveConfig is a site as the documentation shows it, with Caddy's debug log and

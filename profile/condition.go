@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
-	"mime/multipart"
 	"slices"
 )
 
@@ -59,15 +56,85 @@ func parseConditions(when map[string]Values) ([]condition, error) {
 	return out, nil
 }
 
-// holds says whether a route's conditions hold; early ones only if not late.
-func (r *Route) holds(x *Exchange, late bool) bool {
-	for i := range r.when {
-		c := &r.when[i]
-		if (late || !c.late) && !c.values.accept(c.source.Value(x)) {
-			return false
+// holds says whether the condition is true of a request in every way in which servers
+// may read it, in none, or in some.
+func (c *condition) holds(x *Exchange) verdict {
+	r := c.source.places[0].readings(x)
+	if len(r.values) == 0 {
+		r.values = append(r.values, "")
+	}
+	accepted := 0
+	for _, v := range r.values {
+		if c.values.accept(v) {
+			accepted++
 		}
 	}
-	return true
+	switch {
+	case r.whole && accepted == len(r.values):
+		return yes
+	case r.whole && accepted == 0:
+		return no
+	}
+	return nobodyKnows
+}
+
+// holds says whether a route's conditions hold; early ones only if not late.
+func (r *Route) holds(x *Exchange, late bool) verdict {
+	all := yes
+	for i := range r.when {
+		c := &r.when[i]
+		if c.late && !late {
+			continue
+		}
+		switch c.holds(x) {
+		case no:
+			return no
+		case nobodyKnows:
+			all = nobodyKnows
+		case yes:
+		}
+	}
+	return all
+}
+
+// pick returns the first route that fits. Where nobody knows whether one fits, it is
+// the one of those that may be it by which least would be missed, and sure is false:
+// what a request may be taken for is nothing that its client should choose.
+func pick(routes []*Route, fits func(i int, r *Route) verdict) (found *Route, sure bool) {
+	sure = true
+	for i, r := range routes {
+		switch fits(i, r) {
+		case no:
+		case yes:
+			if found == nil || r.weight() >= found.weight() {
+				found = r
+			}
+			return found, sure
+		case nobodyKnows:
+			if sure = false; found == nil || r.weight() > found.weight() {
+				found = r
+			}
+		}
+	}
+	return found, sure
+}
+
+// weight orders routes by how much of an event they would record.
+func (r *Route) weight() int {
+	w := 0
+	switch r.Record {
+	case Never:
+	case Failures:
+		w = 2
+	case Checks:
+		w = 4
+	case Always:
+		w = 6
+	}
+	if r.Timing == Before {
+		w++
+	}
+	return w
 }
 
 // sameConditions says whether two routes are for the same requests as far as their
@@ -76,31 +143,4 @@ func (r *Route) sameConditions(other *Route) bool {
 	return slices.EqualFunc(r.when, other.when, func(a, b condition) bool {
 		return a.source.String() == b.source.String() && slices.Equal(a.values, b.values)
 	})
-}
-
-// maxParts bounds the parts of a multipart body that are looked at.
-const maxParts = 64
-
-// multipartValue is a short field of a multipart form, as far as its beginning was
-// seen.
-func multipartValue(contentType string, body []byte, name string) string {
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil || params["boundary"] == "" {
-		return ""
-	}
-	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
-	for range maxParts {
-		part, err := parts.NextRawPart()
-		if err != nil {
-			return ""
-		}
-		if part.FormName() == name && part.FileName() == "" {
-			b, err := io.ReadAll(io.LimitReader(part, maxValue+1))
-			if err != nil || len(b) > maxValue {
-				return ""
-			}
-			return string(b)
-		}
-	}
-	return ""
 }

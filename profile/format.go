@@ -235,6 +235,9 @@ type Route struct {
 	html     bool // some rule looks at the answer's page
 	request  bool // something looks at the request's body
 	headers  bool // something looks at the request's headers
+	// addresses is true when some rule looks at what the client is sent to, which the
+	// request may have chosen.
+	addresses bool
 }
 
 // Rule is one line of an outcome list; all conditions given must hold.
@@ -311,3 +314,7 @@ func (r *Route) Deferred() bool { return len(r.siblings) > 0 }
 
 // NeedsRequestBody says whether something looks at the request's body.
 func (r *Route) NeedsRequestBody() bool { return r.request }
+
+// NeedsAddresses says whether the addresses in the request's body count, to which its
+// client wants to be sent back.
+func (r *Route) NeedsAddresses() bool { return r.addresses }

@@ -20,6 +20,10 @@ type Match struct {
 	Ambiguous bool
 	// Method is true when the route was written for the request's method.
 	Method bool
+	// Doubtful is true when nobody knows which of several routes it is, because servers
+	// may read the request's query or body in more than one way; Route is then the one
+	// by which least would be missed.
+	Doubtful bool
 }
 
 // Match names the route of a request, or says with false that no reading of its
@@ -105,19 +109,27 @@ func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 	return p.mine(best)
 }
 
-// rank orders readings by how much would be missed if they were the true one.
+// rank orders readings by how much would be missed if they were the true one. What
+// no route names is recorded too, if the method may change something: more than a
+// known read is, and much more than what a profile never records.
 func (m *Match) rank() int {
-	switch {
-	case m.Route.Timing == Before && m.Method:
+	switch known := m.Route.known; {
+	case known && m.Route.Timing == Before && m.Method:
+		return 7
+	case known && m.Route.Record == Always && m.Method:
+		return 6
+	case known && m.Route.Record == Always:
 		return 5
-	case m.Route.known && m.Route.Record == Always && m.Method:
+	case m.Route.Record == Always:
 		return 4
-	case m.Route.known && m.Route.Record == Always:
+	case m.Route.Record == Checks:
 		return 3
-	case m.Route.known:
+	case known && m.Route.Record == Failures:
 		return 2
+	case m.Route.Record == Failures:
+		return 1
 	}
-	return 1
+	return 0
 }
 
 // under returns what follows the base path. The base path ends at a segment
@@ -171,28 +183,30 @@ func (p *Profile) route(method, path, query string) Match {
 	return Match{Route: p.unknown, Path: path}
 }
 
-// byWords finds the first route that has a word in the path.
+// byWords finds the first route that has a word in the path. Words stand in names that
+// clients choose, too: what is never recorded is so for reads only.
 func (p *Profile) byWords(method, path, query string) (Match, bool) {
 	set, any := p.words.find(path)
 	if !any {
 		return Match{}, false
 	}
-	for i, r := range p.words.routes {
-		if set.has(i) && r.takes(method) && r.mayHold(path, query) {
-			return Match{Route: r, Path: path, Method: true}, true
+	r, sure := pick(p.words.routes, func(i int, r *Route) verdict {
+		if !set.has(i) || !r.takes(method) || r.Record == Never && !isSafe(method) {
+			return no
 		}
-	}
-	return Match{}, false
+		return r.mayHold(path, query)
+	})
+	return Match{Route: r, Path: path, Method: true, Doubtful: !sure}, r != nil
 }
 
 func (r *Route) takes(method string) bool {
-	return r.Method == "" || strings.EqualFold(r.Method, method) || r.Method == "GET" && strings.EqualFold(method, "HEAD") // RFC 9110 9.3.2
+	return r.Method == "" || strings.EqualFold(r.Method, method)
 }
 
 // mayHold says whether the conditions hold that method and target decide.
-func (r *Route) mayHold(path, query string) bool {
+func (r *Route) mayHold(path, query string) verdict {
 	if len(r.when) == 0 {
-		return true
+		return yes
 	}
 	return r.holds(&Exchange{Answer: &Answer{Query: query}, Path: path, Route: r}, false)
 }
@@ -200,15 +214,23 @@ func (r *Route) mayHold(path, query string) bool {
 // choose picks the route of the method. A path decides even when the method does
 // not fit: GET on a POST route is recorded under its action.
 func (p *Profile) choose(method, path, query string, routes []*Route) Match {
-	for _, r := range routes {
-		if r.takes(method) && r.mayHold(path, query) {
-			return Match{Route: r, Path: path, Method: true}
+	found, sure := pick(routes, func(_ int, r *Route) verdict {
+		if !r.takes(method) {
+			return no
 		}
+		return r.mayHold(path, query)
+	})
+	if found != nil {
+		return Match{Route: found, Path: path, Method: true, Doubtful: !sure}
 	}
 	r := *routes[0] // rare: the method does not fit
-	r.rules, r.body, r.html, r.siblings, r.Timing = p.Outcomes["default"], false, false, nil, After
+	r.rules, r.body, r.html, r.addresses = p.unknown.rules, p.unknown.body, p.unknown.html, p.unknown.addresses
+	r.siblings, r.Timing = nil, After
 	r.User, r.Actor, r.Administrator, r.Flow = nil, nil, Source{}, nil
-	if isSafe(method) && (strings.EqualFold(method, "OPTIONS") || r.Record == Failures) {
+	switch {
+	case !isSafe(method):
+		r.Record = Always // that reading it is harmless says nothing of writing
+	case strings.EqualFold(method, "OPTIONS") && r.Record != Never:
 		r.Record = Failures
 	}
 	return Match{Route: &r, Path: path}
@@ -224,12 +246,15 @@ func (p *Profile) Refine(m Match, x *Exchange) Match {
 	if worded {
 		set, _ = p.words.find(m.Path)
 	}
-	for i, r := range m.Route.siblings {
-		x.Route = r
-		if r.takes(x.Method) && (!worded || set.has(i)) && r.holds(x, true) {
-			m.Route = r
-			return m
+	found, sure := pick(m.Route.siblings, func(i int, r *Route) verdict {
+		if !r.takes(x.Method) || worded && (!set.has(i) || r.Record == Never && !isSafe(x.Method)) {
+			return no
 		}
+		x.Route = r
+		return r.holds(x, true)
+	})
+	if found != nil {
+		m.Route, m.Doubtful = found, !sure
 	}
 	return m
 }

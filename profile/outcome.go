@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,11 +77,16 @@ func (r *Rule) holds(x *Exchange) verdict {
 	}
 	found := r.urlHolds(x)
 	switch {
-	case found == no || r.JSON == nil && r.html == nil || len(r.html) == 0 && r.JSON == nil:
+	case found == no, r.JSON == nil && len(r.html) == 0:
 		return found
-	case r.JSON != nil && a.Unseen, r.JSON == nil && a.PageUnseen:
+	case r.JSON != nil && a.Unseen:
 		return nobodyKnows
-	case r.JSON != nil && !r.JSON.holds(a.Body), len(r.html) > 0 && !a.shows(r.html):
+	case r.JSON != nil && !r.JSON.holds(a.Body):
+		return no
+	case len(r.html) > 0 && !a.shows(r.html):
+		if a.PageUnseen {
+			return nobodyKnows
+		}
 		return no
 	}
 	return found
@@ -104,14 +108,18 @@ func (r *Rule) urlHolds(x *Exchange) verdict {
 		return no
 	}
 	if r.LocationRepeats != "" {
-		if v := parameter(target, r.LocationRepeats); v == "" || v != queryValue(x.Query, r.LocationRepeats) {
+		v := parameter(target, r.LocationRepeats)
+		if v == "" || v != queryValue(x.Query, r.LocationRepeats) {
 			return no
+		}
+		if own, _ := x.own(r.LocationRepeats); slices.Contains(own, v) {
+			return nobodyKnows // the client may have asked to be sent there
 		}
 	}
 	if r.Location == "" {
 		return yes
 	}
-	return locationHas(target, r.Location, x.Query)
+	return x.locationHas(target, r.Location)
 }
 
 // pathEnds says whether a URL's path ends with whole segments.
@@ -161,19 +169,16 @@ func filled(v gjson.Result) bool {
 }
 
 // locationHas says whether a URL has the parameter in its query or fragment. If
-// all its values are those that the request's own return addresses carry, nobody
-// knows who put them there.
-func locationHas(location, name, requestQuery string) verdict {
+// all its values are those that addresses in the request carry, nobody knows who put
+// them there: clients name the address that they want to be sent back to.
+func (x *Exchange) locationHas(location, name string) verdict {
 	found := values(location, name)
 	if len(found) == 0 {
 		return no
 	}
-	var own []string
-	query, _ := url.ParseQuery(requestQuery) // what can be read of it
-	for _, addresses := range query {
-		for _, address := range addresses {
-			own = append(own, values(address, name)...)
-		}
+	own, whole := x.own(name)
+	if !whole {
+		return nobodyKnows
 	}
 	for _, v := range found {
 		if !slices.Contains(own, v) {
@@ -183,16 +188,52 @@ func locationHas(location, name, requestQuery string) verdict {
 	return nobodyKnows
 }
 
+// own are the parameter's values in the addresses that stand in the request, and
+// whether that is all of them.
+func (x *Exchange) own(name string) (found []string, whole bool) {
+	look := func(text string) {
+		if strings.Contains(text, name) {
+			found = append(found, values(text, name)...)
+		}
+	}
+	for _, f := range formFields(x.Query) {
+		look(f.value)
+	}
+	for _, line := range x.SentHeader["Cookie"] {
+		for pair := range strings.SplitSeq(line, ";") {
+			_, v, _ := strings.Cut(pair, "=")
+			look(unescapeForm(v))
+		}
+	}
+	body := x.sentBody()
+	for _, f := range body.fields {
+		look(f.value)
+	}
+	eachText(body.json, look)
+	return found, body.whole
+}
+
+// eachText calls f with every text of a document.
+func eachText(v gjson.Result, f func(string)) {
+	switch {
+	case v.Type == gjson.String:
+		f(v.Str)
+	case v.Type == gjson.JSON:
+		v.ForEach(func(_, value gjson.Result) bool { eachText(value, f); return true })
+	}
+}
+
 // values are the parameter's values in the query and in the fragment of a URL; a
 // fragment may have a query of its own ("#/login?error=x").
 func values(location, name string) []string {
-	_, fragment, _ := strings.Cut(location, "#")
-	query, _, _ := strings.Cut(location, "#")
-	_, query, _ = strings.Cut(query, "?")
+	query, fragment, _ := strings.Cut(location, "#")
 	var out []string
-	for _, part := range []string{query, fragment, afterQuestion(fragment)} {
-		parsed, _ := url.ParseQuery(part) // what can be read of it
-		out = append(out, parsed[name]...)
+	for _, part := range []string{afterQuestion(query), fragment, afterQuestion(fragment)} {
+		for _, f := range formFields(part) {
+			if f.name == name {
+				out = append(out, f.value)
+			}
+		}
 	}
 	return out
 }
@@ -293,17 +334,28 @@ func Lookup(body []byte, pointer string) gjson.Result {
 	if !Readable(body) {
 		return gjson.Result{}
 	}
-	v := gjson.ParseBytes(trimBOM(body))
+	return find(gjson.ParseBytes(trimBOM(body)), pointer)
+}
+
+// find is Lookup in a document that is Readable.
+func find(v gjson.Result, pointer string) gjson.Result {
 	if pointer == "" {
 		return v
 	}
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
-		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
-		if v = child(v, token); !v.Exists() {
+		if v = child(v, unescapePointer(token)); !v.Exists() {
 			break
 		}
 	}
 	return v
+}
+
+// unescapePointer decodes one token of a JSON pointer (RFC 6901, section 4).
+func unescapePointer(token string) string {
+	if strings.IndexByte(token, '~') < 0 {
+		return token
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
 }
 
 // LookupString is Lookup for a string value; "" for anything else.

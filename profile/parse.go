@@ -187,6 +187,8 @@ func (p *Profile) compileRoutes() error {
 	}
 	p.unknown = &Route{Class: "custom", Record: Always, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
 	p.reads = &Route{Class: "custom", Record: Failures, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
+	p.unknown.needs()
+	p.reads.needs()
 	return nil
 }
 
@@ -196,12 +198,13 @@ func together(group []*Route) {
 	if len(group) < 2 {
 		return
 	}
-	var body, html, request, headers bool
+	var body, html, request, headers, addresses bool
 	for _, r := range group {
 		body, html, request, headers = body || r.body, html || r.html, request || r.request, headers || r.headers
+		addresses = addresses || r.addresses
 	}
 	for _, r := range group {
-		r.body, r.html, r.request, r.headers = body, html, request, headers
+		r.body, r.html, r.request, r.headers, r.addresses = body, html, request, headers, addresses
 		r.siblings = group
 	}
 }
@@ -345,6 +348,7 @@ func (r *Route) needs() {
 		slices.ContainsFunc(r.Flow, ofBody) || ofBody(r.Administrator) ||
 		slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.JSON != nil || ofBody(rule.In) })
 	r.html = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.HTML != "" })
+	r.addresses = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.Location != "" || rule.LocationRepeats != "" })
 	ofRequest := func(s Source) bool { return s.has(inRequest) }
 	for _, sources := range [][]Source{r.User, r.Identifier, r.Target, r.Flow} {
 		r.request = r.request || slices.ContainsFunc(sources, ofRequest)

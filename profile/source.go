@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -182,11 +182,15 @@ type Exchange struct {
 	// SentHeader are the request's headers as far as the server sees them.
 	SentHeader http.Header
 	// Sent is the body of the request, as far as it was seen, and SentType its
-	// Content-Type.
-	Sent     []byte
-	SentType string
+	// Content-Type. SentUnseen is true when the server may have read something else:
+	// more than was seen, or what is behind a content encoding.
+	Sent       []byte
+	SentType   string
+	SentUnseen bool
 	// Flow is the user whom the flow has proved.
 	Flow string
+
+	sent *sentBody // Sent, once somebody looked into it
 }
 
 // Value is what stands there; "" if nothing does.
@@ -204,6 +208,30 @@ func (s Source) Value(x *Exchange) string {
 		}
 	}
 	return strings.Join(parts, "/")
+}
+
+// Sure is Value where no server could read another value there: "" when the request
+// gives the same name twice with different values, also in another case, or when its
+// body cannot be read here as the server may have read it. Decide by Sure, show Value.
+func (s Source) Sure(x *Exchange) string {
+	parts := make([]string, len(s.places))
+	for i := range s.places {
+		r := s.places[i].readings(x)
+		if parts[i] = r.only(); parts[i] == "" {
+			return ""
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// FirstSure is the value of the first Source that has a sure one.
+func FirstSure(sources []Source, x *Exchange) string {
+	for i := range sources {
+		if v := sources[i].Sure(x); v != "" {
+			return v
+		}
+	}
+	return ""
 }
 
 // First is the value of the first Source that has one.
@@ -243,8 +271,10 @@ func (s Source) has(kind placeKind) bool {
 	return false
 }
 
-func (p *place) value(x *Exchange) string {
-	v := p.raw(x)
+func (p *place) value(x *Exchange) string { return p.within(p.raw(x)) }
+
+// within is what of a value is meant: itself, a parameter, or a claim.
+func (p *place) within(v string) string {
 	if p.param != "" && v != "" {
 		v = parameter(v, p.param)
 	}
@@ -275,7 +305,7 @@ func (p *place) raw(x *Exchange) string {
 		}
 		return SetCookie(x.Header, []string{p.name})
 	case inRequest:
-		return x.field(p.name)
+		return x.sentBody().value(p.name)
 	case inQuery:
 		if x.Answer == nil {
 			return ""
@@ -308,29 +338,15 @@ func Bearer(v string) string {
 	return ""
 }
 
-// field is a value of the request's body: JSON or a form.
-func (x *Exchange) field(pointer string) string {
-	media, _, _ := strings.Cut(x.SentType, ";")
-	media = strings.ToLower(strings.TrimSpace(media))
-	switch {
-	case media == "application/json" || strings.HasSuffix(media, "+json"):
-		return text(Lookup(x.Sent, pointer))
-	case media == "application/x-www-form-urlencoded":
-		return queryValue(string(x.Sent), strings.TrimPrefix(pointer, "/"))
-	case media == "multipart/form-data":
-		return multipartValue(x.SentType, x.Sent, strings.TrimPrefix(pointer, "/"))
-	}
-	return "" // the server does not read it either (threats.md X7)
-}
-
-// queryValue is the last value of a parameter in a query or a form.
+// queryValue is the last value of a parameter in a query.
 func queryValue(query, name string) string {
 	if !strings.Contains(query, name) && !strings.ContainsAny(query, "%+") {
 		return ""
 	}
-	parsed, _ := url.ParseQuery(query) // what can be read of it
-	if v := parsed[name]; len(v) > 0 {
-		return v[len(v)-1]
+	for _, f := range slices.Backward(formFields(query)) {
+		if f.name == name {
+			return f.value
+		}
 	}
 	return ""
 }

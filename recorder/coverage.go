@@ -33,14 +33,14 @@ const (
 type Coverage struct {
 	// mu protects the fields below.
 	mu     sync.Mutex
-	routes map[coverageKey]*tally
+	routes map[coverageKey]*routeCounts
 	others uint64
 }
 
 type coverageKey struct{ profile, base, method, path string }
 
-// tally counts the exchanges of one route.
-type tally struct {
+// routeCounts counts the exchanges of one route.
+type routeCounts struct {
 	count, succeeded, failed, missing uint64
 	first, last                       time.Time
 }
@@ -100,9 +100,9 @@ func (c *Coverage) add(key coverageKey, status int, outcome storage.Status, at t
 			return
 		}
 		if c.routes == nil {
-			c.routes = make(map[coverageKey]*tally)
+			c.routes = make(map[coverageKey]*routeCounts)
 		}
-		t = &tally{first: at}
+		t = &routeCounts{first: at}
 		c.routes[key] = t
 	}
 	t.count++
@@ -121,7 +121,7 @@ func (c *Coverage) add(key coverageKey, status int, outcome storage.Status, at t
 // longest time, to the others. The caller holds mu.
 func (c *Coverage) makeRoom() bool {
 	var oldest coverageKey
-	var found *tally
+	var found *routeCounts
 	for key, t := range c.routes {
 		if t.missing == t.count && (found == nil || t.last.Before(found.last)) {
 			oldest, found = key, t

@@ -71,9 +71,9 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 	}
 	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
 		m.TargetUserID = storage.Clean(target, storage.MaxUserID)
-		x.foreign = x.actor.UserID != "" && profile.First(x.match.Route.Target, &profile.Exchange{Path: a.Path, Route: a.Route, SentHeader: a.SentHeader, Sent: a.Sent, SentType: a.SentType}) != ""
+		x.foreign = x.actor.UserID != "" && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}
-	x.explain(&m, body)
+	x.explain(&m, a, body)
 	if x.capture.RequestBody {
 		m.RequestBody = x.capturedBody(body)
 	}
@@ -185,12 +185,25 @@ func statusName(code int) string {
 	return strings.ReplaceAll(strings.ReplaceAll(strings.ToUpper(http.StatusText(code)), " ", "_"), "-", "_")
 }
 
+// onlyRequest is the exchange without its answer.
+func (x *Exchange) onlyRequest(a *profile.Exchange) *profile.Exchange {
+	request := *a
+	request.Answer = &profile.Answer{Query: a.Query}
+	return &request
+}
+
 // explain says what could not be found out, and why.
-func (x *Exchange) explain(m *metadata, body exchange.Copied) {
-	if x.match.Route.NeedsRequestBody() && body.Seen > 0 && !x.readable(body) {
-		m.BodyUnparsed = "it cannot be read as " + storage.Clean(exchange.MediaType(x.contentType), 40)
-		if body.Truncated {
+func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copied) {
+	if x.match.Route.NeedsRequestBody() && body.Seen > 0 {
+		switch {
+		case body.Truncated:
 			m.BodyUnparsed = "it is longer than the limit"
+		case x.encoded:
+			m.BodyUnparsed = "it has a content encoding"
+		case !x.readable(body):
+			m.BodyUnparsed = "it cannot be read as " + storage.Clean(exchange.MediaType(x.contentType), 40)
+		case x.match.Doubtful || x.twofold(x.match.Route.Identifier, a) || x.twofold(x.match.Route.Target, a):
+			m.BodyUnparsed = "it can be read in more than one way"
 		}
 	}
 	if x.unasked {
@@ -199,6 +212,16 @@ func (x *Exchange) explain(m *metadata, body exchange.Copied) {
 			m.SessionHash = x.rec.Redactor.HashTag("session", x.creds.tokens[0].value)
 		}
 	}
+}
+
+// twofold says whether servers may read another value than the one that is shown.
+func (x *Exchange) twofold(sources []profile.Source, a *profile.Exchange) bool {
+	for _, s := range sources {
+		if v := s.Value(a); v != "" {
+			return s.OfRequest() && s.Sure(a) != v
+		}
+	}
+	return false
 }
 
 // readable says whether target and identifier could be looked for in the body.
@@ -213,11 +236,16 @@ func (x *Exchange) readable(c exchange.Copied) bool {
 // targetOf is whom an administrator acts on: the request says it whatever the
 // outcome, the answer of a success only.
 func (x *Exchange) targetOf(a *profile.Exchange, outcome storage.Status) string {
+	return x.target(a, outcome, profile.Source.Value)
+}
+
+// target is targetOf with another way to read the places.
+func (x *Exchange) target(a *profile.Exchange, outcome storage.Status, read func(profile.Source, *profile.Exchange) string) string {
 	for _, s := range x.match.Route.Target {
 		if !s.OfRequest() && outcome != storage.Success {
 			continue
 		}
-		if id := s.Value(a); id != "" {
+		if id := read(s, a); id != "" {
 			return id
 		}
 	}

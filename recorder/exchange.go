@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
@@ -31,6 +32,7 @@ type Exchange struct {
 	query       string
 	userAgent   string
 	contentType string
+	encoded     bool // the request's body has a content encoding
 	creds       credentials
 	capture     Capture
 	request     RequestFacts
@@ -65,6 +67,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	x := &Exchange{
 		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
 		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), query: r.URL.RawQuery, contentType: r.Header.Get("Content-Type"),
+		encoded: encoded(r.Header),
 	}
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)
@@ -84,11 +87,17 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	if m.Ambiguous {
 		x.requestURI = r.RequestURI
 	}
-	if m.Route.NeedsRequestBody() || x.capture.RequestBody {
+	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
 	}
 	x.observer = exchange.New(w, r, x)
 	return x
+}
+
+// encoded says whether a request's body has a content encoding: some servers undo it.
+func encoded(h http.Header) bool {
+	coding := h.Get("Content-Encoding")
+	return coding != "" && !strings.EqualFold(coding, "identity")
 }
 
 // sentHeader is the request's header as the server sees it: without what the client
@@ -204,6 +213,9 @@ func (x *Exchange) completeNow() error {
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}
 	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
+	if x.rolledUp(&e, answer.Status) {
+		return nil
+	}
 	err := x.rec.write(x.ctx, e, x.rec.Observer)
 	if err == nil {
 		return nil
@@ -232,7 +244,7 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 	case "actor":
 		user = x.actor.UserID
 	case "target":
-		user = x.targetOf(a, outcome)
+		user = x.target(a, outcome, profile.Source.Sure)
 	}
 	if user != "" {
 		x.rec.Writer.Unlink(user)
@@ -248,7 +260,7 @@ func (x *Exchange) answer() *profile.Answer {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
 	}
 	media := exchange.MediaType(a.Header.Get("Content-Type"))
-	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && a.Body == nil)
+	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && !profile.Readable(a.Body))
 	if media == "text/html" {
 		a.Page, a.Body = decoded(body, a.Header.Get("Content-Encoding")), nil
 		a.PageUnseen = !complete || len(body) > 0 && a.Page == nil
@@ -278,9 +290,13 @@ func (x *Exchange) recognize(a *profile.Exchange) bool {
 
 // observed is the whole exchange as the profile's rules look at it.
 func (x *Exchange) observed() *profile.Exchange {
+	sent, body := x.sent, x.body.Copied()
+	if sent == nil && x.creds.cookie != "" {
+		sent = http.Header{"Cookie": {x.creds.cookie}} // addresses to be sent back to may stand there
+	}
 	return &profile.Exchange{
-		Answer: x.answer(), Method: x.method, Path: x.match.Path, Route: x.match.Route,
-		SentHeader: x.sent, Sent: x.body.Copied().Bytes, SentType: x.contentType,
+		Answer: x.answer(), Method: x.method, Path: x.match.Path, Route: x.match.Route, SentHeader: sent,
+		Sent: body.Bytes, SentType: x.contentType, SentUnseen: body.Truncated || x.encoded && body.Seen > 0,
 	}
 }
 
@@ -305,8 +321,12 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
 	outcome := x.match.Route.Outcome(a)
-	if outcome == profile.None && x.intent {
+	switch {
+	case outcome != profile.None:
+	case x.intent:
 		return storage.Pending // the entry is written: it was a step that something else completes
+	case x.match.Doubtful:
+		return storage.Unknown // it may have been one of the routes for which it is an event
 	}
 	return outcome
 }

@@ -1,7 +1,6 @@
 package recorder
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -16,18 +15,24 @@ const (
 	// minFlowValue is the shortest value that joins steps, in bytes: shorter ones
 	// could be guessed, or be the same by chance.
 	minFlowValue = 8
-	// maxSteps and flowLife bound the entries that wait for a flow's user.
-	maxSteps = 16
-	flowLife = 15 * time.Minute
+	// maxSteps and flowLife bound the entries that wait for one flow's user, maxWaiting
+	// those that wait for all, and maxWaitingSize how large one may be, in bytes:
+	// anybody can begin flows.
+	maxSteps       = 16
+	flowLife       = 15 * time.Minute
+	maxWaiting     = 4096
+	maxWaitingSize = 8 << 10
 )
 
 // flows remembers which exchanges belong together: the steps of one sign-in, or
 // what is done with one token. Values are kept as keyed hashes only. It is safe for
 // concurrent use.
 type flows struct {
-	// mu protects the field below and every flow in it.
+	// mu protects the fields below and every flow in them.
 	mu     sync.Mutex
 	values *lru.Cache[credential, *flow]
+	// waiting are entries of steps that nobody could be named in, by their ids.
+	waiting *lru.Cache[string, storage.Entry]
 }
 
 // flow is one chain of steps.
@@ -35,13 +40,17 @@ type flow struct {
 	user Session
 	// into is the flow that this one was joined to; nil if it was not.
 	into *flow
-	// waiting are entries of earlier steps that nobody could be named in.
-	waiting []storage.Entry
+	// steps are the ids of entries that wait for the flow's user.
+	steps []string
 }
 
 func newFlows() (*flows, error) {
 	values, err := lru.New[credential, *flow](maxFlowValues)
-	return &flows{values: values}, err
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := lru.New[string, storage.Entry](maxWaiting)
+	return &flows{values: values, waiting: waiting}, err
 }
 
 // userOf is the user whom the flow of one of the values has proved.
@@ -62,9 +71,13 @@ func (f *flows) get(v credential) *flow {
 	if !ok {
 		return nil
 	}
+	if known.into == nil {
+		return known
+	}
 	for known.into != nil {
 		known = known.into
 	}
+	f.values.Add(v, known) // the way there is not gone twice
 	return known
 }
 
@@ -73,36 +86,70 @@ func (f *flows) get(v credential) *flow {
 func (f *flows) join(values []credential, user Session) []storage.Entry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	joined := &flow{user: user}
+	var joined *flow
 	for _, v := range values {
 		known := f.get(v)
-		if known == nil || known == joined || known.user.UserID != "" && joined.user.UserID != "" && known.user.UserID != joined.user.UserID {
-			continue
+		switch {
+		case known == nil || known == joined || foreign(known.user, user):
+		case joined == nil:
+			joined = known // and not a new one: a flow that goes on for ever must not grow
+			user = either(user, known.user)
+		default:
+			user = either(user, known.user)
+			joined.steps = append(joined.steps, known.steps[:min(len(known.steps), maxSteps-len(joined.steps))]...)
+			known.steps, known.into = nil, joined
 		}
-		if joined.user.UserID == "" {
-			joined.user = known.user
-		}
-		joined.waiting = append(joined.waiting, known.waiting...)
-		known.waiting, known.into = nil, joined
+	}
+	if joined == nil {
+		joined = new(flow)
 	}
 	for _, v := range values {
 		f.values.Add(v, joined)
 	}
-	if joined.user.UserID == "" {
+	if joined.user = user; user.UserID == "" {
 		return nil
 	}
-	found := joined.waiting
-	joined.waiting = nil
-	return slices.DeleteFunc(found, func(e storage.Entry) bool { return time.Since(e.CreatedAt) > flowLife })
+	return f.take(joined)
+}
+
+// foreign says that two flows are of two users.
+func foreign(a, b Session) bool {
+	return a.UserID != "" && b.UserID != "" && a.UserID != b.UserID
+}
+
+func either(a, b Session) Session {
+	if a.UserID != "" {
+		return a
+	}
+	return b
+}
+
+// take returns the entries that wait for a flow's user and are not too old. f.mu is
+// held.
+func (f *flows) take(of *flow) []storage.Entry {
+	var found []storage.Entry
+	for _, id := range of.steps {
+		e, ok := f.waiting.Peek(id)
+		f.waiting.Remove(id)
+		if ok && time.Since(e.CreatedAt) <= flowLife {
+			found = append(found, e)
+		}
+	}
+	of.steps = nil
+	return found
 }
 
 // wait keeps an entry until its flow has a user.
 func (f *flows) wait(values []credential, e storage.Entry) {
+	if len(e.Metadata) > maxWaitingSize {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, v := range values {
-		if known := f.get(v); known != nil && len(known.waiting) < maxSteps {
-			known.waiting = append(known.waiting, e)
+		if known := f.get(v); known != nil && len(known.steps) < maxSteps {
+			known.steps = append(known.steps, e.ID)
+			f.waiting.Add(e.ID, e)
 			return
 		}
 	}

@@ -102,20 +102,26 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 
 // fromAnswer takes the user whom a success names.
 func (x *Exchange) fromAnswer(a *profile.Exchange) bool {
-	if id := profile.First(x.match.Route.User, a); id != "" {
-		x.actor = Session{UserID: id}
-		return true
-	}
-	return false
+	return x.take(a, func(s *profile.Source) bool { return !s.OfBearer() || x.creds.alone() })
 }
 
 // fromToken takes the user whom the request's own token names. The route needs it,
-// so that the success shows that the server has verified it.
+// so that the success shows that the server has verified it; unless the request has
+// another credential: then it may be that one which the server went by, and the token
+// is whatever its sender has made up.
 func (x *Exchange) fromToken(a *profile.Exchange) bool {
-	for _, s := range x.match.Route.User {
-		if id := s.Value(a); s.OfBearer() && id != "" {
-			x.actor = Session{UserID: id}
-			return true
+	return x.creds.alone() && x.take(a, (*profile.Source).OfBearer)
+}
+
+// take takes the user of the first of the route's places that counts and names one
+// for certain.
+func (x *Exchange) take(a *profile.Exchange, counts func(*profile.Source) bool) bool {
+	for i := range x.match.Route.User {
+		if s := &x.match.Route.User[i]; counts(s) {
+			if id := s.Sure(a); id != "" {
+				x.actor = Session{UserID: id}
+				return true
+			}
 		}
 	}
 	return false
@@ -125,7 +131,7 @@ func (x *Exchange) fromToken(a *profile.Exchange) bool {
 func (x *Exchange) stepOf(a *profile.Exchange) []credential {
 	var step []credential
 	for _, s := range x.match.Route.Flow {
-		if v := s.Value(a); len(v) >= minFlowValue {
+		if v := s.Sure(a); len(v) >= minFlowValue {
 			step = append(step, x.rec.Sessions.hash("flow", v))
 		}
 	}
@@ -236,7 +242,7 @@ func (x *Exchange) sessionOwner(a *profile.Exchange) Session {
 	if x.match.Route.Administrator.IsZero() {
 		return x.actor
 	}
-	if id := profile.First(x.match.Route.User, a); id != "" {
+	if id := profile.FirstSure(x.match.Route.User, a); id != "" {
 		return Session{UserID: id, ImpersonatedBy: x.actor.UserID}
 	}
 	return Session{}

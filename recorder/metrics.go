@@ -16,6 +16,7 @@ type Metrics struct {
 	refused       atomic.Uint64
 	unknownRoutes atomic.Uint64
 	hookFailures  atomic.Uint64
+	rolledUp      [len(rollUpKinds)]atomic.Uint64
 
 	writes       [len(writeBounds) + 1]atomic.Uint64 // the last is beyond all bounds
 	writtenNanos atomic.Int64
@@ -46,7 +47,8 @@ var metricLookups = [...]string{LookupUser: "user", LookupNobody: "nobody", Look
 // writeBounds are the upper bounds of the histogram of writes, in seconds.
 var writeBounds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3}
 
-// Entry counts a finished entry of a class (see profile) with an outcome.
+// Entry counts a finished entry of a class (see profile) with an outcome; also one that
+// is then rolled up.
 func (m *Metrics) Entry(class string, outcome storage.Status) {
 	if m == nil {
 		return
@@ -62,6 +64,13 @@ func indexOf[T comparable](list []T, v T) int {
 		}
 	}
 	return len(list) - 1
+}
+
+// RolledUp counts an event that Entry has counted and that stands in a roll-up.
+func (m *Metrics) RolledUp(kind RollUpKind) {
+	if m != nil {
+		m.rolledUp[kind].Add(1)
+	}
 }
 
 // Refused counts a request that was answered with 503.
@@ -122,6 +131,8 @@ type MetricsSnapshot struct {
 	Entries map[string]map[storage.Status]uint64
 	// Lookups by result: user, nobody, failed.
 	Lookups map[string]uint64
+	// RolledUp events by kind: unknown, check, sign-in.
+	RolledUp map[string]uint64
 	// Refused requests, UnknownRoutes, HookFailures as the methods count them.
 	Refused, UnknownRoutes, HookFailures uint64
 	// Writes is the histogram of WriteDuration: how many took at most so many
@@ -146,6 +157,10 @@ func (m *Metrics) Snapshot() MetricsSnapshot {
 		for o, outcome := range metricOutcomes {
 			s.Entries[class][outcome] = m.entries[c][o].Load()
 		}
+	}
+	s.RolledUp = make(map[string]uint64)
+	for i, kind := range rollUpKinds {
+		s.RolledUp[kind] = m.rolledUp[i].Load()
 	}
 	for i, result := range metricLookups {
 		s.Lookups[result] = m.lookups[i].Load()

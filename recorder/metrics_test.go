@@ -18,6 +18,7 @@ func countEverything(m *recorder.Metrics) {
 	m.Lookup(recorder.LookupUser)
 	m.Lookup(recorder.LookupFailed)
 	m.Lookup(77)
+	m.RolledUp(recorder.RollUpSignIn)
 	for _, d := range []time.Duration{0, 500 * time.Microsecond, 2 * time.Millisecond, time.Minute} {
 		m.WriteDuration(d)
 	}
@@ -30,7 +31,8 @@ func TestMetricsCount(t *testing.T) {
 	if s.Entries["sign-in"][storage.Failed] != 2 || s.Entries["other"][storage.Success] != 1 || s.Entries["sign-in"][storage.Success] != 0 {
 		t.Errorf("entries %v", s.Entries)
 	}
-	if s.Refused != 1 || s.UnknownRoutes != 1 || s.HookFailures != 1 || s.Lookups["user"] != 1 || s.Lookups["failed"] != 1 || s.Lookups["nobody"] != 0 {
+	if s.Refused != 1 || s.UnknownRoutes != 1 || s.HookFailures != 1 || s.Lookups["user"] != 1 || s.Lookups["failed"] != 1 || s.Lookups["nobody"] != 0 ||
+		s.RolledUp["sign-in"] != 1 || s.RolledUp["check"] != 0 {
 		t.Errorf("%+v", s)
 	}
 	if s.WriteCount != 4 || s.Writes[0.0005] != 2 || s.Writes[0.001] != 2 || s.Writes[0.0025] != 3 || s.Writes[3] != 3 || s.WriteSum < 60 || s.WriteSum > 60.1 {

@@ -69,6 +69,11 @@ type Options struct {
 	OnlyRoutes bool
 	// SkipChecks records no successful checks (profile.Checks).
 	SkipChecks bool
+	// RollUpAfter is how many failures of one kind (unknown paths, checks, sign-ins) one
+	// client has in a minute before further ones are only counted, in one entry for the
+	// minute; see rollup.go. 0 writes all singly. A crash loses the counts of a minute, the
+	// end of the Writer none.
+	RollUpAfter int
 	// KeepUsers leaves the user's id in the entries of a deleted user.
 	KeepUsers bool
 	// MaxMetadata bounds an entry's metadata in bytes; 0 means 64 KiB.

@@ -143,6 +143,18 @@ func (c *credentials) none() bool {
 	return c.cookie == "" && !slices.ContainsFunc(c.headers, func(v string) bool { return v != "" })
 }
 
+// alone says that there is one credential, in a header: a server that let the request
+// through has looked at that one. Any cookie may be another, whatever its name.
+func (c *credentials) alone() bool {
+	headers := 0
+	for _, v := range c.headers {
+		if v != "" {
+			headers++
+		}
+	}
+	return c.cookie == "" && headers <= 1
+}
+
 // credentialsOf reads them from a request. Headers that the request names in
 // Connection are hop-by-hop: the upstream never sees them, so they prove nothing
 // (threats.md X5, A13).

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,9 @@ type Writer struct {
 
 	closing sync.Once
 
+	// rollUps are the events that are counted instead of written.
+	rollUps *rollUps
+
 	written, writeErrors atomic.Uint64
 
 	// mu protects the fields below: what the next gap entry must say.
@@ -68,6 +72,8 @@ type item struct {
 	entry    storage.Entry
 	observer Observer // hears of the entry; may be nil
 	unlink   string
+	// events is how many events a roll-up stands for; 0 for an entry of one.
+	events uint64
 }
 
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
@@ -76,6 +82,7 @@ func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 		store: store, log: log, queue: make(chan item, queueCapacity),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
+	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
 	go w.run()
 	return w
 }
@@ -130,7 +137,7 @@ func (w *Writer) Enqueue(e storage.Entry, o Observer) bool {
 	if w.put(item{entry: e, observer: o}) {
 		return true
 	}
-	w.drop(e.CreatedAt)
+	w.drop(item{entry: e})
 	return false
 }
 
@@ -140,6 +147,7 @@ func (w *Writer) Unlink(userID string) {
 	if _, ok := w.store.(storage.Unlinker); !ok {
 		return
 	}
+	w.rollUps.unlink(userID)
 	if !w.put(item{unlink: userID}) {
 		w.log.Error("a deleted user's entries keep their user id: the audit log's queue is full")
 	}
@@ -159,14 +167,15 @@ func (w *Writer) put(i item) bool {
 	}
 }
 
-func (w *Writer) drop(at time.Time) {
+func (w *Writer) drop(i item) {
+	at, n := i.entry.CreatedAt, max(1, i.events)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gapCount == 0 {
 		w.gapFrom = at
 	}
-	w.dropped++
-	w.gapCount++
+	w.dropped += n
+	w.gapCount += n
 	w.gapTo = at
 }
 
@@ -203,7 +212,7 @@ func (w *Writer) Close(ctx context.Context) error {
 	case <-w.done:
 	case <-ctx.Done():
 	}
-	if left := len(w.queue); left > 0 {
+	if left := len(w.queue) + w.rollUps.open(); left > 0 {
 		return fmt.Errorf("%d audit log entries could not be written before the end", left)
 	}
 	return nil
@@ -225,11 +234,29 @@ func (w *Writer) run() {
 						return
 					}
 				default:
-					w.deliver(nil) // a gap, if there is one
+					w.deliverLast()
 					return
 				}
 			}
 		}
+	}
+}
+
+// deliverLast writes what only the end brings out: roll-ups whose minute is not over,
+// and a gap, if there is one.
+func (w *Writer) deliverLast() {
+	works := true
+	for batch := range slices.Chunk(w.rollUps.close(), maxBatch) {
+		if works {
+			works = w.deliver(batch)
+			continue
+		}
+		for i := range batch {
+			w.drop(batch[i])
+		}
+	}
+	if works {
+		w.deliver(nil)
 	}
 }
 
@@ -280,7 +307,7 @@ func (w *Writer) deliver(batch []item) bool {
 	}
 	if err := w.persist(func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
 		for i := range batch {
-			w.drop(batch[i].entry.CreatedAt)
+			w.drop(batch[i])
 			if o := batch[i].observer; o != nil {
 				o.WriteFailed(err, entries[i:i+1])
 			}

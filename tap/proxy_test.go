@@ -279,6 +279,32 @@ func TestTheFormatIsThatOfOtherRecordings(t *testing.T) {
 	}
 }
 
+// TestTheServerSeesTheRequestAsItWasSent: what a proxy tidies up nobody learns from.
+func TestTheServerSeesTheRequestAsItWasSent(t *testing.T) {
+	const target = "//auth/%2e%2e/./Login;a=b%2Fc?x=%zz&y;z&&w"
+	var seen string
+	path := record(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.RequestURI }), false, func(base, _ string) {
+		c, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(c); err != nil {
+			t.Fatal(err)
+		}
+	})
+	files, err := replay.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := files[0].Exchanges[0].Request.Path; seen != target || got != target {
+		t.Errorf("sent %s, the server saw %s, recorded %s", target, seen, got)
+	}
+}
+
 func TestAddressesAreReadAsTheyAreMeant(t *testing.T) {
 	for text, want := range map[string]string{
 		"localhost:3000": "http://localhost:3000", ":3000": "http://localhost:3000", "https://auth.test/": "https://auth.test", "http://[::1]:80": "http://[::1]:80",

@@ -67,6 +67,10 @@ func allForms() []form {
 		}},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)="([^"]*)"`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `="` + s.escaped(g[0], g[1]) + `"` }},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)='([^']*)'`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `='` + s.escaped(g[0], g[1]) + `'` }},
+		{password: true, pattern: `([A-Za-z_$][\w$]*)(\s*:\s*)"([^"\n]*)"`, write: func(s *Scrubber, g []string) string {
+			return g[0] + g[1] + `"` + s.named(g[0], g[2], true) + `"`
+		}},
+		{password: true, pattern: `<([A-Za-z_][\w.:-]*)((?:\s[^<>]*)?)>([^<]*)</`, write: (*Scrubber).element},
 		{password: true, pattern: `\b((?i:bearer|basic|dpop|token))( +)([A-Za-z0-9._~+/=-]{8,})`, write: (*Scrubber).credential},
 		{pattern: `(%[0-9A-Fa-f]{2})`, write: func(_ *Scrubber, g []string) string { return g[0] }},
 		{pattern: `(` + mailForm + `)`, write: func(s *Scrubber, g []string) string { return s.mail(strings.Replace(g[0], "%40", "@", 1)) }},
@@ -222,6 +226,16 @@ func (s *Scrubber) tag(groups []string) string {
 		}
 		return strings.Replace(attribute, a[2], strings.Replace(a[2], v, s.escaped(under, v), 1), 1)
 	})
+}
+
+// element writes an element of XML or of a page that holds text only.
+func (s *Scrubber) element(groups []string) string {
+	name := groups[0][strings.LastIndexByte(groups[0], ':')+1:]
+	text := s.text(groups[2])
+	if s.kindOf(name) != harmless {
+		text = s.escaped(name, groups[2])
+	}
+	return "<" + groups[0] + s.text(groups[1]) + ">" + text + "</"
 }
 
 // escaped is a named value that is written as in HTML.

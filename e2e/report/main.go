@@ -1,8 +1,11 @@
 // Command report runs go test with the given arguments and tells what a person
 // wants to know: the figures that the end-to-end tests print, the whole output of
-// what failed, what was skipped and why. An unexpected skip is a failure.
+// what failed, what was skipped and why. An unexpected skip is a failure. At the end
+// it prints the gates of the acceptance suite as one table; with -gates=FILE as its
+// first argument it also writes the table into that document.
 //
 //	go run ./e2e/report -race ./...
+//	ACCEPTANCE=full go run ./e2e/report -gates=docs/reliability.md -run TestGate ./...
 package main
 
 import (
@@ -33,10 +36,17 @@ type result struct {
 	passed, failed int
 	skipped        []string
 	broken         []string
+	gates          map[string]*gate // by number
 }
 
 func main() {
-	cmd := exec.Command("go", append([]string{"test", "-json"}, os.Args[1:]...)...) //nolint:gosec // it is a test runner
+	args, document := os.Args[1:], ""
+	if len(args) > 0 {
+		if file, ok := strings.CutPrefix(args[0], "-gates="); ok {
+			args, document = args[1:], file
+		}
+	}
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...) //nolint:gosec // it is a test runner
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -47,9 +57,17 @@ func main() {
 		os.Exit(2)
 	}
 	began := time.Now()
-	r := &result{output: map[string][]string{}}
+	r := &result{output: map[string][]string{}, gates: map[string]*gate{}}
 	r.read(out)
 	runErr := cmd.Wait()
+	table := r.table()
+	fmt.Print(table)
+	if document != "" {
+		if err := writeTable(document, table); err != nil {
+			fmt.Fprintln(os.Stderr, "report:", err)
+			runErr = err
+		}
+	}
 	if !r.summary(time.Since(began)) || runErr != nil {
 		os.Exit(1)
 	}
@@ -76,6 +94,7 @@ func (r *result) read(out io.Reader) {
 
 func (r *result) take(e *event) {
 	key := e.Package + " " + e.Test
+	r.takeGate(e)
 	switch e.Action {
 	case "output", "build-output":
 		r.output[key] = append(r.output[key], e.Output)
@@ -137,6 +156,10 @@ func (r *result) summary(took time.Duration) bool {
 			continue
 		}
 		fmt.Printf("SKIPPED UNEXPECTEDLY: %s\n", s)
+		good = false
+	}
+	if silent := r.silent(); len(silent) > 0 {
+		fmt.Printf("GATES WITHOUT A FIGURE: %s\n", strings.Join(silent, ", "))
 		good = false
 	}
 	fmt.Printf("took %s\n%d passed, %d failed, %d skipped\n", took.Round(time.Second), r.passed, r.failed, len(r.skipped))

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile/pathspell/spelltest"
 )
 
 func mustParse(t *testing.T, raw string) *url.URL {
 	t.Helper()
-	u, err := parse("POST", raw)
+	u, err := spelltest.Parse("POST", raw)
 	if err != nil {
 		t.Fatalf("%q: %v", raw, err)
 	}
@@ -143,8 +145,7 @@ func TestWhatIsAmbiguous(t *testing.T) {
 
 // The figure of threats.md section I, row 2: 0 honest routes are flagged.
 func TestNoHonestRouteIsAmbiguous(t *testing.T) {
-	var routes []string
-	readJSON(t, "testdata/honest.json", &routes)
+	routes := spelltest.Honest(t)
 	values := []string{
 		"github", "GitHub", "AbC123dEf456GhI7", "x7Hk-29_aa.B~c", "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b",
 		"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.s5T-_x", "a%20b", "ada%40example.com", "caf%C3%A9", "..x", "a!b'c(d)*", "a:b",

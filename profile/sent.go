@@ -1,0 +1,313 @@
+package profile
+
+import (
+	"bytes"
+	"io"
+	"mime"
+	"mime/multipart"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// Servers do not read a request alike: of names that are given twice some take the
+// first value and some the last, Go's encoding/json takes names in any case, protobuf
+// in snake_case too, and a body of more than we keep, or of a media type that only
+// the server accepts, is nothing to us. So a value that something is decided by is
+// read in every way at once: see Source.Sure and condition.holds. What is only shown,
+// as what was typed to sign in, is the last value under the exact name, as JavaScript
+// and most others read it.
+
+const (
+	// maxParts bounds the parts of a multipart body that are looked at.
+	maxParts = 64
+	// maxReadings bounds how many different values of one place are told apart.
+	maxReadings = 8
+)
+
+// sentBody is a request's body as far as it can be read. It is immutable.
+type sentBody struct {
+	json   gjson.Result // of a JSON document
+	fields []sentField  // of a form, in order
+	isForm bool
+	// whole is false when a server may have read something that cannot be seen here.
+	whole bool
+}
+
+type sentField struct{ name, value string }
+
+// sentBody reads the request's body, once.
+func (x *Exchange) sentBody() *sentBody {
+	if x.sent == nil {
+		x.sent = readSent(x.SentType, x.Sent)
+		x.sent.whole = x.sent.whole && !x.SentUnseen
+	}
+	return x.sent
+}
+
+// readSent reads a body by its declared type. Types that are not read here give an
+// empty one that is not whole: most servers do not read them either, but some read
+// whatever comes (threats.md X7).
+func readSent(contentType string, body []byte) *sentBody {
+	if len(body) == 0 {
+		return &sentBody{whole: true}
+	}
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	switch {
+	case media == "application/json" || strings.HasSuffix(media, "+json"):
+		if Readable(body) {
+			return &sentBody{json: gjson.ParseBytes(trimBOM(body)), whole: true}
+		}
+	case media == "application/x-www-form-urlencoded":
+		return &sentBody{fields: formFields(string(body)), isForm: true, whole: true}
+	case media == "multipart/form-data":
+		fields, whole := multipartFields(contentType, body)
+		return &sentBody{fields: fields, isForm: true, whole: whole}
+	}
+	return &sentBody{}
+}
+
+// value is the last value at a pointer, or of the form's field of that name.
+func (b *sentBody) value(pointer string) string {
+	if !b.isForm {
+		return text(find(b.json, pointer))
+	}
+	name := strings.TrimPrefix(pointer, "/")
+	for _, f := range slices.Backward(b.fields) {
+		if f.name == name {
+			return f.value
+		}
+	}
+	return ""
+}
+
+// readings collects what servers may read there.
+type readings struct {
+	values []string
+	// whole is false when there may be others.
+	whole bool
+}
+
+func (r *readings) add(value string) {
+	switch {
+	case slices.Contains(r.values, value):
+	case len(r.values) < maxReadings:
+		r.values = append(r.values, value)
+	default:
+		r.whole = false
+	}
+}
+
+// only is the value that all servers read there; "" if they do not agree, or if there
+// is none.
+func (r *readings) only() string {
+	if r.whole && len(r.values) == 1 {
+		return r.values[0]
+	}
+	return ""
+}
+
+// readings are those of one place of the request.
+func (p *place) readings(x *Exchange) readings {
+	r := readings{whole: true}
+	switch p.kind {
+	case inRequest:
+		x.sentBody().readings(p.name, &r)
+		if x.Answer != nil && x.sentBody().isForm { // many servers put query and form together
+			addFields(formFields(x.Query), strings.TrimPrefix(p.name, "/"), &r)
+		}
+	case inQuery:
+		if x.Answer != nil {
+			addFields(formFields(x.Query), p.name, &r)
+		}
+	case inSentHeader:
+		for _, v := range x.SentHeader.Values(p.name) {
+			r.add(v)
+		}
+	case inBearer:
+		for _, v := range x.SentHeader.Values("Authorization") {
+			r.add(Bearer(v))
+		}
+	case inSentCookie:
+		addCookies(x.SentHeader, p.name, &r)
+	default:
+		r.add(p.raw(x))
+	}
+	if p.param == "" && p.claim == "" {
+		return r
+	}
+	within := readings{whole: r.whole}
+	for _, v := range r.values {
+		within.add(p.within(v))
+	}
+	return within
+}
+
+// readings adds what stands at a pointer, whatever the case of its names, and "" where
+// the exact name is missing while a similar one is there.
+func (b *sentBody) readings(pointer string, r *readings) {
+	r.whole = r.whole && b.whole
+	if b.isForm {
+		addFields(b.fields, strings.TrimPrefix(pointer, "/"), r)
+		return
+	}
+	addMembers(b.json, strings.TrimPrefix(pointer, "/"), r)
+}
+
+func addFields(fields []sentField, name string, r *readings) {
+	exact, similar := false, false
+	for i := range fields {
+		switch f := &fields[i]; {
+		case f.name == name:
+			exact = true
+			r.add(f.value)
+		case sameName(f.name, name):
+			similar = true
+			r.add(f.value)
+		}
+	}
+	if similar && !exact {
+		r.add("")
+	}
+}
+
+// addMembers walks to the end of a pointer along every path that some server takes.
+func addMembers(v gjson.Result, pointer string, r *readings) {
+	token, rest, more := strings.Cut(pointer, "/")
+	token = unescapePointer(token)
+	if v.IsArray() {
+		if element := child(v, token); element.Exists() {
+			addValue(element, rest, more, r)
+		}
+		return
+	}
+	if !v.IsObject() {
+		return
+	}
+	exact, similar := false, false
+	v.ForEach(func(key, value gjson.Result) bool {
+		switch {
+		case key.Str == token:
+			exact = true
+		case sameName(key.Str, token):
+			similar = true
+		default:
+			return true
+		}
+		addValue(value, rest, more, r)
+		return r.whole
+	})
+	if similar && !exact {
+		r.add("")
+	}
+}
+
+func addValue(v gjson.Result, rest string, more bool, r *readings) {
+	if more {
+		addMembers(v, rest, r)
+		return
+	}
+	r.add(text(v))
+}
+
+// sameName says whether some server takes one name for the other: in another case, or
+// with "_" or "-" between its words.
+func sameName(a, b string) bool {
+	if a == "" || b == "" {
+		return false
+	}
+	return strings.EqualFold(similarNames.Replace(a), similarNames.Replace(b))
+}
+
+var similarNames = strings.NewReplacer("_", "", "-", "")
+
+// addCookies adds the values of the cookies whose name fits. Different cookies may fit
+// one pattern; they are not two readings of one.
+func addCookies(h map[string][]string, pattern string, r *readings) {
+	chosen := ""
+	for _, line := range h["Cookie"] {
+		for pair := range strings.SplitSeq(line, ";") {
+			name, v, ok := strings.Cut(pair, "=")
+			name = strings.TrimSpace(name)
+			if !ok || !fitsPattern(pattern, name) || chosen != "" && name != chosen {
+				continue
+			}
+			chosen = name
+			r.add(strings.TrimSpace(v))
+		}
+	}
+}
+
+// formFields reads a query or a form as browsers and Node do (URL standard,
+// "application/x-www-form-urlencoded parsing"): nothing in it is an error.
+func formFields(s string) []sentField {
+	var out []sentField
+	for part := range strings.SplitSeq(s, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(part, "=")
+		out = append(out, sentField{unescapeForm(name), unescapeForm(value)})
+	}
+	return out
+}
+
+// unescapeForm decodes "+" and percent escapes; a broken escape stands for itself.
+func unescapeForm(s string) string {
+	if !strings.ContainsAny(s, "%+") {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '+' {
+			c = ' '
+		} else if c == '%' && i+2 < len(s) {
+			if high, low := hexValue(s[i+1]), hexValue(s[i+2]); high < 16 && low < 16 {
+				c, i = high<<4|low, i+2
+			}
+		}
+		out = append(out, c)
+	}
+	return string(out)
+}
+
+// hexValue is the value of a hexadecimal digit, 16 for all else.
+func hexValue(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10
+	}
+	return 16
+}
+
+// multipartFields are the short fields of a multipart form, as far as its beginning was
+// seen, and whether that is all of it.
+func multipartFields(contentType string, body []byte) (fields []sentField, whole bool) {
+	_, params, err := mime.ParseMediaType(contentType)
+	if err != nil || params["boundary"] == "" {
+		return nil, false
+	}
+	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
+	whole = true
+	for range maxParts {
+		part, err := parts.NextRawPart()
+		if err != nil {
+			return fields, whole && err == io.EOF
+		}
+		if part.FileName() != "" {
+			continue
+		}
+		b, err := io.ReadAll(io.LimitReader(part, maxValue+1))
+		if err != nil || len(b) > maxValue {
+			whole = false
+			continue
+		}
+		fields = append(fields, sentField{part.FormName(), string(b)})
+	}
+	return fields, false
+}
