@@ -5,6 +5,7 @@ SHELL := bash
 
 EXAMPLE := examples/better-auth
 CLIENT := clients/better-auth
+SERVERS := e2e/servers
 # What go test runs; FLAGS=-run=Replay narrows it.
 PKGS ?= ./...
 FLAGS ?=
@@ -22,13 +23,22 @@ demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our
 	@go run ./$(EXAMPLE)/demo
 
 .PHONY: test
-test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed vet ## everything, race detector on; what was skipped and why
+test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed servers vet ## everything, race detector on; what was skipped and why
 	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
 	go test -run 'Alloc' ./exchange ./profile ./severity
+
+.PHONY: test-kratos
+test-kratos: tools ## a real Ory Kratos behind our Caddy (fetched and built on first use, takes minutes)
+	go run ./e2e/report -race -timeout 40m -tags kratos -run Kratos ./e2e
+
+.PHONY: servers
+servers: $(SERVERS)/authjs/node_modules/.installed
+	cd $(SERVERS)/pocketbase && go build -o $(CURDIR)/.cache/bin/pocketbase github.com/pocketbase/pocketbase/examples/base
 
 .PHONY: vet
 vet: ## go vet and gofmt
 	go vet ./...
+	go vet -tags kratos ./e2e
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 
@@ -58,4 +68,8 @@ $(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json
 
 $(CLIENT)/node_modules/.installed: $(CLIENT)/package-lock.json
 	cd $(CLIENT) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(SERVERS)/authjs/node_modules/.installed: $(SERVERS)/authjs/package-lock.json
+	cd $(SERVERS)/authjs && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

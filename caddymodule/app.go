@@ -48,6 +48,7 @@ type App struct {
 	keyFile  string // KeyFile with its default and without placeholders
 	acquired bool
 	log      *slog.Logger
+	ctx      caddy.Context // to look at the http app at the start
 }
 
 // CaddyModule returns the Caddy module information.
@@ -71,7 +72,7 @@ func dataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
 
 // Provision sets up the app. It opens and creates nothing.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.log = ctx.Slogger()
+	a.log, a.ctx = ctx.Slogger(), ctx
 	out, err := newOutputs(ctx)
 	if err != nil {
 		return err
@@ -137,6 +138,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.pooled.newsTo(a.out)
+	a.warn(a.ctx)
 	return a.pooled.claim(a, time.Duration(a.Retention))
 }
 

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
@@ -72,7 +73,7 @@ func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Rec
 		}
 		store.recognized.remember(x.Host, found)
 	}
-	run, err := h.running(store)
+	run, err := h.running(store, h.reading.Load())
 	if err != nil {
 		h.log.Error("the auth server was recognised, but its profile cannot be used", "error", err)
 		return nil
@@ -118,6 +119,33 @@ func (h *Handler) current(r *http.Request) *reading {
 		return h.reading.Load()
 	}
 	return now
+}
+
+// match reads a request. As long as nobody knows the server for certain, what the
+// profile that seems to be its own does not take is read as if nothing were known:
+// clients choose what they ask for, and one that has made something look like another
+// server must not blind the log to the real one.
+func (h *Handler) match(r *http.Request) (*reading, profile.Match, bool) {
+	now := h.current(r)
+	m, mine := now.profile.Match(r.Method, r.URL)
+	if mine || now.known == profile.Certain || now == h.first {
+		return now, m, mine
+	}
+	m, mine = h.first.profile.Match(r.Method, r.URL)
+	return h.first, m, mine
+}
+
+// mayAuthorize says whether the server's word counts for who may read the log: not
+// where only traffic has shown its base path. Whoever can put files onto the site could
+// answer there in the place of the auth server.
+func (h *Handler) mayAuthorize(now *reading) bool {
+	return h.BasePath != "" || now.profile.Base() == strings.TrimRight(now.profile.BasePath, "/")
+}
+
+// elsewhere answers a question for the API at a base path that only traffic has shown.
+func elsewhere(w http.ResponseWriter) error {
+	writeError(w, http.StatusServiceUnavailable, "BASE_PATH_UNCONFIRMED", "The auth server was recognised, but not at its usual base path. Give the path in the configuration (audit_log { base_path PATH }) to read the audit log here.")
+	return nil
 }
 
 // maxHosts bounds the hosts for which a recognition is remembered.

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddy-audit-log/caddy-audit-log/caddymodule/lint"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -103,10 +104,22 @@ func storeNames() []string {
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
+	h.Next()
+	at := lint.Position(h.File(), h.Line())
+	h.Reset()
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}
+	if h.Option(lint.PositionOption) != nil {
+		return &positioned{handler, at}, nil
+	}
 	return handler, nil
+}
+
+// positioned is a handler whose JSON says where the Caddyfile has it.
+type positioned struct {
+	*Handler
+	Position string `json:"@position"`
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

@@ -32,7 +32,7 @@ Looks after the audit log of an auth server behind this Caddy: deletes old entri
 Better Auth plugin better-auth-audit-logs, checks profiles, records traffic to make profiles from, and says which of
 the server's routes no profile names.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand())
+			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand())
 		},
 	})
 }

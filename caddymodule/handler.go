@@ -118,11 +118,14 @@ type Handler struct {
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
 
-	// mu protects the field below.
+	first *reading // what reading was at the start
+
+	// mu protects the fields below.
 	mu sync.Mutex
 	// run is made at the first request, because it needs the open store's key, and
-	// again when the store was closed and opened since.
-	run *running
+	// again when the store was closed and opened since. firstRun is the one of the first
+	// reading, which goes on until the server is known for certain.
+	run, firstRun *running
 }
 
 // Capture says what of a request goes into entries.
@@ -196,6 +199,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	h.first = first
 	h.reading.Store(first)
 	if h.SessionEndpoint != "" {
 		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
@@ -237,11 +241,10 @@ const marker = "audit_log.recorded"
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	sanitizeForwarded(r.Header)
-	now := h.current(r)
+	now, match, mine := h.match(r)
 	if now.known == profile.Nothing && strings.Contains(r.URL.Path, httpapi.Prefix+"/") {
 		return unrecognised(w)
 	}
-	match, mine := now.profile.Match(r.Method, r.URL)
 	if !mine {
 		return next.ServeHTTP(w, r)
 	}
@@ -254,12 +257,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	defer h.app.pooled.release()
-	run, err := h.running(store)
+	run, err := h.running(store, now)
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	asker := h.asker(r, next)
 	if path, api, ambiguous := httpapi.Path(now.profile, r.URL); api {
+		if !h.mayAuthorize(now) {
+			return elsewhere(w)
+		}
 		return run.serveAPI(w, r, path, ambiguous, asker)
 	}
 	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
@@ -292,17 +298,21 @@ type running struct {
 	reading  *reading
 }
 
-// running returns what the handler has for the store of the caller's lease.
-func (h *Handler) running(store *openStore) (*running, error) {
+// running returns what the handler has for the store of the caller's lease and a
+// reading.
+func (h *Handler) running(store *openStore, now *reading) (*running, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := h.reading.Load()
-	if h.run != nil && h.run.store == store && h.run.reading == now {
-		return h.run, nil
+	run := &h.run
+	if now == h.first {
+		run = &h.firstRun
+	}
+	if *run != nil && (*run).store == store && (*run).reading == now {
+		return *run, nil
 	}
 	var err error
-	h.run, err = h.newRunning(store, now)
-	return h.run, err
+	*run, err = h.newRunning(store, now)
+	return *run, err
 }
 
 func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
@@ -352,7 +362,7 @@ func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string
 // panics are not caught: net/http and reverse_proxy use them to cut connections,
 // and the entry is made while they pass.
 func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
-	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestID: requestID(r), Asker: asker})
+	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestID: requestID(r), Asker: asker, AnswerOf: answerOf(r)})
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil
@@ -395,6 +405,20 @@ func requestID(r *http.Request) string {
 	}
 	id, _ := repl.GetString("http.request.uuid")
 	return id
+}
+
+// answerOf reads the status that reverse_proxy has got, which handle_response and
+// intercept may hide from the client.
+func answerOf(r *http.Request) func() int {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return nil
+	}
+	return func() int {
+		v, _ := repl.Get("http.reverse_proxy.status_code")
+		status, _ := v.(int)
+		return status
+	}
 }
 
 // sanitizeForwarded drops forwarding headers that could move a request to another

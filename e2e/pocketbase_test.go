@@ -20,7 +20,8 @@ func startPocketBase(t *testing.T, _ string, m *mailbox) (string, map[string]str
 	program := tool(t, "pocketbase", "github.com/pocketbase/pocketbase/examples/base")
 	dir, port := t.TempDir(), harness.FreePort(t)
 	values := map[string]string{
-		"mail.port.id": fmt.Sprint(m.port), "root.password": "canary-root-6f0c1d77", "alice.password": "canary-alice-first-90ab", "alice.next": "canary-alice-second-41cd",
+		"mail.port.id": fmt.Sprint(m.port), "provider.id": newProvider(t), "provider.code": providerCode, "provider.token": providerToken, "provider.secret": "canary-provider-secret-2b4d",
+		"root.password": "canary-root-6f0c1d77", "alice.password": "canary-alice-first-90ab", "alice.next": "canary-alice-second-41cd",
 		"alice.last": "canary-alice-third-77ef", "bob.password": "canary-bob-2e8d4410", "bob.next": "canary-bob-set-5bb1a0", "carol.password": "canary-carol-83e1f2a9",
 		"dave.password": "canary-dave-0a9b8c7d", "wrong.password": "canary-wrong-e4d3c2b1", "s3.secret": "canary-s3-1f2e3d4c",
 		"member.password": "canary-member-66b0a9", "root2.password": "canary-root2-b7a6c5d4",
@@ -205,6 +206,23 @@ var pocketBaseVisits = []visit{
 	{
 		name: "a superuser asks for one factor again", request: "PATCH " + pbUsers, as: "root", body: `{"mfa":{"enabled":false}}`, answer: 200,
 		want: success("admin", "admin:update-collection").by("{root.id}"),
+	},
+
+	// By a provider.
+	{
+		name: "a superuser allows a provider", request: "PATCH " + pbUsers, as: "root",
+		body:   `{"oauth2":{"enabled":true,"providers":[{"name":"oidc","clientId":"pb","clientSecret":"{provider.secret}","authURL":"{provider.id}/authorize","tokenURL":"{provider.id}/token","userInfoURL":"{provider.id}/userinfo"}]}}`,
+		answer: 200, want: success("admin", "admin:update-collection").by("{root.id}"),
+	},
+	{
+		name: "oscar comes from the provider with a wrong code", request: "POST " + pbUsers + "/auth-with-oauth2",
+		body: `{"provider":"oidc","code":"canary-wrong-code","codeVerifier":"canary-verifier-71","redirectURL":"{base}/api/oauth2-redirect"}`, answer: 400,
+		want: failed("sign-in", "sign-in:oauth2"),
+	},
+	{
+		name: "oscar comes from the provider", request: "POST " + pbUsers + "/auth-with-oauth2",
+		body: `{"provider":"oidc","code":"{provider.code}","codeVerifier":"canary-verifier-71","redirectURL":"{base}/api/oauth2-redirect"}`, answer: 200,
+		keep: map[string]string{"oscar.token": "/token", "oscar.id": "/record/id"}, want: success("sign-in", "sign-in:oauth2").by("{oscar.id}"),
 	},
 
 	// Administration.

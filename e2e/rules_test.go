@@ -165,9 +165,9 @@ func signInAs(t testing.TB, port int, user string) (int, time.Duration) {
 // eventually waits until something is so, or fails.
 func eventually(t testing.TB, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(hang); !so(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after 5 s: %s", what)
+			t.Fatalf("after %v: %s", hang, what)
 		}
 	}
 }

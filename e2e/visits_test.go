@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -41,9 +43,9 @@ type visit struct {
 	// keep says where the answer has values for later visits, as profile.Source writes
 	// it. All of them are secret but those that end in ".id".
 	keep map[string]string
-	// mail finds such values in the mail that the server sends upon the request, by the
-	// first group of a pattern.
-	mail map[string]string
+	// find and mail find such values by the first group of a pattern: in the answer's
+	// body, and in the mail that the server sends upon the request.
+	find, mail map[string]string
 	// want is the entry that the request must leave; nothing for none.
 	want wanted
 	// deletes is the user whose entries have no user any more at the end.
@@ -135,14 +137,31 @@ func (s *server) play(t *testing.T, dir, directive string) []storage.Entry {
 	entries := entriesIn(t, database(dir), time.Time{})
 	r.t = t
 	wrong := r.compare(entries)
-	needles := needlesOf(r.secrets())
-	found := append(r.found, search(t, needles, databaseFiles(t, dir))...)
+	found := append(r.found, r.search(t, dir)...)
+	codes := searchValues(t, &liveRun{Codes: r.codes(), Addresses: r.addresses()}, nil, entries)
 	for _, f := range found {
 		t.Errorf("secret found: %s", f)
 	}
-	t.Logf("%s: %d requests, %d entries, %d wrong fields; %d secrets in %d spellings: %d found; %.1f s",
-		t.Name(), len(r.made), len(entries), wrong, len(r.secrets()), len(needles), len(found), time.Since(began).Seconds())
+	t.Logf("%s: %d requests, %d entries, %d wrong fields; %d secrets: %d found; %d short codes: %d found; %.1f s",
+		t.Name(), len(r.made), len(entries), wrong, len(r.secrets()), len(found), len(r.codes()), codes, time.Since(began).Seconds())
 	return entries
+}
+
+// search looks for the secrets in the database's files, and for what must be found
+// there.
+func (r *tour) search(t *testing.T, dir string) []string {
+	t.Helper()
+	files := databaseFiles(t, dir)
+	var ids []string
+	for _, m := range r.made {
+		if m.want.user != "" {
+			ids = append(ids, r.fill(m.want.user))
+		}
+	}
+	if len(search(t, needlesOf(ids), files)) == 0 {
+		t.Error("the search is blind: the database must hold users' ids, and none were found")
+	}
+	return search(t, needlesOf(r.secrets()), files)
 }
 
 // visitAll runs server and Caddy for as long as the visits take.
@@ -162,7 +181,7 @@ func (s *server) visitAll(t *testing.T, dir, directive string) *tour {
 		for _, v := range s.visits {
 			r.make(v)
 		}
-		r.found = search(t, needlesOf(r.secrets()), databaseFiles(t, dir)) // with the write-ahead log as it is while Caddy runs
+		r.found = r.search(t, dir) // with the write-ahead log as it is while Caddy runs
 	})
 	if t.Failed() {
 		t.FailNow()
@@ -185,13 +204,16 @@ func newTour(t *testing.T, base string) *tour {
 var placeholder = regexp.MustCompile(`\{[a-z0-9_]+(\.[a-z0-9_]+)*\}`)
 
 // fill puts values into a text.
-func (r *tour) fill(text string) string {
+func (r *tour) fill(text string) string { return r.fillAs(text, func(v string) string { return v }) }
+
+// fillAs does so in a spelling.
+func (r *tour) fillAs(text string, spell func(string) string) string {
 	return placeholder.ReplaceAllStringFunc(text, func(name string) string {
 		v, known := r.values[strings.Trim(name, "{}")]
 		if !known {
 			r.t.Fatalf("%s names a value that no answer had: %q", name, text)
 		}
-		return v
+		return spell(v)
 	})
 }
 
@@ -222,20 +244,16 @@ func (r *tour) make(v visit) {
 
 func (r *tour) newRequest(v *visit) *http.Request {
 	method, path, _ := strings.Cut(r.fill(v.request), " ")
-	body := r.fill(v.body)
-	target := path
-	if strings.HasPrefix(path, "/") {
-		target = r.base + path
+	body, media := r.fillAs(v.body, url.QueryEscape), "application/x-www-form-urlencoded"
+	if strings.HasPrefix(v.body, "{") || strings.HasPrefix(v.body, "[") {
+		body, media = r.fill(v.body), "application/json"
 	}
-	request, err := http.NewRequestWithContext(r.t.Context(), method, target, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(r.t.Context(), method, r.base+path, strings.NewReader(body))
 	if err != nil {
 		r.t.Fatalf("%s: %v", v.name, err)
 	}
-	switch {
-	case strings.HasPrefix(body, "{"), strings.HasPrefix(body, "["):
-		request.Header.Set("Content-Type", "application/json")
-	case body != "":
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if body != "" {
+		request.Header.Set("Content-Type", media)
 	}
 	if token := r.values[v.as+".token"]; token != "" && r.tokenHeader != "" {
 		request.Header.Set(r.tokenHeader, token)
@@ -273,27 +291,29 @@ func (r *tour) keepOf(v *visit, a *profile.Answer, mails int) {
 		}
 		r.keepValue(name, value)
 	}
-	if len(v.mail) == 0 {
-		return
+	r.findIn(v, string(a.Body), v.find)
+	if len(v.mail) > 0 {
+		r.findIn(v, r.mailbox.await(r.t, mails), v.mail)
 	}
-	text := r.mailbox.await(r.t, mails)
-	for name, pattern := range v.mail {
+}
+
+func (r *tour) findIn(v *visit, text string, patterns map[string]string) {
+	for name, pattern := range patterns {
 		m := regexp.MustCompile(pattern).FindStringSubmatch(text)
 		if len(m) < 2 {
-			r.t.Fatalf("%s: the mail has nothing that fits %s\n%s", v.name, pattern, text)
+			r.t.Fatalf("%s: nothing fits %s in\n%s", v.name, pattern, text)
 		}
 		r.keepValue(name, m[1])
 	}
 }
 
-// minSecret is the length below which a secret would be found by chance.
+// minSecret is the length below which a secret would be found by chance; such codes
+// are looked for in the values of entries only.
 const minSecret = 8
 
 // hide remembers a value that the log must not hold, and of a JWT its signature too.
 func (r *tour) hide(v string) {
-	if len(v) >= minSecret {
-		r.hidden[v] = true
-	}
+	r.hidden[v] = true
 	if parts := strings.Split(v, "."); len(parts) == 3 && len(parts[2]) >= 20 {
 		r.hidden[parts[2]] = true
 	}
@@ -308,8 +328,26 @@ func (r *tour) keepValue(name, v string) {
 	}
 }
 
-// secrets are all values that are to be hidden.
-func (r *tour) secrets() []string { return slices.Sorted(maps.Keys(r.hidden)) }
+// secrets are all values that are to be hidden, but for codes, which are the short
+// ones.
+func (r *tour) secrets() []string { return r.hiddenOf(minSecret, math.MaxInt) }
+
+func (r *tour) codes() []string { return r.hiddenOf(4, minSecret-1) }
+
+func (r *tour) hiddenOf(shortest, longest int) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(r.hidden)), func(v string) bool { return len(v) < shortest || len(v) > longest })
+}
+
+// addresses are the mail addresses that the visits name.
+func (r *tour) addresses() []string {
+	found := map[string]bool{}
+	for _, m := range r.made {
+		for _, a := range regexp.MustCompile(`[a-z0-9]+@example\.test`).FindAllString(strings.ReplaceAll(m.body, "%40", "@"), -1) {
+			found[a] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
 
 // compare holds every visit against the log and returns how many fields are wrong.
 func (r *tour) compare(entries []storage.Entry) int {

@@ -200,7 +200,7 @@ func (p *Profile) byWords(method, path, query string) (Match, bool) {
 }
 
 func (r *Route) takes(method string) bool {
-	return r.Method == "" || strings.EqualFold(r.Method, method)
+	return r.Method == "" || strings.EqualFold(r.Method, method) || r.Method == "GET" && strings.EqualFold(method, "HEAD") // RFC 9110 9.3.2
 }
 
 // mayHold says whether the conditions hold that method and target decide.

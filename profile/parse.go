@@ -19,8 +19,16 @@ import (
 //go:embed builtin/*.json
 var builtin embed.FS
 
-// Builtin returns the builtin profile of that name.
+// alias are other names that people use for a server.
+var alias = map[string]string{"gotrue": "supabase", "nextauth": "authjs", "next_auth": "authjs", "auth_js": "authjs", "betterauth": "better_auth"}
+
+// Builtin returns the builtin profile of that name. "-" counts as "_", and GoTrue and
+// NextAuth have their usual names too.
 func Builtin(name string) (*Profile, error) {
+	name = strings.ReplaceAll(name, "-", "_")
+	if other, ok := alias[name]; ok {
+		name = other
+	}
 	b, err := Text(name)
 	if err != nil {
 		return nil, err
@@ -176,10 +184,10 @@ func (p *Profile) compileRoutes() error {
 		}
 		p.actions[r.action] = true
 	}
+	if err := checkWords(p.Routes); err != nil {
+		return at(err, "routes")
+	}
 	if p.words = newWords(p.Routes); p.words != nil {
-		if len(p.words.routes) > maxWordRoutes {
-			return at(fmt.Errorf("%d routes have words, %d may", len(p.words.routes), maxWordRoutes), "routes")
-		}
 		together(p.words.routes)
 	}
 	for _, group := range p.static {
@@ -189,6 +197,24 @@ func (p *Profile) compileRoutes() error {
 	p.reads = &Route{Class: "custom", Record: Failures, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
 	p.unknown.needs()
 	p.reads.needs()
+	return nil
+}
+
+// checkWords bounds what newWords is to hold.
+func checkWords(routes []*Route) error {
+	n, size := 0, 0
+	for _, r := range routes {
+		n += min(1, len(r.Words))
+		for _, word := range r.Words {
+			size += len(word)
+		}
+	}
+	switch {
+	case n > maxWordRoutes:
+		return fmt.Errorf("%d routes have words, %d may: give some of them paths", n, maxWordRoutes)
+	case size > maxWordBytes:
+		return fmt.Errorf("the words of all routes have %d bytes, %d may: leave some out", size, maxWordBytes)
+	}
 	return nil
 }
 

@@ -293,3 +293,12 @@ func BenchmarkMatchByWords(b *testing.B) {
 		p.Match("POST", u)
 	}
 }
+
+func TestServersHaveTheirUsualNames(t *testing.T) {
+	for name, want := range map[string]string{"gotrue": "supabase", "better-auth": "better_auth", "oauth2-proxy": "oauth2_proxy", "next-auth": "authjs"} {
+		p, err := profile.Builtin(name)
+		if err != nil || p.Name != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+}

@@ -113,7 +113,37 @@ func (s *Sign) holds(x *Exchange, p *Profile) (base string, ok bool) {
 			return "", false
 		}
 	}
-	return base, s.rule.holds(x) == yes
+	return base, s.rule.holds(x) == yes && !s.echoed(x)
+}
+
+// echoed says whether the request has what the sign looks for in the answer's body: then
+// the server may only have repeated what it was sent.
+func (s *Sign) echoed(x *Exchange) bool {
+	if len(s.rule.html) > 0 && x.says(string(s.rule.html)) {
+		return true
+	}
+	if s.JSON == nil || s.JSON.Pointer == "" || !Readable(x.Sent) {
+		return false
+	}
+	sent := Lookup(x.Sent, s.JSON.Pointer)
+	return sent.Exists() && sent.Raw == Lookup(x.Body, s.JSON.Pointer).Raw
+}
+
+// says says whether a text in lower case stands in the request's target or body.
+func (x *Exchange) says(text string) bool {
+	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
+	if has(x.Path) || has(string(x.Sent)) {
+		return true
+	}
+	body := x.sentBody()
+	for _, f := range append(formFields(x.Query), body.fields...) {
+		if has(f.name) || has(f.value) {
+			return true
+		}
+	}
+	found := false
+	eachText(body.json, func(s string) { found = found || has(s) })
+	return found
 }
 
 // prefix is what stands before the sign's path in a request's path.

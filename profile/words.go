@@ -17,6 +17,8 @@ const (
 	// maxWordRoutes bounds the routes that are found by words: a set of them is two
 	// machine words.
 	maxWordRoutes = 128
+	// maxWordBytes bounds their words together, so that a state fits into 16 bits.
+	maxWordBytes = 16 << 10
 )
 
 // letter is a byte's place in the alphabet; -1 for what does not count ("-", "_",

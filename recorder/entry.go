@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ type metadata struct {
 	RequestID      string          `json:"requestId,omitempty"`
 	Method         string          `json:"method"`
 	StatusCode     int             `json:"statusCode,omitempty"`
+	UpstreamStatus int             `json:"upstreamStatus,omitempty"` // the auth server's own, where the client was shown another
 	DurationMs     float64         `json:"durationMs,omitempty"`
 	Class          string          `json:"class"`
 	Error          *failure        `json:"error,omitempty"`
@@ -59,7 +61,8 @@ func (x *Exchange) entry(outcome storage.Status, status int) storage.Entry {
 func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage.Entry {
 	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted, Withheld: x.withheld}
 	if outcome == storage.Failed {
-		m.Error = x.failure(a)
+		m.UpstreamStatus = x.masked(a)
+		m.Error = x.failure(a, cmp.Or(m.UpstreamStatus, a.Status))
 	}
 	body := x.body.Copied()
 	// Also when somebody is signed in: trying another's account is what to see.
@@ -165,8 +168,8 @@ func plainSegment(s string) string {
 
 // failure reads why an exchange failed: from the body's code and message, or from
 // the error parameter of a redirect.
-func (x *Exchange) failure(a *profile.Exchange) *failure {
-	f := &failure{Status: statusName(a.Status)}
+func (x *Exchange) failure(a *profile.Exchange, status int) *failure {
+	f := &failure{Status: statusName(status)}
 	code, message := profile.LookupString(a.Body, "/code"), profile.LookupString(a.Body, "/message")
 	if u, err := url.Parse(a.Header.Get("Location")); err == nil && a.Status >= 300 && a.Status < 400 {
 		q := u.Query()

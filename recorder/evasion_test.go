@@ -126,9 +126,9 @@ func TestADecoyIsNobodysCredential(t *testing.T) {
 		t.Errorf("an honest administrator with a planted cookie is logged as %q", e.UserID)
 	}
 	g = newRig(t, nil)
-	g.do("POST", "/sign-in/email", `{}`, nil, answers(200, `{"token":"raw-bob","user":{"id":"bob"}}`, "Set-Cookie", "better-auth.session_token=cookie-bob; Path=/"))
+	g.do("POST", "/sign-in/email", `{}`, nil, answers(200, `{"token":"raw-token-of-bob","user":{"id":"bob"}}`, "Set-Cookie", "better-auth.session_token=cookie-of-bob; Path=/"))
 	g.server.any = "admin"
-	for _, header := range []string{"x_session_token=raw-bob; better-auth.session_token=s-admin", "__Secure-better-auth.session_token=cookie-bob; better-auth.session_token=s-admin", "x_session_token=cookie-bob"} {
+	for _, header := range []string{"x_session_token=raw-token-of-bob; better-auth.session_token=s-admin", "__Secure-better-auth.session_token=cookie-of-bob; better-auth.session_token=s-admin", "x_session_token=cookie-of-bob"} {
 		g.do("POST", "/admin/set-role", `{}`, http.Header{"Cookie": {header}}, answers(200, `{}`))
 	}
 	for _, e := range g.store.Entries()[1:] {
@@ -157,9 +157,9 @@ func TestAnUnansweredQuestionIsSaid(t *testing.T) {
 		t.Errorf("%+v %v", e, m)
 	}
 	g = newRig(t, nil)
-	g.do("POST", "/sign-in/email", `{}`, nil, answers(200, signedIn, "Set-Cookie", "better-auth.session_token=c; Path=/"))
+	g.do("POST", "/sign-in/email", `{}`, nil, answers(200, signedIn, "Set-Cookie", "better-auth.session_token=c-of-alice-1; Path=/"))
 	g.server.err = errors.New("429")
-	g.do("POST", "/sign-out", `{}`, cookie("c"), answers(200, `{}`))
+	g.do("POST", "/sign-out", `{}`, cookie("c-of-alice-1"), answers(200, `{}`))
 	if e := g.store.Entries()[1]; e.UserID != "alice" || !strings.Contains(string(e.Metadata), `"identity":"unavailable"`) {
 		t.Errorf("what was known before is not used: %+v %s", e, e.Metadata)
 	}

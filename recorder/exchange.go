@@ -87,7 +87,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	if m.Ambiguous {
 		x.requestURI = r.RequestURI
 	}
-	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody {
+	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody || rec.Recognize != nil {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
 	}
 	x.observer = exchange.New(w, r, x)
@@ -236,7 +236,7 @@ func (x *Exchange) completeNow() error {
 // request that another server would have read as something else: nobody may talk
 // us into unlinking.
 func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
-	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous {
+	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous || x.match.Doubtful {
 		return
 	}
 	user := ""
@@ -316,7 +316,22 @@ func (x *Exchange) isEvent(a *profile.Exchange, outcome storage.Status) bool {
 	return outcome != profile.None
 }
 
+// masked is the auth server's own status where it refused and the client is shown
+// something else; 0 where it is not so.
+func (x *Exchange) masked(a *profile.Exchange) int {
+	if x.facts.AnswerOf == nil || a.Status >= 400 {
+		return 0
+	}
+	if status := x.facts.AnswerOf(); status >= 400 {
+		return status
+	}
+	return 0
+}
+
 func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
+	if x.masked(a) != 0 {
+		return storage.Failed
+	}
 	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
@@ -325,20 +340,32 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	case outcome != profile.None:
 	case x.intent:
 		return storage.Pending // the entry is written: it was a step that something else completes
+	case x.wrote() && x.issued(a.Answer) != "":
+		return storage.Success // whatever was asked for: somebody has a session now
 	case x.match.Doubtful:
 		return storage.Unknown // it may have been one of the routes for which it is an event
 	}
 	return outcome
 }
 
-// changesSession says whether a route that should only read issued a credential
-// or sent the client on: then it was more than a read.
+// changesSession says whether a route that should only read, or be a step, issued a
+// credential or sent the client on: then it was more than that.
 func (x *Exchange) changesSession(a *profile.Exchange) bool {
 	if x.match.Route.Known() && x.match.Method {
-		return false
+		return x.wrote() && x.issued(a.Answer) != "" // pages begin sessions of nobody
 	}
 	redirected := a.Status >= 300 && a.Status < 400 && a.Status != http.StatusNotModified
 	return redirected && !x.match.Route.Known() || x.issued(a.Answer) != ""
+}
+
+// wrote says whether the request's method may change something (RFC 9110, 9.2.1).
+func (x *Exchange) wrote() bool {
+	for _, safe := range [...]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace} {
+		if strings.EqualFold(x.method, safe) {
+			return false
+		}
+	}
+	return true
 }
 
 // issued is the session credential that the answer sets in a cookie and that the

@@ -38,8 +38,10 @@ type flows struct {
 // flow is one chain of steps.
 type flow struct {
 	user Session
-	// into is the flow that this one was joined to; nil if it was not.
+	// into is the flow that this one was joined to; nil if it was not. rank is at least
+	// as much as the steps of the longest way that ends here.
 	into *flow
+	rank uint8
 	// steps are the ids of entries that wait for the flow's user.
 	steps []string
 }
@@ -96,8 +98,7 @@ func (f *flows) join(values []credential, user Session) []storage.Entry {
 			user = either(user, known.user)
 		default:
 			user = either(user, known.user)
-			joined.steps = append(joined.steps, known.steps[:min(len(known.steps), maxSteps-len(joined.steps))]...)
-			known.steps, known.into = nil, joined
+			joined = merge(joined, known)
 		}
 	}
 	if joined == nil {
@@ -110,6 +111,20 @@ func (f *flows) join(values []credential, user Session) []storage.Entry {
 		return nil
 	}
 	return f.take(joined)
+}
+
+// merge puts one flow into another, the one with the shorter way to it into the other,
+// so that no chain of flows gets long (union by rank).
+func merge(a, b *flow) *flow {
+	if a.rank < b.rank {
+		a, b = b, a
+	}
+	if a.rank == b.rank {
+		a.rank++
+	}
+	a.steps = append(a.steps, b.steps[:min(len(b.steps), maxSteps-len(a.steps))]...)
+	b.steps, b.into = nil, a
+	return a
 }
 
 // foreign says that two flows are of two users.

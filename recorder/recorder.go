@@ -161,6 +161,10 @@ type Facts struct {
 	RequestID string
 	// Asker reaches the auth server.
 	Asker Asker
+	// AnswerOf returns the status that the auth server itself has answered, 0 while it
+	// is not known: what the client is shown may be another (threats.md A31). nil if
+	// nobody can tell.
+	AnswerOf func() int
 }
 
 // closed says whether a route fails closed. Only a destructive route can be

@@ -172,7 +172,7 @@ func cookie(v string) http.Header {
 	return http.Header{"Cookie": {"better-auth.session_token=" + v}}
 }
 
-const signedIn = `{"token":"tok-1","user":{"id":"alice","email":"alice@example.com"}}`
+const signedIn = `{"token":"tok-1-of-alice","user":{"id":"alice","email":"alice@example.com"}}`
 
 func TestAFailedSignInNamesTheAccountWithoutTellingIt(t *testing.T) {
 	g := newRig(t, nil)
@@ -195,12 +195,12 @@ func TestAFailedSignInNamesTheAccountWithoutTellingIt(t *testing.T) {
 
 func TestASignInIsTheUserOfTheAnswerAndItsTokensAreRemembered(t *testing.T) {
 	g := newRig(t, nil)
-	g.do("POST", "/sign-in/email", `{"email":"a@b.c"}`, nil, answers(200, signedIn, "Set-Cookie", "better-auth.session_token=new-cookie; Path=/", "Set-Auth-Token", "new-bearer"))
+	g.do("POST", "/sign-in/email", `{"email":"a@b.c"}`, nil, answers(200, signedIn, "Set-Cookie", "better-auth.session_token=new-cookie-1; Path=/", "Set-Auth-Token", "new-bearer-1"))
 	e, m := g.one()
 	if e.UserID != "alice" || e.Status != storage.Success || m["identifier"] != nil || g.server.asked != 0 {
 		t.Errorf("%+v %v, asked %d times", e, m, g.server.asked)
 	}
-	for _, h := range []http.Header{cookie("new-cookie"), {"Authorization": {"Bearer new-bearer"}}, {"Authorization": {"Bearer tok-1"}}} {
+	for _, h := range []http.Header{cookie("new-cookie-1"), {"Authorization": {"Bearer new-bearer-1"}}, {"Authorization": {"Bearer tok-1-of-alice"}}} {
 		g.do("POST", "/update-user", `{}`, h, answers(200, `{"status":true}`))
 	}
 	for _, e := range g.store.Entries() {
@@ -256,7 +256,7 @@ func TestALookUpCarriesOnlyCredentials(t *testing.T) {
 }
 
 func TestADestructiveRequestIsAnIntentFirst(t *testing.T) {
-	g := newRig(t, nil)
+	g := newRig(t, func(o *recorder.Options) { o.KeepUsers = true })
 	g.do("POST", "/delete-user", `{"password":"x"}`, cookie("s-alice"), func(w http.ResponseWriter, r *http.Request) {
 		e, m := g.one()
 		if e.Status != storage.Unknown || e.UserID != "alice" || m["statusCode"] != nil {
@@ -282,11 +282,11 @@ func TestAnImpersonationKeepsBoth(t *testing.T) {
 	g := newRig(t, nil)
 	g.do("POST", "/admin/impersonate-user", `{"userId":"bob"}`, cookie("s-admin"),
 		answers(200, `{"session":{"token":"imp","userId":"bob","impersonatedBy":"admin"},"user":{"id":"bob"}}`,
-			"Set-Cookie", "better-auth.session_token=; Max-Age=0", "Set-Cookie", "better-auth.session_token=imp-cookie; Path=/"))
+			"Set-Cookie", "better-auth.session_token=; Max-Age=0", "Set-Cookie", "better-auth.session_token=imp-cookie-1; Path=/"))
 	if e, m := g.one(); e.UserID != "admin" || m["targetUserId"] != "bob" {
 		t.Errorf("%+v %v", e, m)
 	}
-	g.do("POST", "/update-user", `{}`, cookie("imp-cookie"), answers(200, `{"status":true}`))
+	g.do("POST", "/update-user", `{}`, cookie("imp-cookie-1"), answers(200, `{"status":true}`))
 	e := g.store.Entries()[1]
 	if e.UserID != "bob" || !strings.Contains(string(e.Metadata), `"impersonatedBy":"admin"`) {
 		t.Errorf("%+v %s", e, e.Metadata)

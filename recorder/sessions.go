@@ -230,10 +230,15 @@ func (s *Sessions) owner(c *credentials) (Session, bool) {
 
 func (s *Sessions) tokenKey(t token) credential { return s.hash("token", t.source, t.value) }
 
+// minToken is the shortest value that is remembered as somebody's credential, in
+// bytes. Cookies whose name looks like a session's may hold a language or a theme, which
+// many users have alike; a credential of 64 random bits has 11 characters in base64.
+const minToken = 11
+
 // learn remembers whose a token is. Only for tokens that the server has issued, or
 // shown to be the session's own.
 func (s *Sessions) learn(t token, owner Session) {
-	if t.value != "" && owner.UserID != "" {
+	if len(t.value) >= minToken && owner.UserID != "" {
 		s.owners.Add(s.tokenKey(t), Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
 	}
 }

@@ -37,6 +37,10 @@ type Stats struct {
 	Dropped uint64
 	// Queued entries wait in the background right now.
 	Queued int
+	// LastWrite is when the store last took entries, and LastWriteTook how long that was;
+	// zero if it never did.
+	LastWrite     time.Time
+	LastWriteTook time.Duration
 }
 
 // Writer writes entries to one store. It is safe for concurrent use.
@@ -58,13 +62,15 @@ type Writer struct {
 
 	written, writeErrors atomic.Uint64
 
-	// mu protects the fields below: what the next gap entry must say.
+	// mu protects the fields below: what the next gap entry must say, and what Stats tells.
 	mu          sync.Mutex
 	dropped     uint64
 	gapCount    uint64
 	gapFrom     time.Time
 	gapTo       time.Time
 	lastWarning time.Time
+	lastWrite   time.Time
+	lastTook    time.Duration
 }
 
 // item is what waits in the queue: an entry to write, or a user to unlink.
@@ -111,6 +117,10 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 		return err
 	}
 	w.written.Add(uint64(len(entries)))
+	w.mu.Lock()
+	w.lastWrite = time.Now()
+	w.lastTook = w.lastWrite.Sub(began)
+	w.mu.Unlock()
 	return nil
 }
 
@@ -200,7 +210,7 @@ func (w *Writer) takeGap() (storage.Entry, bool) {
 func (w *Writer) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Dropped: w.dropped, Queued: len(w.queue)}
+	return Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Dropped: w.dropped, Queued: len(w.queue), LastWrite: w.lastWrite, LastWriteTook: w.lastTook}
 }
 
 // Close writes what is queued, until ctx ends, and stops the background. Entries

@@ -57,12 +57,21 @@ const auth = betterAuth({
 
 const handler = toNodeHandler(auth);
 
+// Better Auth's handler throws where a header makes no URL.
+async function answer(request, response) {
+	try {
+		await handler(request, response);
+	} catch {
+		response.headersSent ? response.destroy() : response.writeHead(500).end();
+	}
+}
+
 // The first request of a case is the client's own; the audit log's questions carry no case.
 const server = createServer((request, response) => {
 	const { "x-case": name, cookie, authorization } = request.headers;
 	if (name) seen[name] ??= { url: request.url, cookie, authorization };
 	if (!request.url.includes("api")) return response.writeHead(404).end();
-	return handler(request, response);
+	return answer(request, response);
 });
 
 const control = createServer((request, response) => {

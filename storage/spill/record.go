@@ -22,17 +22,16 @@ type change struct {
 	unlink  string
 }
 
-// apply does it.
-func (c change) apply(ctx context.Context, to storage.Store) error {
+// apply does it, and returns how many entries were unlinked.
+func (c change) apply(ctx context.Context, to storage.Store) (int, error) {
 	if c.unlink == "" {
-		return to.Write(ctx, c.entries...)
+		return 0, to.Write(ctx, c.entries...)
 	}
 	u, ok := storage.As[storage.Unlinker](to)
 	if !ok {
-		return fmt.Errorf("%w: it does not unlink users", storage.ErrRejected)
+		return 0, fmt.Errorf("%w: it does not unlink users", storage.ErrRejected)
 	}
-	_, err := u.Unlink(ctx, c.unlink)
-	return err
+	return u.Unlink(ctx, c.unlink)
 }
 
 // weight is how many of what waits a change is, as Health counts it.

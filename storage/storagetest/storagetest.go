@@ -79,7 +79,7 @@ func lister(t *testing.T, s storage.Store) storage.Lister { return optional[stor
 
 func optional[T any](t *testing.T, s storage.Store) T {
 	t.Helper()
-	o, ok := s.(T)
+	o, ok := storage.As[T](s)
 	if !ok {
 		t.Skipf("the store is no %v", reflect.TypeFor[T]())
 	}

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// TestGate12Access: nobody gets a byte of an entry that is not theirs, and an entry of
+// somebody else is answered as one that is not there (threats.md C1 to C3). Package
+// httpapi has the same matrix without a server (access_test.go); here it is SQLite, a
+// real Caddy, and an auth server that is asked.
+//
+// Live tail, export and viewer are due here when they exist.
+func TestGate12Access(t *testing.T) {
+	g := newAccessGate(t)
+	for name, token := range map[string]string{"a stranger": "", "alice": "alice", "bob": "bob", "an administrator": "root"} {
+		for class, e := range g.entries {
+			for endpoint, request := range g.requests(e) {
+				g.look(t, name, token, class, endpoint, request)
+			}
+		}
+	}
+	shapes, wrong := g.roles(t)
+	foreign, missing, n := g.timing(t)
+	gates.Print(t, 12, "4 identities x %d ids x 5 endpoints: %d answers, %d foreign bytes, %d shown rightly, %d foreign ones identical to missing ones; %d shapes of roles, %d wrong; median of a foreign id %v, of a missing one %v (n=%d)",
+		len(g.entries), g.answers, g.foreign, g.shown, g.same, shapes, wrong, foreign.Round(time.Microsecond), missing.Round(time.Microsecond), n)
+	if g.shown != 16 || g.same < 20 || g.foreign > 0 || wrong > 0 {
+		t.Error("the matrix shows too little, or too much")
+	}
+}
+
+// accessGate is the log of several people behind a running Caddy.
+type accessGate struct {
+	port    int
+	auth    *sessionAuth
+	entries map[string]storage.Entry // by class
+	cursor  string                   // from a page that only administrators have
+	clients int
+
+	answers, foreign, shown, same int
+}
+
+// whose are the classes of ids, and who may read them besides administrators.
+var whose = map[string]string{
+	"alice's": "alice", "bob's": "bob", "an administrator's": "", "nobody's": "", "an attempt on bob's account": "bob",
+	"pruned": "", "never there": "", "malformed": "",
+}
+
+func newAccessGate(t *testing.T) *accessGate {
+	t.Helper()
+	harness.Use(t)
+	dir := t.TempDir()
+	g := &accessGate{port: harness.FreePort(t), auth: &sessionAuth{}, entries: map[string]storage.Entry{}}
+	harness.Load(t, anyHost(database(dir), trusting, siteOf(g.port, singly("admins {\n\t\t\trole admin\n\t\t}"), harness.Upstream(t, g.auth))))
+	store := harness.OpenStore(t, dir)
+	// The recorder makes the attempt, with its own key's hash of the account.
+	once(g.port, raw("POST", "/api/auth/sign-in/email", "marker-attempt", jsonType+from(client(1)), `{"email":"bob@example.com","password":"x"}`))
+	eachEntry(t, store, func(e *storage.Entry) { g.entries["an attempt on bob's account"] = *e })
+	for class, user := range map[string]string{"alice's": "alice", "bob's": "bob", "an administrator's": "root", "nobody's": "", "pruned": "bob", "never there": "bob"} {
+		e := storage.Entry{UserID: user, Action: "marker:" + strings.ReplaceAll(storage.NewID(), "-", ""), Status: storage.Success, Severity: severity.Low, IPAddress: "192.0.2.77"}
+		if class == "pruned" {
+			e.CreatedAt = time.Now().Add(-1000 * time.Hour)
+		}
+		e.Sanitize()
+		g.entries[class] = e
+		if class == "never there" {
+			continue
+		}
+		if err := store.Write(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := store.Prune(t.Context(), time.Now().Add(-time.Hour), 100); err != nil || n != 1 {
+		t.Fatalf("pruned %d: %v", n, err)
+	}
+	page, err := store.List(t.Context(), storage.Query{Limit: 1})
+	if err != nil || page.NextCursor == "" {
+		t.Fatalf("no second page: %v", err)
+	}
+	g.cursor = page.NextCursor
+	g.entries["malformed"] = storage.Entry{ID: `..%2f%00"`, UserID: "bob", Action: "marker:malformed"}
+	return g
+}
+
+// requests are the five ways to ask for an entry: target, head and body.
+func (g *accessGate) requests(e storage.Entry) map[string]string {
+	id := fmt.Sprintf("%q", e.ID)
+	return map[string]string{
+		"get":                     raw("GET", "/api/auth/audit-log/"+e.ID, "reader", "%s", ""),
+		"get by body":             raw("POST", "/api/auth/audit-log/get-audit-log", "reader", "%s"+jsonType, `{"params":{"id":`+id+`}}`),
+		"list of its user":        raw("GET", "/api/auth/audit-log/list?userId="+e.UserID, "reader", "%s", ""),
+		"list of everybody":       raw("GET", "/api/auth/audit-log/list?scope=all&q="+strings.TrimPrefix(e.Action, "marker:"), "reader", "%s", ""),
+		"an administrator's page": raw("GET", "/api/auth/audit-log/list?cursor="+g.cursor, "reader", "%s", ""),
+	}
+}
+
+// ask sends a request with a token, from a client of its own.
+func (g *accessGate) ask(request, token string) (string, []byte) {
+	g.clients++
+	head := from(client(100+g.clients)) + bearing(token) + "Origin: http://auth.test\r\n"
+	c, err := connect(g.port)
+	if err != nil {
+		return err.Error(), nil
+	}
+	defer func() { _ = c.Close() }()
+	res, body, err := c.do(strings.Replace(request, "%s", head, 1))
+	if err != nil {
+		return err.Error(), nil
+	}
+	res.Header.Del("Date")
+	var headers bytes.Buffer
+	_ = res.Header.Write(&headers) // memory
+	return res.Status + "\n" + headers.String(), body
+}
+
+func (g *accessGate) look(t *testing.T, name, token, class, endpoint, request string) {
+	t.Helper()
+	head, body := g.ask(request, token)
+	g.answers++
+	for other, e := range g.entries {
+		if (token == "root" || token != "" && whose[other] == token) || other == "malformed" {
+			continue
+		}
+		if bytes.Contains(body, []byte(e.Action+`"`)) && other != "an attempt on bob's account" || bytes.Contains(body, []byte(e.ID)) {
+			g.foreign++
+			t.Errorf("%s asks with %s for %s and is shown %s: %s", name, endpoint, class, other, body)
+		}
+	}
+	if !strings.HasPrefix(endpoint, "get") {
+		return
+	}
+	gone := class == "pruned" || class == "never there" || class == "malformed"
+	if may := !gone && (token == "root" || token != "" && whose[class] == token); may {
+		if !strings.HasPrefix(head, "200") || !bytes.Contains(body, []byte(g.entries[class].ID)) {
+			t.Errorf("%s asks with %s for %s and gets %s %s", name, endpoint, class, head, body)
+		}
+		g.shown++
+		return
+	}
+	if class == "malformed" && strings.HasPrefix(head, "400") {
+		g.same++ // it says something of the request alone
+		return
+	}
+	missingHead, missing := g.ask(strings.Replace(request, g.entries[class].ID, storage.NewID(), 1), token)
+	if strings.HasPrefix(head, "200") || head != missingHead || !bytes.Equal(body, missing) {
+		t.Errorf("%s asks with %s for %s and gets %s%s, for what is not there %s%s", name, endpoint, class, head, body, missingHead, missing)
+		return
+	}
+	g.same++
+}
+
+// roles asks for everybody's entries with sessions whose role the auth server tells in
+// many shapes, and with claims that the request makes itself.
+func (g *accessGate) roles(t *testing.T) (shapes, wrong int) {
+	t.Helper()
+	shape := map[string]bool{
+		`"admin"`: true, `"user,admin"`: true, `"admin,user"`: true, `["admin"]`: true, `["user","admin"]`: true, `" admin "`: true,
+		`"Admin"`: false, `"ADMIN"`: false, `"administrator"`: false, `"superadmin"`: false, `"admin2"`: false, `"not-admin"`: false, `"user"`: false,
+		`""`: false, `null`: false, `true`: false, `1`: false, `{"admin":true}`: false, `["Admin"]`: false, `"user;admin"`: false, `"admin\u0000"`: false, ``: false,
+	}
+	g.auth.roles = map[string]string{}
+	ask := func(token, header string, may bool) {
+		shapes++
+		head, body := g.ask(raw("GET", "/api/auth/audit-log/list?scope=all", "reader", "%s"+header, ""), token)
+		if strings.HasPrefix(head, "200") != may {
+			wrong++
+			t.Errorf("role %s of %s, header %q: %s%s", g.auth.roles[token], token, header, head, body)
+		}
+	}
+	n := 0
+	for role, may := range shape {
+		n++
+		token := fmt.Sprint("shape-", n)
+		g.auth.roles[token] = role
+		ask(token, "", may)
+	}
+	ask("root-as-mallory", "", false)
+	for _, claim := range []string{"X-Role: admin\r\n", "Role: admin\r\n", "X-Audit-Admin: true\r\n", "X-User-Id: root\r\n", "X-Forwarded-User: root\r\n"} {
+		ask("mallory", claim, false)
+	}
+	return shapes, wrong
+}
+
+// timing is the median time of an answer for somebody else's entry and for none.
+func (g *accessGate) timing(t *testing.T) (foreign, missing time.Duration, n int) {
+	t.Helper()
+	n = gates.Figure(200, 2000)
+	var times [2][]time.Duration
+	for user := 0; len(times[0]) < n; user++ {
+		c, err := connect(g.port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := from(client(5000+user)) + bearing(fmt.Sprint("timing-", user))
+		for i := range 50 { // fewer than the limiter allows one user
+			id := g.entries["bob's"].ID
+			if i%2 == 1 {
+				id = storage.NewID()
+			}
+			began := time.Now()
+			res, _, err := c.do(raw("GET", "/api/auth/audit-log/"+id, "reader", head, ""))
+			if err != nil || res.StatusCode != http.StatusNotFound {
+				t.Fatalf("%v, %v", res, err)
+			}
+			if i > 1 { // the first asks the auth server
+				times[i%2] = append(times[i%2], time.Since(began))
+			}
+		}
+		_ = c.Close()
+	}
+	return median(times[0]), median(times[1]), n
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}

@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+)
+
+// TestGate13StaleSession: a session that has ended reads nothing any more (threats.md
+// C4, C5, C7). On the node that saw it end, with the next request; on another node
+// within the 5 s for which an answer of the auth server is believed; and whatever a
+// cookie cache of the auth server says.
+//
+// Open tails (C25) are due here when there is a live tail.
+func TestGate13StaleSession(t *testing.T) {
+	reads, stale, latest := staleNodes(t)
+	cached, control, fresh, pairs := staleCache(t)
+	gates.Print(t, 13, "%d reads after a sign-out or ban, %d stale; on another node %v at the latest; with a cookie cache %d reads, %d stale, %d of 9 mixtures of credentials judged as the auth server does; control, the cache itself: %d of %d stale",
+		reads, stale, latest.Round(10*time.Millisecond), cached, fresh, pairs, control, cached)
+	if stale > 0 || fresh > 0 || control != cached || pairs != 9 || latest > 8*time.Second {
+		t.Error("the figures must be 0, about 5 s, 0, 9, and all of them in the control")
+	}
+}
+
+// list asks for the log with a token, from the n-th client.
+func list(port, n int, token string) int {
+	status, _ := once(port, raw("GET", "/api/auth/audit-log/list", "reader", from(client(n))+bearing(token), ""))
+	return status
+}
+
+// staleNodes ends sessions on one of two nodes: two sites that know nothing of each
+// other's questions.
+func staleNodes(t *testing.T) (reads, stale int, latest time.Duration) {
+	t.Helper()
+	t.Run("nodes", func(t *testing.T) { // Caddy ends with it
+		harness.Use(t)
+		dir, here, there := t.TempDir(), harness.FreePort(t), harness.FreePort(t)
+		up := harness.Upstream(t, &sessionAuth{})
+		harness.Load(t, anyHost(database(dir), trusting, siteOf(here, singly(), up), siteOf(there, singly(), up)))
+		reads = gates.Figure(300, 1000)
+		var wrong atomic.Int64
+		other := make(chan time.Duration, 1)
+		go func() { other <- elsewhere(t, here, there) }()
+		parallel(reads, 8, func(i int) {
+			token := fmt.Sprintf("stale%d.1", i)
+			if before := list(here, i, token); before != http.StatusOK {
+				t.Errorf("%s reads before: %d", token, before)
+			}
+			end(here, i, token)
+			if after := list(here, i, token); after != http.StatusUnauthorized {
+				wrong.Add(1)
+				t.Errorf("%s reads after it has ended: %d", token, after)
+			}
+		})
+		stale = int(wrong.Load())
+		latest = <-other
+	})
+	return reads, stale, latest
+}
+
+// end signs the token out, or has an administrator ban its user.
+func end(port, i int, token string) {
+	request := raw("POST", "/api/auth/sign-out", "end", bearing(token)+jsonType, "{}")
+	if i%10 == 0 {
+		request = raw("POST", "/api/auth/admin/ban-user", "end", bearing("root.1")+jsonType, fmt.Sprintf(`{"userId":%q}`, userOf(token)))
+	}
+	once(port, request)
+}
+
+// elsewhere is how long another node goes on to show the log after a sign-out here.
+func elsewhere(t *testing.T, here, there int) time.Duration {
+	t.Helper()
+	const sessions = 8
+	var longest atomic.Int64
+	parallel(sessions, sessions, func(i int) {
+		n := 10_000 + i
+		token := fmt.Sprintf("elsewhere%d.1", i)
+		if before := list(there, n, token); before != http.StatusOK {
+			t.Errorf("%s reads there before: %d", token, before)
+		}
+		end(here, 1, token)
+		began := time.Now()
+		for time.Since(began) < hang {
+			if list(there, n, token) == http.StatusUnauthorized {
+				break
+			}
+			time.Sleep(200 * time.Millisecond) // a user has 60 requests a minute
+		}
+		for took := int64(time.Since(began)); ; {
+			if most := longest.Load(); took <= most || longest.CompareAndSwap(most, took) {
+				return
+			}
+		}
+	})
+	return time.Duration(longest.Load())
+}
+
+// staleCache ends sessions behind the back of a real Better Auth server's cookie cache,
+// and asks with mixtures of credentials.
+func staleCache(t *testing.T) (reads, control, stale, pairs int) {
+	t.Helper()
+	t.Run("cookie cache", func(t *testing.T) {
+		harness.Use(t)
+		dir, port := t.TempDir(), harness.FreePort(t)
+		base := fmt.Sprintf("http://127.0.0.1:%d", port)
+		server := startWitness(t, base, "COOKIE_CACHE=1")
+		harness.Load(t, anyHost(database(dir), "", siteOf(port, singly(), server.address())))
+		reads = gates.Figure(5, 25) // an address has 60 requests a minute
+		for i := range reads {
+			email := fmt.Sprintf("stale%d@example.com", i)
+			first, second := newVisitor(t, base), newVisitor(t, base)
+			first.signUp(email)
+			if status, _, _ := first.do("GET", "/audit-log/list", ""); status != http.StatusOK {
+				t.Errorf("the session reads %d before it is revoked", status)
+			}
+			second.must("POST", "/sign-in/email", fmt.Sprintf(`{"email":%q,"password":"correct horse battery"}`, email))
+			second.must("POST", "/revoke-other-sessions", "{}")
+			if strings.Contains(string(first.must("GET", "/get-session", "")), email) {
+				control++
+			}
+			if status, _, _ := first.do("GET", "/audit-log/list", ""); status != http.StatusUnauthorized {
+				stale++
+			}
+		}
+		pairs = mixtures(t, base)
+	})
+	return reads, control, stale, pairs
+}
+
+// mixtures sends cookies of one person and bearer tokens of another, and returns how
+// many of the nine are judged as the auth server judges them.
+func mixtures(t *testing.T, base string) (right int) {
+	t.Helper()
+	a, b, nobody := newVisitor(t, base), newVisitor(t, base), newVisitor(t, base)
+	a.signUp("ada@example.com")
+	bob := b.signUp("bob@example.com")
+	cookies := map[string]string{"no cookie": "", "Ada's cookie": a.cookies(), "a bad cookie": "better-auth.session_token=garbage.garbage"}
+	bearers := map[string]string{"no bearer": "", "Bob's bearer": "Bearer " + bob.Token, "a bad bearer": "Bearer garbage"}
+	for cookieName, cookie := range cookies {
+		for bearerName, bearer := range bearers {
+			_, _, said := nobody.do("GET", "/get-session?disableCookieCache=true&disableRefresh=true", "", "Cookie", cookie, "Authorization", bearer)
+			var session struct{ User struct{ ID string } }
+			if err := json.Unmarshal(said, &session); err != nil {
+				t.Fatalf("%s: %v", said, err)
+			}
+			status, _, shown := nobody.do("GET", "/audit-log/list", "", "Cookie", cookie, "Authorization", bearer)
+			var page struct{ Entries []struct{ UserID string } }
+			if err := json.Unmarshal(shown, &page); err != nil {
+				t.Fatalf("%s: %v", shown, err)
+			}
+			want, got := "401", fmt.Sprint(status)
+			if session.User.ID != "" {
+				want = "200 of " + session.User.ID
+			}
+			for _, e := range page.Entries {
+				got = fmt.Sprintf("%d of %s", status, e.UserID)
+			}
+			if got != want {
+				t.Errorf("%s and %s: %s, the auth server says %s", cookieName, bearerName, got, want)
+				continue
+			}
+			right++
+		}
+	}
+	return right
+}
