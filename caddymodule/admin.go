@@ -26,6 +26,7 @@ const (
 	adminStatus   = "/audit-log/status"
 	adminPrune    = "/audit-log/prune"
 	adminCoverage = "/audit-log/coverage"
+	adminDoctor   = "/audit-log/doctor"
 )
 
 // maxAdminBody bounds the body of a request to the admin endpoints.
@@ -36,6 +37,7 @@ const maxAdminBody = 64 << 10
 //
 //	GET  /audit-log/status
 //	GET  /audit-log/coverage
+//	GET  /audit-log/doctor
 //	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true}
 //
 // It holds nothing itself: Caddy never cleans admin modules up.
@@ -52,6 +54,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: adminStatus, Handler: only(http.MethodGet, serveStatus)},
 		{Pattern: adminPrune, Handler: only(http.MethodPost, servePrune)},
 		{Pattern: adminCoverage, Handler: only(http.MethodGet, serveCoverage)},
+		{Pattern: adminDoctor, Handler: only(http.MethodGet, serveDoctor)},
 	}
 }
 

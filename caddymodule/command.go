@@ -30,9 +30,10 @@ func init() {
 		Long: `
 Looks after the audit log of an auth server behind this Caddy: deletes old entries, takes over the entries of the
 Better Auth plugin better-auth-audit-logs, checks profiles, records traffic to make profiles from, and says which of
-the server's routes no profile names.`,
+the server's routes no profile names. It looks through a configuration before it runs (lint), and at a Caddy that runs
+(doctor).`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand())
+			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand(), doctorCommand())
 		},
 	})
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ const exitFindings = 1
 
 func lintCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "lint <Caddyfile> [--adapter <name>] [--json]",
+		Use:   "lint <Caddyfile> [--adapter <name>] [--json]   (or --config <Caddyfile>)",
 		Short: "Finds what makes the log incomplete, or lets secrets out beside it",
 		Long: `
 Looks through a Caddyfile, or the JSON of a configuration, for what makes the audit log incomplete or lets secrets
@@ -35,20 +36,26 @@ What of it Caddy can see by itself is logged as warnings at every start, too.
 Exit status: 0 if there is nothing to say, 1 if there are findings, 2 if the command was called wrongly or the file
 cannot be read.`,
 	}
+	cmd.Flags().StringP("config", "c", "", "the file, as Caddy's other commands name it")
 	cmd.Flags().StringP("adapter", "a", "", "the adapter of the file: caddyfile, or json for none; found out from its name if not given")
 	cmd.Flags().Bool("json", false, "print one JSON object")
-	return calledWith(cmd, 1, runLint)
+	return calledWith(cmd, func(f caddycmd.Flags) int {
+		if f.String("config") != "" {
+			return 0
+		}
+		return 1
+	}, runLint)
 }
 
-// calledWith lets a command take n arguments and end with exitUsage if it is called
-// wrongly.
-func calledWith(cmd *cobra.Command, n int, run caddycmd.CommandFunc) *cobra.Command {
+// calledWith lets a command take as many arguments as wanted says, and end with exitUsage
+// if it is called wrongly.
+func calledWith(cmd *cobra.Command, wanted func(caddycmd.Flags) int, run caddycmd.CommandFunc) *cobra.Command {
 	wrong := func(err error) (int, error) {
 		return exitUsage, fmt.Errorf("%w: the command is caddy audit-log %s", err, cmd.Use)
 	}
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
-		if f.NArg() != n {
+		if n := wanted(f); f.NArg() != n {
 			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
 		}
 		return run(f)
@@ -60,7 +67,7 @@ func calledWith(cmd *cobra.Command, n int, run caddycmd.CommandFunc) *cobra.Comm
 }
 
 func runLint(f caddycmd.Flags) (int, error) {
-	file := f.Arg(0)
+	file := cmp.Or(f.String("config"), f.Arg(0))
 	findings, err := lintFile(file, f.String("adapter"))
 	if err != nil {
 		return exitUsage, err

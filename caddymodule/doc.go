@@ -8,7 +8,7 @@
 //	http.handlers.audit_log       the handler (directive audit_log)
 //	audit_log.stores.sqlite       the default store
 //	audit_log.stores.memory       a store for trying out
-//	admin.api.audit_log           status and pruning on the admin endpoint
+//	admin.api.audit_log           status, facts for the doctor, pruning on the admin endpoint
 //
 // Life cycle: Provision checks and opens nothing, so that caddy adapt and caddy
 // validate leave no trace. The app's Start opens the store. The open store lives

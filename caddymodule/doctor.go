@@ -319,7 +319,9 @@ func (a *doorAsker) front(r *http.Request) (*http.Client, error) {
 	dialer := new(net.Dialer)
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, network, address) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialer.DialContext(ctx, network, address)
+			},
 			// It is this very process, and no secret is sent: whose certificate it has does
 			// not matter.
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above

@@ -36,7 +36,7 @@ func TestAutoRecognisesTheServer(t *testing.T) {
 				harness.Use(t)
 				server := wire.NewServer(generic, files[0])
 				port := harness.FreePort(t)
-				harness.Load(t, harness.Site(dir, port, fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log\n\treverse_proxy %s", requestIDHeader, harness.Upstream(t, server))))
+				harness.Load(t, harness.Site(dir, port, fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log {\n\t\trollup off\n\t}\n\treverse_proxy %s", requestIDHeader, harness.Upstream(t, server))))
 				for _, x := range files[0].Exchanges[:min(20, len(files[0].Exchanges))] {
 					server.Expect(x)
 					if _, err := wire.Send(fmt.Sprintf("127.0.0.1:%d", port), x); err != nil {

@@ -164,7 +164,7 @@ func TestConformanceOfEveryKindOfAnswer(t *testing.T) {
 			up.scripts[rows[i].do] = rows[i].up
 		}
 	}
-	plain, audited, async := &testSite{name: "without"}, &testSite{name: "with", directive: pinned}, &testSite{name: "async", directive: "audit_log {\n\t\tprofile better_auth\n\t\tdurability async\n\t}"}
+	plain, audited, async := &testSite{name: "without"}, &testSite{name: "with", directive: pinned}, &testSite{name: "async", directive: "audit_log {\n\t\tprofile better_auth\n\t\trollup off\n\t\tdurability async\n\t}"}
 	dir := t.TempDir()
 	startSites(t, fmt.Sprintf("\t\tstore sqlite {\n\t\t\tpath %s/audit.db\n\t\t}\n", dir), up.addr, plain, audited, async)
 	j := &journal{store: harness.OpenStore(t, dir), known: map[string]bool{}}

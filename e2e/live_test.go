@@ -162,6 +162,7 @@ http://127.0.0.1:%[3]d {
 		import audit_log_filter
 	}
 	audit_log {
+		rollup off
 		capture {
 			request_body on
 		}

@@ -179,7 +179,7 @@ func replaySite(upstream, more string) string {
 	if strings.ContainsAny(name, "/.\\") {
 		name = fromRoot(name)
 	}
-	return fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log {\n\t\tprofile %q\n\t\tunlink off\n\t\t%s\n\t}\n\treverse_proxy %s", requestIDHeader, name, more, upstream)
+	return fmt.Sprintf("\theader %s {http.request.uuid}\n\taudit_log {\n\t\tprofile %q\n\t\tunlink off\n\t\trollup off\n\t\t%s\n\t}\n\treverse_proxy %s", requestIDHeader, name, more, upstream)
 }
 
 // play sends one exchange, and returns Caddy's id of the request.

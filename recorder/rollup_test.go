@@ -402,7 +402,7 @@ func TestWindowsAreBounded(t *testing.T) {
 		g.store.Store = memory.New(30000)
 		g.send(100, "198.51.100.1", junk)
 		for i := range 10000 {
-			g.send(1, fmt.Sprintf("10.0.%d.%d", i>>8, i&255), junk)
+			g.junk(i, fmt.Sprintf("10.0.%d.%d", i>>8, i&255))
 		}
 		time.Sleep(time.Second) // less than a minute
 		single, rolled, sum := split(t, g.store.Entries())

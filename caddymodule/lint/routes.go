@@ -176,7 +176,7 @@ func (l *linter) checkRoutes() {
 	audited := make(map[string]bool)
 	for _, p := range l.proxies {
 		for _, dial := range p.dials() {
-			audited[dial] = audited[dial] || p.audited
+			audited[dial] = audited[dial] || p.audited || len(p.behind) > 0
 		}
 	}
 	open := make(map[string]bool)
@@ -194,7 +194,7 @@ func (l *linter) checkProxy(p *proxy, audited, open map[string]bool) {
 	var dials []string
 	for i, dial := range p.dials() {
 		open[dial] = true
-		if audited[dial] || len(p.behind) > 0 {
+		if audited[dial] {
 			dials = append(dials, p.dialText(i))
 		}
 	}

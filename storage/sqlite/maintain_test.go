@@ -179,12 +179,14 @@ const (
 // both. Asserted is what retention alone is to blame for: how long a write stood in
 // the writer's queue because the writer was busy for retention.
 //
-// RETENTION_ROWS sets how many entries there are, and makes the bound the promised
-// 5 ms. A disk that makes writes wait longer without retention does so meanwhile
-// too: then not a hundredth as many may be late because of it as without.
+// The bound is wide, for the race detector and busy machines: it finds a writer
+// that is held for all of the deleting. RETENTION_ROWS sets how many entries there
+// are, and makes the bound the promised 5 ms. Where the disk or other processes make
+// writes late without retention too, some wait for work that waits itself: then not
+// a hundredth as many may be late because of retention as are late without it.
 // RETENTION_TIME, such as 5m, is after how long deleting may end early.
 func TestNobodyWaitsForRetention(t *testing.T) {
-	rows, bound, atMost := 10_000, 250*time.Millisecond, time.Hour
+	rows, bound, atMost := 3_000, time.Second, time.Hour
 	if v := os.Getenv("RETENTION_ROWS"); v != "" {
 		rows, bound = parse(t, v, strconv.Atoi), promised
 	}
