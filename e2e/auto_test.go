@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/wire"
@@ -99,4 +100,71 @@ func TestAutoKeepsWhatItHasRecognised(t *testing.T) {
 			t.Errorf("after a reload %d %s", status, body)
 		}
 	})
+}
+
+// TestAClientCannotSteerAuto: what a client asks for makes the application look like
+// one server or another. The real one is recorded all the same, and nobody reads the
+// log on the word of what was put into the application.
+func TestAClientCannotSteerAuto(t *testing.T) {
+	for name, tt := range map[string]struct {
+		file, ask string
+		want      int // what the log's API answers under the base path that was made up
+	}{
+		"an application that answers anything":      {`{"status":true}`, "/x/admin/realms/foo", http.StatusServiceUnavailable},
+		"a page that repeats the address":           {`<link href="/lgn-/ui/login/x">`, "/lgn-/ui/login/x", http.StatusServiceUnavailable},
+		"a file that says who somebody is":          {`{"session":{"userId":"mallory"},"user":{"id":"mallory","role":"admin"}}`, "/files/login/get-session", http.StatusServiceUnavailable},
+		"a file that looks like a health check":     {`{"message":"API is healthy.","sub":"mallory"}`, "/files/login/health", http.StatusServiceUnavailable},
+		"a file that looks like another login page": {`<div class="theme-navbar__logo-wrap">`, "/files/login/device", http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Run("site", func(t *testing.T) {
+				harness.Use(t)
+				real := stubAuth()
+				app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if strings.HasPrefix(r.URL.Path, "/api/auth/") {
+						real.ServeHTTP(w, r)
+						return
+					}
+					w.Header().Set("Content-Type", "application/json")
+					if strings.HasPrefix(tt.file, "<") {
+						w.Header().Set("Content-Type", "text/html")
+					}
+					_, _ = io.WriteString(w, tt.file)
+				})
+				port := harness.FreePort(t)
+				harness.Load(t, harness.Site(dir, port, "audit_log\nreverse_proxy "+harness.Upstream(t, app)))
+				do := func(method, path string) int {
+					r, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), strings.NewReader(`{"email":"a@b.c","password":"x"}`))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Header.Set("Content-Type", "application/json")
+					r.AddCookie(&http.Cookie{Name: "better-auth.session_token", Value: "s-mallory"})
+					res, err := http.DefaultClient.Do(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = res.Body.Close()
+					return res.StatusCode
+				}
+				do(http.MethodGet, tt.ask)
+				do(http.MethodPost, "/api/auth/sign-in/email")
+				do(http.MethodPost, "/api/auth/delete-user")
+				base := tt.ask[:strings.LastIndex(tt.ask, "/")]
+				if got := do(http.MethodGet, base+"/audit-log/list?scope=all"); got != tt.want {
+					t.Errorf("the log's API under a made-up base path answers %d, want %d", got, tt.want)
+				}
+			})
+			found := 0
+			for _, e := range entriesIn(t, database(dir), time.Time{}) {
+				if strings.HasPrefix(e.Action, "sign-in") || strings.HasPrefix(e.Action, "delete-user") || strings.Contains(e.Action, "delete") {
+					found++
+				}
+			}
+			if found < 2 {
+				t.Errorf("%d entries of two events", found)
+			}
+		})
+	}
 }

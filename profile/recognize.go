@@ -49,6 +49,16 @@ func (s *Sign) certainty() Certainty {
 	return Path
 }
 
+// certaintyAt is the certainty of a sign that was seen at a base path: what a file may
+// hold is certain only where the server usually is, for files may lie anywhere else.
+func (s *Sign) certaintyAt(found *Profile) Certainty {
+	c := s.certainty()
+	if c == Certain && s.SetsCookie == "" && s.Header == "" && found.basePath != strings.TrimRight(found.BasePath, "/") {
+		return Shape
+	}
+	return c
+}
+
 // Recognizer finds out from exchanges which of its profiles describes the server.
 // It is immutable, and safe for concurrent use. It sends nothing.
 type Recognizer struct{ profiles []*Profile }
@@ -94,8 +104,12 @@ func (r *Recognizer) Recognize(x *Exchange, known Certainty) (Recognition, bool)
 			if !ok {
 				continue
 			}
-			if found, err := p.WithBasePath(base); err == nil { // else it is none that could be configured
-				best = Recognition{Profile: found, Why: s.describe(x), Certainty: s.certainty()}
+			found, err := p.WithBasePath(base)
+			if err != nil {
+				continue // none that could be configured
+			}
+			if c := s.certaintyAt(found); c > best.Certainty {
+				best = Recognition{Profile: found, Why: s.describe(x), Certainty: c}
 			}
 		}
 	}

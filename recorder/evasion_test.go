@@ -13,6 +13,7 @@ import (
 	"github.com/andybalholm/brotli"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -209,5 +210,212 @@ func TestARefusedRequestLeavesItsTrace(t *testing.T) {
 	must(t, g.writer.Close(t.Context()))
 	if e, m := g.one(); e.Status != storage.Failed || e.UserID != "alice" || m["withheld"] != true || m["statusCode"] != 503.0 {
 		t.Errorf("%+v %v", e, m)
+	}
+}
+
+// forms is a server whose sign-in page has a step that is no event, and whose answers
+// do not say who has signed in.
+const forms = `{"name":"forms","base_path":"/api/auth","outcomes":{
+	"default":[{"status":"4xx","outcome":"failed"},{"status":"3xx","location":"error","outcome":"failed"},
+		{"status":"2xx","json":{"pointer":"/error"},"outcome":"failed"},{"outcome":"success"}],
+	"step":[{"status":"4xx","outcome":"failed"},{"outcome":"none"}]},
+	"credentials":{"cookies":["sid"],"headers":["Authorization"]},
+	"routes":[
+	{"method":"POST","path":"/login","when":{"request:/method":"step"},"action":"step","class":"sign-in","anonymous":true,"outcome":"step"},
+	{"method":"POST","path":"/login","when":{"query:kind":"quiet"},"action":"quiet","class":"sign-in","anonymous":true,"record":"never"},
+	{"method":"POST","path":"/login","action":"sign-in","class":"sign-in","anonymous":true,"user":["request:/username"],"identifier":["username"]},
+	{"method":"POST","path":"/account","class":"account","user":["bearer#/sub"]},
+	{"method":"DELETE","path":"/users","class":"admin","timing":"before","unlink":"target","target":["request:/id"],"user":["/by"]},
+	{"method":"GET","path":"/assets/*","class":"custom","record":"never"},
+	{"method":"GET","path":"/list","class":"custom","record":"failures"}]}`
+
+// rigOf is a rig with a profile of its own.
+func rigOf(t *testing.T, text string, change func(*recorder.Options)) *rig {
+	t.Helper()
+	p, err := profile.Parse([]byte(text))
+	must(t, err)
+	return newRig(t, func(o *recorder.Options) {
+		sessions, err := recorder.NewSessions(p, make([]byte, 32))
+		must(t, err)
+		o.Profile, o.Sessions = p, sessions
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
+// TestNoBodyMakesASignInAStepThatIsNoEvent: what decides between two routes must be
+// read in the same way by every server, or the route that is recorded counts.
+func TestNoBodyMakesASignInAStepThatIsNoEvent(t *testing.T) {
+	const form, document = "application/x-www-form-urlencoded", "application/json"
+	zipped := new(bytes.Buffer)
+	w := gzip.NewWriter(zipped)
+	_, _ = w.Write([]byte("method=step&username=alice"))
+	_ = w.Close()
+	for name, c := range map[string]struct {
+		media, path, body string
+		header            []string
+		want              storage.Status
+	}{
+		"an honest sign-in":                         {document, "/login", `{"method":"password","username":"alice"}`, nil, storage.Success},
+		"a name twice, the last counts for some":    {document, "/login", `{"method":"password","method":"step"}`, nil, storage.Success},
+		"a name twice, the first counts for others": {form, "/login", `method=step&method=password`, nil, storage.Success},
+		"a name in two cases, as Go reads it":       {document, "/login", `{"method":"step","Method":"password"}`, nil, storage.Success},
+		"a name in two styles, as protobuf does":    {document, "/login", `{"method":"step","me_thod":"password"}`, nil, storage.Success},
+		"a name in the query and in the form":       {form, "/login?method=password", `method=step`, nil, storage.Success},
+		"a condition on the query given twice":      {form, "/login?kind=quiet&kind=loud", `username=alice`, nil, storage.Success},
+		"a broken document":                         {document, "/login", `{"method":"step"} x`, nil, storage.Success},
+		"a document in a text":                      {"text/plain", "/login", `{"method":"step"}`, nil, storage.Success},
+		"more than is kept":                         {document, "/login", `{"pad":"` + strings.Repeat("x", 70000) + `","method":"step"}`, nil, storage.Success},
+		"a compressed form":                         {form, "/login", zipped.String(), []string{"Content-Encoding", "gzip"}, storage.Success},
+	} {
+		g := rigOf(t, forms, nil)
+		h := http.Header{"Content-Type": {c.media}}
+		for i := 0; i < len(c.header); i += 2 {
+			h.Set(c.header[i], c.header[i+1])
+		}
+		g.do("POST", c.path, c.body, h, answers(200, `{}`))
+		e, m := g.one()
+		if e.Action != "sign-in" || e.Status != c.want {
+			t.Errorf("%s: %s %s", name, e.Action, e.Status)
+		}
+		if said := m["bodyUnparsed"] != nil; said == (name == "an honest sign-in") {
+			t.Errorf("%s: the entry says of the body %v", name, m["bodyUnparsed"])
+		}
+	}
+	g := rigOf(t, forms, nil)
+	g.do("POST", "/login", `{"method":"step"}`, nil, answers(200, `{}`))
+	if n := len(g.store.Entries()); n != 0 {
+		t.Errorf("an honest step has %d entries", n)
+	}
+}
+
+// TestAStepThatIssuesASessionIsASuccess, whatever the request has asked for.
+func TestAStepThatIssuesASessionIsASuccess(t *testing.T) {
+	g := rigOf(t, forms, nil)
+	g.do("POST", "/login", `{"method":"step"}`, nil, answers(200, `{}`, "Set-Cookie", "sid=0123456789abcdef; Path=/"))
+	if e, _ := g.one(); e.Action != "step" || e.Status != storage.Success {
+		t.Errorf("%s %s", e.Action, e.Status)
+	}
+}
+
+// TestAUserInARequestIsBelievedOnlyWhereAllReadTheSame: some servers take the first
+// name, some the last, some any case.
+func TestAUserInARequestIsBelievedOnlyWhereAllReadTheSame(t *testing.T) {
+	const form, document = "application/x-www-form-urlencoded", "application/json"
+	for name, c := range map[string]struct{ media, path, body, want string }{
+		"one name":                           {document, "/login", `{"username":"alice"}`, "alice"},
+		"one name in a form":                 {form, "/login", `username=alice&x=%zz`, "alice"},
+		"one name, said twice":               {form, "/login", `username=alice&username=alice`, "alice"},
+		"two names in a document":            {document, "/login", `{"username":"mallory","username":"alice"}`, ""},
+		"two names in a form":                {form, "/login", `username=mallory&username=alice`, ""},
+		"two cases":                          {document, "/login", `{"username":"alice","Username":"mallory"}`, ""},
+		"a case that only Go reads":          {document, "/login", `{"Username":"mallory"}`, ""},
+		"the query and the form":             {form, "/login?username=mallory", `username=alice`, ""},
+		"an encoding that some servers undo": {document, "/login", `{"username":"alice"}`, ""},
+	} {
+		g := rigOf(t, forms, nil)
+		h := http.Header{"Content-Type": {c.media}}
+		if strings.HasPrefix(name, "an encoding") {
+			h.Set("Content-Encoding", "br")
+		}
+		g.do("POST", c.path, c.body, h, answers(200, `{}`))
+		if e, _ := g.one(); e.UserID != c.want {
+			t.Errorf("%s: the user is %q, want %q", name, e.UserID, c.want)
+		}
+	}
+}
+
+// TestATokenBesideAnotherCredentialNamesNobody: the server may have gone by the other
+// one, and never looked at a token that its sender has made up.
+func TestATokenBesideAnotherCredentialNamesNobody(t *testing.T) {
+	const forged = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ2aWN0aW0ifQ.c2ln" // {"sub":"victim"}
+	for name, c := range map[string]struct {
+		header http.Header
+		want   string
+	}{
+		"the token alone, which the server has accepted": {http.Header{"Authorization": {forged}}, "victim"},
+		"a session beside it":                            {http.Header{"Authorization": {forged}, "Cookie": {"sid=own"}}, ""},
+		"a cookie that only the server knows":            {http.Header{"Authorization": {forged}, "Cookie": {"s_i_d=own"}}, ""},
+		"two tokens":                                     {http.Header{"Authorization": {forged, "Bearer own"}}, ""},
+	} {
+		g := rigOf(t, forms, nil)
+		g.do("POST", "/account", `{}`, c.header, answers(200, `{}`))
+		if e, _ := g.one(); e.UserID != c.want {
+			t.Errorf("%s: the user is %q, want %q", name, e.UserID, c.want)
+		}
+	}
+}
+
+// TestWhatIsHarmlessToReadIsRecordedWhenWritten: a profile that leaves out a path says
+// so for the method that it names.
+func TestWhatIsHarmlessToReadIsRecordedWhenWritten(t *testing.T) {
+	for request, want := range map[string]int{
+		"GET /assets/a.js": 0, "HEAD /assets/a.js": 0, "PUT /assets/a.js": 1, "POST /assets/admin": 1, "GET /list": 0, "DELETE /list": 1,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		g := rigOf(t, forms, nil)
+		g.do(method, path, "", nil, answers(200, `{}`))
+		if n := len(g.store.Entries()); n != want {
+			t.Errorf("%s has %d entries, want %d", request, n, want)
+		}
+	}
+}
+
+// TestAReturnAddressInABodyOrCookieCannotChangeTheOutcome: servers send back to what
+// the form or an earlier cookie names, too.
+func TestAReturnAddressInABodyOrCookieCannotChangeTheOutcome(t *testing.T) {
+	const form = "application/x-www-form-urlencoded"
+	for name, c := range map[string]struct {
+		header http.Header
+		body   string
+		want   storage.Status
+	}{
+		"nobody has asked for it":          {http.Header{"Content-Type": {form}}, "a=b", storage.Failed},
+		"a form":                           {http.Header{"Content-Type": {form}}, "return_to=%2F%3Ferror%3Dx", storage.Unknown},
+		"a document":                       {nil, `{"to":{"url":"/?error=x"}}`, storage.Unknown},
+		"a cookie of an earlier request":   {http.Header{"Content-Type": {form}, "Cookie": {"callback-url=%2F%3Ferror%3Dx"}}, "a=b", storage.Unknown},
+		"a body that was not to be seen":   {http.Header{"Content-Type": {form}}, "a=" + strings.Repeat("x", 70000), storage.Unknown},
+		"another error than the asked one": {http.Header{"Content-Type": {form}}, "return_to=%2F%3Ferror%3Dy", storage.Failed},
+	} {
+		g := rigOf(t, forms, nil)
+		g.do("POST", "/login", c.body, c.header, answers(302, ``, "Location", "/?error=x"))
+		if e, _ := g.one(); e.Status != c.want {
+			t.Errorf("%s: %s, want %s", name, e.Status, c.want)
+		}
+	}
+}
+
+// TestAnAnswerThatIsNoDocumentProvesNothing: half of one (a range, a broken answer)
+// must not pass for one without an error in it.
+func TestAnAnswerThatIsNoDocumentProvesNothing(t *testing.T) {
+	g := rigOf(t, forms, nil)
+	g.do("POST", "/login", `{}`, nil, answers(200, `{"err`, "Content-Length", "5"))
+	if e, _ := g.one(); e.Status != storage.Unknown {
+		t.Errorf("%s", e.Status)
+	}
+}
+
+// TestNobodyIsUnlinkedWhomServersMayReadOtherwise.
+func TestNobodyIsUnlinkedWhomServersMayReadOtherwise(t *testing.T) {
+	for body, want := range map[string]string{`{"id":"alice"}`: "", `{"id":"alice","ID":"bob"}`: "alice", `{"id":"bob","id":"alice"}`: "alice"} {
+		g := rigOf(t, forms, nil)
+		g.do("POST", "/login", `{"username":"alice"}`, nil, answers(200, `{}`))
+		g.do("DELETE", "/users", body, nil, answers(200, `{"by":"admin"}`))
+		must(t, g.writer.Close(t.Context()))
+		if e := g.store.Entries()[0]; e.UserID != want {
+			t.Errorf("%s: the sign-in is %q's, want %q", body, e.UserID, want)
+		}
+	}
+}
+
+// TestACookieThatManyHaveIsNobodys: what looks like a session by its name may be a
+// language, and the next one who sends it is somebody else.
+func TestACookieThatManyHaveIsNobodys(t *testing.T) {
+	g := rigOf(t, forms, nil)
+	g.do("POST", "/login", `{"username":"alice"}`, nil, answers(200, `{}`, "Set-Cookie", "sid=dark; Path=/"))
+	g.do("POST", "/account", `{}`, http.Header{"Cookie": {"sid=dark"}}, answers(200, `{}`))
+	if e := g.store.Entries()[1]; e.UserID != "" {
+		t.Errorf("a request with the same theme is %q's", e.UserID)
 	}
 }
