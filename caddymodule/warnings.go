@@ -16,7 +16,13 @@ import (
 // warn logs what `caddy audit-log lint` would say of the http app that runs. Caddy keeps
 // no JSON of an app that is provisioned, so its routes are read from the modules; its logs
 // cannot be.
+// A module that cannot be described costs the warnings, never the start.
 func (a *App) warn(ctx caddy.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.log.Debug("the configuration cannot be looked through for mistakes", "panic", p)
+		}
+	}()
 	app, err := ctx.AppIfConfigured("http")
 	if err != nil {
 		return

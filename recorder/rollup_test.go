@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -477,6 +480,44 @@ func (g *rig) junk(n int, client string) {
 	x.Writer().WriteHeader(404)
 	must(g, x.End(nil, 0, false))
 }
+
+// BenchmarkRollUp shows what an ordinary exchange costs with roll-ups and without, and
+// what one of a flood does: `go test ./recorder -run xxx -bench RollUp`.
+func BenchmarkRollUp(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		after  int
+		status int
+	}{{"success, off", 0, 200}, {"success, on", 20, 200}, {"flood, off", 0, 404}, {"flood, on", 20, 404}} {
+		b.Run(c.name, func(b *testing.B) {
+			p, err := profile.Builtin("better_auth")
+			must(b, err)
+			key := make([]byte, 32)
+			sessions, err := recorder.NewSessions(p, key)
+			must(b, err)
+			redactor, err := redact.New(redact.Options{Key: key})
+			must(b, err)
+			w := recorder.NewWriter(nowhere{}, quiet)
+			rec, err := recorder.New(recorder.Options{Profile: p, Sessions: sessions, Writer: w, Redactor: redactor, Logger: quiet, RollUpAfter: c.after})
+			must(b, err)
+			r := &http.Request{Method: "POST", URL: target("/api/auth/no-such-route"), Header: http.Header{}, Body: http.NoBody}
+			m, _ := p.Match(r.Method, r.URL)
+			b.ReportAllocs()
+			for b.Loop() {
+				x, err := rec.Begin(&sink{}, r, m, recorder.Facts{ClientIP: "192.0.2.7"})
+				must(b, err)
+				x.Writer().WriteHeader(c.status)
+				must(b, x.End(nil, 0, false))
+			}
+			must(b, w.Close(b.Context()))
+		})
+	}
+}
+
+// nowhere is a store that keeps nothing.
+type nowhere struct{}
+
+func (nowhere) Write(context.Context, ...storage.Entry) error { return nil }
 
 // sink is a ResponseWriter that keeps nothing.
 type sink struct{ header http.Header }
