@@ -296,6 +296,7 @@ type running struct {
 	api      *httpapi.API
 	store    *openStore
 	reading  *reading
+	sessions *recorder.Sessions
 }
 
 // running returns what the handler has for the store of the caller's lease and a
@@ -311,12 +312,23 @@ func (h *Handler) running(store *openStore, now *reading) (*running, error) {
 		return *run, nil
 	}
 	var err error
-	*run, err = h.newRunning(store, now)
+	*run, err = h.newRunning(store, now, *run)
 	return *run, err
 }
 
-func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
-	sessions, err := recorder.NewSessions(now.profile, store.key)
+// sessionsOf returns what is known of the server's sessions. It stays when a server is
+// only recognised with more certainty: what was learned before is as true as ever.
+func sessionsOf(store *openStore, now *reading, before *running) (*recorder.Sessions, error) {
+	if before != nil && before.store == store && before.reading.profile.Name == now.profile.Name && before.reading.profile.Base() == now.profile.Base() {
+		return before.sessions, nil
+	}
+	return recorder.NewSessions(now.profile, store.key)
+}
+
+// newRunning makes what the handler has for a reading, in the place of before, which
+// may be nil.
+func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*running, error) {
+	sessions, err := sessionsOf(store, now, before)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +359,7 @@ func (h *Handler) newRunning(store *openStore, now *reading) (*running, error) {
 		Profile: now.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
 		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth,
 	})
-	return &running{recorder: rec, api: api, store: store, reading: now}, nil
+	return &running{recorder: rec, api: api, store: store, reading: now, sessions: sessions}, nil
 }
 
 func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string, ambiguous bool, asker recorder.Asker) error {

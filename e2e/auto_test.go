@@ -168,3 +168,52 @@ func TestAClientCannotSteerAuto(t *testing.T) {
 		})
 	}
 }
+
+// TestAutoKeepsWhatItKnowsWhenItGetsSurer: whose a token is was learned while the
+// server was recognised by the shape of its answers only, and counts after its cookie
+// has made that certain.
+func TestAutoKeepsWhatItKnowsWhenItGetsSurer(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("site", func(t *testing.T) {
+		harness.Use(t)
+		port := harness.FreePort(t)
+		harness.Load(t, harness.Site(dir, port, "audit_log\nreverse_proxy "+harness.Upstream(t, surerAndSurer())))
+		for _, path := range []string{"/sign-in/email", "/update-user", "/sign-out"} {
+			r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth%s", port, path), strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/json")
+			if path == "/sign-out" {
+				r.Header.Set("Authorization", "Bearer token-of-alice")
+			}
+			res, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close()
+		}
+	})
+	if got := summary(entriesIn(t, database(dir), time.Time{})); !strings.Contains(got, "sign-out/success/medium/alice") {
+		t.Errorf("%s: the sign-out lost its user", got)
+	}
+}
+
+// surerAndSurer is a Better Auth whose session endpoint is not there: a token's owner
+// must be remembered. Only its second answer has a cookie of its own.
+func surerAndSurer() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/get-session"):
+			w.WriteHeader(http.StatusNotFound)
+		case strings.HasSuffix(r.URL.Path, "/sign-in/email"):
+			_, _ = io.WriteString(w, `{"token":"token-of-alice","user":{"id":"alice"}}`)
+		case strings.HasSuffix(r.URL.Path, "/update-user"):
+			w.Header().Set("Set-Cookie", "better-auth.dont_remember=1; Path=/")
+			fallthrough
+		default:
+			_, _ = io.WriteString(w, `{"status":true}`)
+		}
+	})
+}

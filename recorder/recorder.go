@@ -125,7 +125,9 @@ func New(o Options) (*Recorder, error) {
 	if o.MaxMetadata == 0 {
 		o.MaxMetadata = DefaultMaxMetadata
 	}
-	o.Sessions.Metrics = o.Writer.Metrics
+	if o.Sessions.Metrics != o.Writer.Metrics { // another Recorder may be using them
+		o.Sessions.Metrics = o.Writer.Metrics
+	}
 	return &Recorder{Options: o}, nil
 }
 
