@@ -24,7 +24,7 @@ import (
 //	sent-header:NAME    header of the request
 //	sent-cookie:PATTERN cookie of the request
 //	bearer              the request's token in Authorization, with "Bearer" or without
-//	flow                the user whom the flow has proved (only in Route.Actor)
+//	flow                the user whom the flow has proved (in Route.Actor and Route.User)
 //
 // "?name" behind it takes a parameter, of the query or the fragment, of the URL that
 // stands there ("header:Location?code"). "#/sub" takes a claim, by its pointer, of

@@ -65,6 +65,7 @@ func TestEveryServer(t *testing.T) {
 		}
 		total.print(w)
 		_ = w.Flush()
+		fmt.Fprintf(&table, "by status codes alone the outcome would be right in %d (%.1f %%)\n", total.byStatus, total.percent(total.byStatus))
 		t.Logf("%s profile\n%s%s", how, &table, strings.Join(total.misses, "\n"))
 		gate := gates[how]
 		if got := total.percent(total.outcome); got < gate.outcome {
@@ -83,6 +84,7 @@ func TestEveryServer(t *testing.T) {
 type figures struct {
 	name                                                   string
 	exchanges, wanted, outcome, user, both, missing, noise int
+	byStatus                                               int // outcomes that a status code says rightly
 	misses                                                 []string
 }
 
@@ -91,6 +93,7 @@ func (f *figures) percent(n int) float64 { return 100 * float64(n) / float64(f.w
 func (f *figures) add(o *figures) {
 	f.exchanges, f.wanted, f.outcome, f.user = f.exchanges+o.exchanges, f.wanted+o.wanted, f.outcome+o.outcome, f.user+o.user
 	f.both, f.missing, f.noise = f.both+o.both, f.missing+o.missing, f.noise+o.noise
+	f.byStatus += o.byStatus
 	f.misses = append(f.misses, o.misses...)
 }
 
@@ -133,7 +136,7 @@ func score(t *testing.T, path, name, how string, all []*profile.Profile) *figure
 		}
 		findSecrets(t, f, entries)
 		s := replay.ScoreFile(f, own, entries)
-		out.add(&figures{exchanges: s.Exchanges, wanted: s.Wanted, outcome: s.Outcome, user: s.User, both: s.Both, missing: s.Missing, noise: s.Noise + s.Extra})
+		out.add(&figures{exchanges: s.Exchanges, wanted: s.Wanted, outcome: s.Outcome, user: s.User, both: s.Both, missing: s.Missing, noise: s.Noise + s.Extra, byStatus: byStatus(f)})
 		for i := range s.Misses {
 			if m := &s.Misses[i]; m.Kind != "action" && how != "generic" && how != "alone" {
 				out.misses = append(out.misses, m.String())
@@ -141,6 +144,21 @@ func score(t *testing.T, path, name, how string, all []*profile.Profile) *figure
 		}
 	}
 	return out
+}
+
+// byStatus counts the events whose outcome is what the status code says.
+func byStatus(f *replay.File) int {
+	n := 0
+	for _, x := range f.Exchanges {
+		says := "success"
+		if x.Response.Status >= 400 {
+			says = "failed"
+		}
+		if x.Wanted() && (says == x.Truth.Outcome || says == "success" && x.Truth.Outcome == "noop") {
+			n++
+		}
+	}
+	return n
 }
 
 // visible leaves out what the log's own API answers and what a server hides from
