@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -36,11 +38,8 @@ func (h *Handler) firstReading() (*reading, error) {
 	if err != nil {
 		return nil, err
 	}
-	generic, err := profile.Builtin("generic")
-	if err != nil {
-		return nil, err
-	}
-	return h.read(generic, profile.NewRecognizer(all), profile.Nothing)
+	i := slices.IndexFunc(all, func(p *profile.Profile) bool { return p.Name == "generic" }) // it is embedded with the others
+	return h.read(all[i], profile.NewRecognizer(all), profile.Nothing)
 }
 
 // read makes a reading of a profile with the options of the configuration.
@@ -94,17 +93,10 @@ func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
 		return false
 	}
 	if h.reading.CompareAndSwap(now, next) {
-		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmpBase(next.profile.Base()),
+		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmp.Or(next.profile.Base(), "/"),
 			"sure", found.Certainty == profile.Certain, "pin", fmt.Sprintf("audit_log { profile %s }", found.Profile.Name))
 	}
 	return true
-}
-
-func cmpBase(base string) string {
-	if base == "" {
-		return "/"
-	}
-	return base
 }
 
 // current is the reading for a request. After a reload it is what the configuration

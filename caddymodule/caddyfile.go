@@ -172,15 +172,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"profile": &h.Profile, "base_path": &h.BasePath, "durability": &h.Durability, "fail": &h.Fail,
 		"ambiguous_path": &h.AmbiguousPath, "session_endpoint": &h.SessionEndpoint,
 	}
+	switches := map[string]**bool{"enabled": &h.Enabled, "unlink": &h.Unlink, "checks": &h.Checks}
 	for d.NextBlock(0) {
 		var err error
 		switch name := d.Val(); name {
-		case "enabled":
-			err = onOff(d, &h.Enabled)
-		case "unlink":
-			err = onOff(d, &h.Unlink)
-		case "checks":
-			err = onOff(d, &h.Checks)
+		case "enabled", "unlink", "checks":
+			err = onOff(d, switches[name])
 		case "rollup":
 			err = h.unmarshalRollUp(d)
 		case "non_blocking":

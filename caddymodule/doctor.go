@@ -209,7 +209,7 @@ func (h *foundHandler) facts(ctx context.Context) handlerFacts {
 	now := h.reading.Load()
 	f := handlerFacts{
 		At: h.at, Hosts: append([]string{}, h.hosts...), Configured: cmp.Or(h.Handler.Profile, auto), Profile: now.profile.Name, Title: now.profile.Title,
-		BasePath: cmpBase(now.profile.Base()), Known: certainties[now.known],
+		BasePath: cmp.Or(now.profile.Base(), "/"), Known: certainties[now.known],
 	}
 	if f.Configured == auto {
 		f.By = h.app.pooled.recognized.why(now.profile.Name)

@@ -177,7 +177,7 @@ func (p *Profile) route(method, path, query string) Match {
 			return m
 		}
 	}
-	if isSafe(method) {
+	if IsSafe(method) {
 		return Match{Route: p.reads, Path: path}
 	}
 	return Match{Route: p.unknown, Path: path}
@@ -191,7 +191,7 @@ func (p *Profile) byWords(method, path, query string) (Match, bool) {
 		return Match{}, false
 	}
 	r, sure := pick(p.words.routes, func(i int, r *Route) verdict {
-		if !set.has(i) || !r.takes(method) || r.Record == Never && !isSafe(method) {
+		if !set.has(i) || !r.takes(method) || r.Record == Never && !IsSafe(method) {
 			return no
 		}
 		return r.mayHold(path, query)
@@ -228,7 +228,7 @@ func (p *Profile) choose(method, path, query string, routes []*Route) Match {
 	r.siblings, r.Timing = nil, After
 	r.User, r.Actor, r.Administrator, r.Flow = nil, nil, Source{}, nil
 	switch {
-	case !isSafe(method):
+	case !IsSafe(method):
 		r.Record = Always // that reading it is harmless says nothing of writing
 	case strings.EqualFold(method, "OPTIONS") && r.Record != Never:
 		r.Record = Failures
@@ -247,7 +247,7 @@ func (p *Profile) Refine(m Match, x *Exchange) Match {
 		set, _ = p.words.find(m.Path)
 	}
 	found, sure := pick(m.Route.siblings, func(i int, r *Route) verdict {
-		if !r.takes(x.Method) || worded && (!set.has(i) || r.Record == Never && !isSafe(x.Method)) {
+		if !r.takes(x.Method) || worded && (!set.has(i) || r.Record == Never && !IsSafe(x.Method)) {
 			return no
 		}
 		x.Route = r
@@ -259,8 +259,9 @@ func (p *Profile) Refine(m Match, x *Exchange) Match {
 	return m
 }
 
-// isSafe says whether a method is defined to change nothing (RFC 9110 9.2.1).
-func isSafe(method string) bool {
+// IsSafe says whether a method is defined to change nothing (RFC 9110 9.2.1), in any
+// case: some servers fold it. "trace" is the exception, because none does.
+func IsSafe(method string) bool {
 	switch method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true

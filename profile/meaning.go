@@ -38,7 +38,7 @@ func Guess(method, path string) Route {
 		}
 	}
 	switch {
-	case isSafe(method) && !hasDestructive(words):
+	case IsSafe(method) && !hasDestructive(words):
 		r.Record = Failures
 	case r.Method == "DELETE" || hasDestructive(words):
 		r.Timing = Before

@@ -340,7 +340,7 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	case outcome != profile.None:
 	case x.intent:
 		return storage.Pending // the entry is written: it was a step that something else completes
-	case x.wrote() && x.issued(a.Answer) != "":
+	case !profile.IsSafe(x.method) && x.issued(a.Answer) != "":
 		return storage.Success // whatever was asked for: somebody has a session now
 	case x.match.Doubtful:
 		return storage.Unknown // it may have been one of the routes for which it is an event
@@ -352,20 +352,10 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 // credential or sent the client on: then it was more than that.
 func (x *Exchange) changesSession(a *profile.Exchange) bool {
 	if x.match.Route.Known() && x.match.Method {
-		return x.wrote() && x.issued(a.Answer) != "" // pages begin sessions of nobody
+		return !profile.IsSafe(x.method) && x.issued(a.Answer) != "" // pages begin sessions of nobody
 	}
 	redirected := a.Status >= 300 && a.Status < 400 && a.Status != http.StatusNotModified
 	return redirected && !x.match.Route.Known() || x.issued(a.Answer) != ""
-}
-
-// wrote says whether the request's method may change something (RFC 9110, 9.2.1).
-func (x *Exchange) wrote() bool {
-	for _, safe := range [...]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace} {
-		if strings.EqualFold(x.method, safe) {
-			return false
-		}
-	}
-	return true
 }
 
 // issued is the session credential that the answer sets in a cookie and that the
