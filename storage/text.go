@@ -25,10 +25,6 @@ func TextPaths() []string { return slices.Clone(textPaths[:]) }
 // more than whether there is an IdentifierHash reads it back from.
 func IdentifierHashIn(m json.RawMessage) string { return metadataText(m, identifierHashPath) }
 
-// TextIn returns the text that the metadata has at one of TextPaths, "" for anything
-// but a text: for a store that cannot look into the metadata itself.
-func TextIn(m json.RawMessage, path string) string { return metadataText(m, path) }
-
 // metadataText returns a text of the metadata, "" for anything but a text. Of
 // members with one name the first counts, as in SQLite.
 func metadataText(m json.RawMessage, path string) string {
