@@ -35,6 +35,12 @@ test-kratos: tools ## a real Ory Kratos behind our Caddy (fetched and built on f
 servers: $(SERVERS)/authjs/node_modules/.installed
 	cd $(SERVERS)/pocketbase && go build -o $(CURDIR)/.cache/bin/pocketbase github.com/pocketbase/pocketbase/examples/base
 
+# DOCS=1 writes the table into the document, too. The race detector is make test's: here
+# it would make every figure one of its own.
+.PHONY: acceptance
+acceptance: tools $(EXAMPLE)/node_modules/.installed ## the gates with their full figures, about half an hour; a table at the end
+	ACCEPTANCE=full go run ./e2e/report $(if $(DOCS),-gates=docs/reliability.md) -timeout 90m -run 'TestGate' ./...
+
 .PHONY: vet
 vet: ## go vet and gofmt
 	go vet ./...
@@ -47,10 +53,10 @@ lint: ## golangci-lint (fetched and built on first use, takes minutes)
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (default 30s)
+fuzz: ## every fuzz target for FUZZTIME (default 30s); what fails stays in testdata/fuzz
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | grep -v node_modules | xargs -n1 dirname | sort -u | while read -r dir; do \
-		for target in $$(grep -hoE '^func Fuzz[A-Za-z]+' $$dir/*_test.go | sed 's/func //'); do \
-			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s}; \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$dir/*_test.go | sed 's/func //'); do \
+			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 2s; \
 		done; done
 
 .PHONY: bench

@@ -27,6 +27,7 @@ const (
 	adminPrune    = "/audit-log/prune"
 	adminCoverage = "/audit-log/coverage"
 	adminDoctor   = "/audit-log/doctor"
+	adminHealth   = "/audit-log/health"
 )
 
 // maxAdminBody bounds the body of a request to the admin endpoints.
@@ -38,6 +39,7 @@ const maxAdminBody = 64 << 10
 //	GET  /audit-log/status
 //	GET  /audit-log/coverage
 //	GET  /audit-log/doctor
+//	GET  /audit-log/health
 //	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true}
 //
 // It holds nothing itself: Caddy never cleans admin modules up.
@@ -55,6 +57,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: adminPrune, Handler: only(http.MethodPost, servePrune)},
 		{Pattern: adminCoverage, Handler: only(http.MethodGet, serveCoverage)},
 		{Pattern: adminDoctor, Handler: only(http.MethodGet, serveDoctor)},
+		{Pattern: adminHealth, Handler: only(http.MethodGet, serveHealth)},
 	}
 }
 
@@ -230,7 +233,7 @@ func (p *pooledStore) prune(ctx context.Context, before time.Time, dryRun bool) 
 		return result, err
 	}
 	defer p.release()
-	if named, ok := open.store.(interface{ Path() string }); ok {
+	if named, ok := storage.As[interface{ Path() string }](open.store); ok {
 		result.Path = named.Path()
 	}
 	err = result.prune(ctx, open.store, open.retention.Prune, dryRun)
@@ -239,7 +242,7 @@ func (p *pooledStore) prune(ctx context.Context, before time.Time, dryRun bool) 
 
 // prune fills in the counts. A store that cannot count deletes all the same.
 func (r *pruneResult) prune(ctx context.Context, s storage.Store, del func(context.Context, time.Time) (int, error), dryRun bool) error {
-	counter, ok := s.(storage.Counter)
+	counter, ok := storage.As[storage.Counter](s)
 	if !ok && dryRun {
 		return errCannotCount
 	}

@@ -45,7 +45,8 @@ type App struct {
 	pooled   *pooledStore
 	out      *outputs
 	poolKey  string
-	keyFile  string // KeyFile with its default and without placeholders
+	keyFile  string   // KeyFile with its default and without placeholders
+	files    []string // that nobody may fetch
 	acquired bool
 	log      *slog.Logger
 	ctx      caddy.Context // to look at the http app at the start
@@ -101,6 +102,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.pooled, a.acquired = pooled.(*pooledStore), true
+	a.files = []string{keyFile}
+	if s, ok := module.(*SQLiteStore); ok {
+		a.files = append(a.files, s.Path)
+	}
 	if err := checkRetention(time.Duration(a.Retention), module); err != nil {
 		return err
 	}
@@ -134,6 +139,9 @@ func (a *App) Validate() error {
 // configuration instead of the first request. From then on the store keeps entries
 // as long as this configuration says.
 func (a *App) Start() error {
+	if err := a.checkServed(); err != nil {
+		return err
+	}
 	if err := a.pooled.start(); err != nil {
 		return err
 	}

@@ -216,6 +216,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 	}
+	if h.Profile != "" && !isFile(h.Profile) && len(h.Paths)+len(h.Before) > 0 {
+		if _, err := h.firstReading(); err != nil { // routes that the profile does not have
+			return d.WrapErr(err)
+		}
+	}
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-audit-log/caddy-audit-log/caddymodule/lint"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 const (
@@ -32,8 +33,6 @@ const (
 	// this machine are tried.
 	dialTimeout  = 500 * time.Millisecond
 	maxAddresses = 32
-	// adminHealth is asked if this Caddy has it.
-	adminHealth = "/audit-log/health"
 	// maxAnswer bounds what is read of an answer of Caddy.
 	maxAnswer = 64 << 20
 )
@@ -157,10 +156,29 @@ func (d *diagnosis) health(address string) {
 	resp, err := caddycmd.AdminAPIRequest(address, http.MethodGet, adminHealth, nil, nil)
 	switch {
 	case err == nil:
-		_ = resp.Body.Close()
-		d.add(fine, "health", "", "the log says that it is well", "")
+		defer func() { _ = resp.Body.Close() }()
+		var h struct{ Stores []storeHealth }
+		if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&h); err != nil {
+			d.add(warning, "health", "", "what the log says of itself cannot be read: "+err.Error(), "look at "+adminHealth)
+		}
+		for _, s := range h.Stores {
+			d.healthOf(s)
+		}
 	case !strings.Contains(err.Error(), "HTTP 404"):
 		d.add(failure, "health", "", "the log says that it is not well: "+err.Error(), "look at "+adminHealth+" and into Caddy's log")
+	}
+}
+
+// healthOf judges a store that takes entries, in its database or in its journal.
+func (d *diagnosis) healthOf(s storeHealth) {
+	of := cmp.Or(s.Path, s.Store)
+	switch {
+	case s.State != storage.Healthy:
+		d.add(warning, "health", of, fmt.Sprintf("the log is %s (%s): %d entries wait in its journal", s.State, s.Reason, s.Waiting), s.Remedy)
+	case s.Damaged > 0:
+		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d parts of its journal were damaged", s.Damaged), "Caddy's log says which, and when")
+	default:
+		d.add(fine, "health", of, "the log says that it is well", "")
 	}
 }
 

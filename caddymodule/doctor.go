@@ -92,7 +92,7 @@ type storeFacts struct {
 
 // fileMode is who may use a file of the log.
 type fileMode struct {
-	// What it is: folder, database, journal or key.
+	// What it is: folder, database, journal, lock or key.
 	What string `json:"what"`
 	Path string `json:"path"`
 	// Mode are the permission bits.
@@ -377,7 +377,7 @@ func (p *pooledStore) newest(ctx context.Context) (*time.Time, error) {
 		return nil, err
 	}
 	defer p.release()
-	lister, ok := open.store.(storage.Lister)
+	lister, ok := storage.As[storage.Lister](open.store)
 	if !ok {
 		return nil, nil
 	}
@@ -404,6 +404,8 @@ func modes(database, key string) []fileMode {
 		add("database", database)
 		add("journal", database+"-wal")
 		add("journal", database+"-shm")
+		add("journal", database+".spill")
+		add("lock", database+".lock")
 	}
 	add("key", key)
 	return list

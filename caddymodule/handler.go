@@ -214,7 +214,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // loadProfile finds a builtin profile or reads a file.
 func loadProfile(name string) (*profile.Profile, error) {
-	if !strings.ContainsAny(name, "/.\\") {
+	if !isFile(name) {
 		return profile.Builtin(name)
 	}
 	path, err := caddy.NewReplacer().ReplaceOrErr(name, true, true)

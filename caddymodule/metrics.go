@@ -48,6 +48,8 @@ var (
 	storeBytesDesc    = desc("store_bytes", "Bytes of the store on disk.")
 	deletedDesc       = desc("retention_deleted_total", "Entries deleted because of their age, by the retention or by hand.")
 	lastRunDesc       = desc("retention_last_run_timestamp_seconds", "When the retention last ran, in seconds since 1970; 0 for never.")
+	healthDesc        = desc("health", "How the store is: 1 for its state, 0 for the other ones.", "state")
+	spilledDesc       = desc("spilled_entries", "Entries that wait in the journal because the database fails.")
 	failedDesc        = desc("retention_failed", "1 if the last run of the retention did not delete all that it should, else 0.")
 )
 
@@ -59,6 +61,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		entriesDesc, writtenDesc, writeSecondsDesc, queueDesc, droppedDesc, writeErrorsDesc, refusedDesc, lookupsDesc,
 		unknownRoutesDesc, rolledUpDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
+		healthDesc, spilledDesc,
 	} {
 		out <- d
 	}
@@ -95,6 +98,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if now.sized {
 		gauge(out, storeBytesDesc, float64(now.size))
 	}
+	gauge(out, spilledDesc, float64(now.health.Waiting))
+	for _, state := range storage.States() {
+		is := 0.0
+		if now.health.State == state {
+			is = 1
+		}
+		out <- prometheus.MustNewConstMetric(healthDesc, prometheus.GaugeValue, is, string(state))
+	}
 	gauge(out, lastRunDesc, unixSeconds(now.retention.LastRun))
 	failed := 0.0
 	if now.retention.Err != nil {
@@ -114,13 +125,13 @@ func unixSeconds(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// condition is how a store is right now. The zero value is that of a store which is
-// not open.
+// condition is how a store is right now.
 type condition struct {
 	open      bool
 	path      string
 	writer    recorder.Stats
 	retention retention.Status
+	health    storage.Health
 	// size in bytes, if sized.
 	size  int64
 	sized bool
@@ -131,13 +142,14 @@ func (p *pooledStore) now() condition {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open == nil {
-		return condition{}
+		return condition{health: storage.Health{State: storage.Refusing, Reason: storage.Unspecified, Err: errNoStore}}
 	}
 	c := condition{open: true, writer: p.open.writer.Stats(), retention: p.open.retention.Status()}
-	if named, ok := p.open.store.(interface{ Path() string }); ok {
+	c.health = healthOf(p.open.store, c.writer)
+	if named, ok := storage.As[interface{ Path() string }](p.open.store); ok {
 		c.path = named.Path()
 	}
-	if sizer, ok := p.open.store.(storage.Sizer); ok {
+	if sizer, ok := storage.As[storage.Sizer](p.open.store); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
 		defer cancel()
 		size, err := sizer.Size(ctx)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
 )
@@ -33,6 +35,9 @@ func (h *Handler) parseOptions() error {
 	default:
 		return fmt.Errorf("bad fail %q: use open or closed", h.Fail)
 	}
+	if err := h.checkServer(); err != nil {
+		return err
+	}
 	switch h.AmbiguousPath {
 	case "", "record", "reject":
 	default:
@@ -57,6 +62,34 @@ func (h *Handler) parseOptions() error {
 	_, err := h.redactor(make([]byte, keyBytes), nil) // the real key is read when the store opens
 	return err
 }
+
+// checkServer checks what says where the auth server is, as far as that can be done
+// without reading files.
+func (h *Handler) checkServer() error {
+	if h.Profile != "" && h.Profile != auto && !isFile(h.Profile) {
+		if _, err := profile.Text(h.Profile); err != nil {
+			return err
+		}
+	}
+	if h.BasePath != "" {
+		if _, err := new(profile.Profile).WithBasePath(h.BasePath); err != nil {
+			return err
+		}
+	}
+	for _, path := range h.Before {
+		if path != "off" && !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("bad before %q: give routes such as /sign-out, or /revoke-* for several, or off", path)
+		}
+	}
+	if h.SessionEndpoint == "" {
+		return nil
+	}
+	_, err := newEndpointAsker(h.SessionEndpoint)
+	return err
+}
+
+// isFile says whether the name of a profile is the path of a file.
+func isFile(name string) bool { return strings.ContainsAny(name, "/.\\") }
 
 func (h *Handler) redactor(key []byte, secrets []string) (*redact.Redactor, error) {
 	// What was redacted may be longer than it was; the limit itself is checked on

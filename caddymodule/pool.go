@@ -176,7 +176,7 @@ func (o *openStore) close(log *slog.Logger) {
 		log.Error("closing the audit log", "error", err)
 	}
 	o.news.close() // after the writer, which still has news
-	if c, ok := o.store.(storage.Closer); ok {
+	if c, ok := storage.As[storage.Closer](o.store); ok {
 		if err := c.Close(); err != nil {
 			log.Error("closing the audit log's store", "error", err)
 		}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -31,6 +33,13 @@ type SQLiteStore struct {
 	// of the tables behind it: 1 to 48 letters, digits and underscores. Default:
 	// `auditLog`.
 	Table string `json:"table,omitempty"`
+
+	// How large the journal beside the database may become, in bytes. Entries are kept
+	// in it, as durably, while the database takes none (the disk is full or fails, the
+	// file was deleted or is locked), and written to the database when it works again.
+	// It is named like the database with `.spill` behind it. Default: 67108864 (64 MiB);
+	// -1 switches it off.
+	SpillBytes int64 `json:"spill_bytes,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -56,15 +65,24 @@ func (s *SQLiteStore) Validate() error {
 	if err := sqlite.ValidTable(s.Table); err != nil {
 		return err
 	}
+	if s.SpillBytes != spillOff && s.SpillBytes != 0 && s.SpillBytes < minSpill {
+		return fmt.Errorf("spill_bytes %d: give at least %d, or %d for no journal", s.SpillBytes, minSpill, spillOff)
+	}
 	return sqlite.Check(s.Path)
 }
 
 // Identity implements StoreModule.
-func (s *SQLiteStore) Identity() string { return "sqlite|" + s.Path + "|" + s.Table }
+func (s *SQLiteStore) Identity() string {
+	identity := "sqlite|" + s.Path + "|" + s.Table
+	if s.SpillBytes != 0 {
+		identity += "|spill " + strconv.FormatInt(s.SpillBytes, 10)
+	}
+	return identity
+}
 
 // OpenStore implements StoreModule.
 func (s *SQLiteStore) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error) {
-	return sqlite.Open(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log})
+	return openDatabase(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log}, s.SpillBytes)
 }
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
@@ -72,6 +90,7 @@ func (s *SQLiteStore) OpenStore(ctx context.Context, log *slog.Logger) (storage.
 //	store sqlite {
 //		path  <file>
 //		table <name>
+//		spill off|<size>
 //	}
 func (s *SQLiteStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the store's name
@@ -85,13 +104,47 @@ func (s *SQLiteStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			field = &s.Path
 		case "table":
 			field = &s.Table
+		case "spill":
+			if err := s.unmarshalSpill(d); err != nil {
+				return err
+			}
+			continue
 		default:
-			return d.Errf("unrecognized sqlite subdirective '%s': use path or table", d.Val())
+			return d.Errf("unrecognized sqlite subdirective '%s': use path, table or spill", d.Val())
 		}
 		if err := oneValue(d, field); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+const (
+	// spillOff is SQLiteStore.SpillBytes for no journal.
+	spillOff = -1
+	// minSpill is the least size of one: less than what one request may capture is a
+	// mistake.
+	minSpill = 1 << 20
+)
+
+// unmarshalSpill reads the option spill.
+func (s *SQLiteStore) unmarshalSpill(d *caddyfile.Dispenser) error {
+	if s.SpillBytes != 0 {
+		return d.Err("spill is there twice")
+	}
+	var text string
+	if err := oneValue(d, &text); err != nil {
+		return err
+	}
+	if text == "off" {
+		s.SpillBytes = spillOff
+		return nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n < minSpill || n > 1<<40 {
+		return d.Errf("bad spill '%s': give a size of at least 1MiB such as 64MiB, or off", text)
+	}
+	s.SpillBytes = int64(n)
 	return nil
 }
 

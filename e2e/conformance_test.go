@@ -29,10 +29,10 @@ type testSite struct {
 func startSites(t *testing.T, global, up string, list ...*testSite) {
 	t.Helper()
 	harness.Use(t)
-	dir := t.TempDir()
+	dir, served := t.TempDir(), t.TempDir() // the log's key may not be where files are served
 	files := map[string]string{"file.bin": strings.Repeat("sendfile", 40_000), "small.json": wantsTOT, "large.json": jsonOf(100_000)}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(served, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -40,7 +40,7 @@ func startSites(t *testing.T, global, up string, list ...*testSite) {
 	fmt.Fprintf(&b, "{\n\tpersist_config off\n\tservers {\n\t\tprotocols h1 h2 h2c\n\t}\n\tlog {\n\t\toutput file %s/caddy.log\n\t}\n\taudit_log {\n\t\tkey_file %s/hash.key\n%s\t}\n}\n", dir, dir, global)
 	for _, s := range list {
 		s.port = harness.FreePort(t)
-		fmt.Fprintf(&b, siteTemplate, s.port, s.directive, dir, up)
+		fmt.Fprintf(&b, siteTemplate, s.port, s.directive, served, up)
 	}
 	harness.Load(t, b.String())
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // confusing are heads with which clients have moved a request somewhere else, or taken
-// something of it away (threats.md A12, A13, X5, X6, section H). Each is sent to three
+// something of it away (threats.md A12, A13, X5, X6, section H). Each is sent to four
 // routes.
 func confusing() []string {
 	var heads []string
@@ -52,14 +52,14 @@ func TestGate14HeaderConfusion(t *testing.T) {
 	attributed, misattributed, names, unrecorded := attribute(t)
 	gates.Print(t, 14, "%d requests with hostile headers, of which the server ran %d, %d recorded under another action than ran; %d attributions, %d wrong; %d header names, %d unrecorded requests; control, without the module: %d requests moved to another route",
 		sent, ran, wrong, attributed, misattributed, names, unrecorded, moved)
-	if wrong+misattributed+unrecorded > 0 || moved == 0 || ran < 150 || sent < 200 {
-		t.Error("the figures must be at least 200, 150, 0, 0 and 0, and more than 0 in the control")
+	if wrong+misattributed+unrecorded > 0 || moved == 0 || ran < 200 {
+		t.Error("the figures must be at least 200, 200, 0, 0 and 0, and more than 0 in the control")
 	}
 }
 
 // harmless are the requests that the headers are to confuse: what runs, and its action,
 // if that is an event.
-var harmless = []struct{ method, path, action string }{{"GET", "/ok", ""}, {"POST", "/sign-out", "sign-out"}, {"POST", "/verify-password", "verify-password"}}
+var harmless = []struct{ method, path, action string }{{"GET", "/ok", ""}, {"POST", "/sign-out", "sign-out"}, {"POST", "/verify-password", "verify-password"}, {"POST", "/update-user", "update-user"}}
 
 // confuse sends the headers through two sites to a server that tells what it ran.
 func confuse(t *testing.T) (sent, executed, wrong, moved int) {

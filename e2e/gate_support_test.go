@@ -154,11 +154,11 @@ type witness struct {
 
 // witnessed is what the witness says of one request.
 type witnessed struct {
-	URL           string          `json:"url"`
-	Cookie        string          `json:"cookie"`
-	Authorization string          `json:"authorization"`
-	Path          string          `json:"path"` // the route that ran, "" for none
-	Body          json.RawMessage `json:"body"`
+	URL           string `json:"url"`
+	Cookie        string `json:"cookie"`
+	Authorization string `json:"authorization"`
+	Path          string `json:"path"`  // the route that ran, "" for none
+	Email         any    `json:"email"` // as it stood in the body, whatever it was
 }
 
 func startWitness(t *testing.T, base string, env ...string) *witness {

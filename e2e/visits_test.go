@@ -137,7 +137,7 @@ func (s *server) play(t *testing.T, dir, directive string) []storage.Entry {
 	entries := entriesIn(t, database(dir), time.Time{})
 	r.t = t
 	wrong := r.compare(entries)
-	found := append(r.found, r.search(t, dir)...)
+	found := slices.Concat(r.found, r.search(t, dir))
 	codes := searchValues(t, &liveRun{Codes: r.codes(), Addresses: r.addresses()}, nil, entries)
 	for _, f := range found {
 		t.Errorf("secret found: %s", f)

@@ -86,7 +86,7 @@ type apiUnderTest struct {
 	sessions *recorder.Sessions
 }
 
-func newAPI(t *testing.T, store storage.Store) *apiUnderTest {
+func newAPI(t testing.TB, store storage.Store) *apiUnderTest {
 	t.Helper()
 	p, err := profile.Builtin("better_auth")
 	must(t, err)

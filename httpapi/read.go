@@ -54,7 +54,7 @@ type page struct {
 }
 
 func (q *request) list() {
-	lister, ok := q.Store.(storage.Lister)
+	lister, ok := storage.As[storage.Lister](q.Store)
 	if !ok {
 		q.lacks("list")
 		return
@@ -87,7 +87,7 @@ func (q *request) list() {
 // get answers one entry. An entry of somebody else is answered exactly as one
 // that does not exist.
 func (q *request) get(id string) {
-	getter, ok := q.Store.(storage.Getter)
+	getter, ok := storage.As[storage.Getter](q.Store)
 	if !ok {
 		q.lacks("find single")
 		return

@@ -410,7 +410,7 @@ func child(v gjson.Result, token string) gjson.Result {
 			return true
 		})
 	case v.IsArray():
-		if n, err := strconv.Atoi(token); err == nil && n >= 0 {
+		if n, err := strconv.Atoi(token); err == nil && n >= 0 && strconv.Itoa(n) == token { // RFC 6901, section 4
 			i := 0
 			v.ForEach(func(_, value gjson.Result) bool {
 				if i == n {

@@ -230,22 +230,6 @@ func TestBadProfilesAreRefusedWithTheirPlace(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(`{"name":"x","base_path":"/a","outcomes":{"default":[{"outcome":"success"}]}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := profile.Parse(b)
-		if err == nil {
-			p.Match("POST", target(t, "/a/b"))
-		}
-	})
-}
-
-func FuzzLookup(f *testing.F) {
-	f.Add([]byte(`{"a":{"b":[1,{"c":null}]}}`), "/a/b/1/c")
-	f.Add([]byte(`{"email":"x","email":"y"}`), "/email")
-	f.Fuzz(func(_ *testing.T, b []byte, pointer string) { profile.Lookup(b, pointer) })
-}
-
 func TestLookupReadsAsJavaScriptDoes(t *testing.T) {
 	for _, c := range []struct{ body, pointer, want string }{
 		{`{"email":"real","EMAIL":"decoy"}`, "/email", "real"},
@@ -300,5 +284,53 @@ func TestServersHaveTheirUsualNames(t *testing.T) {
 		if err != nil || p.Name != want {
 			t.Errorf("%s: %v, want %s", name, err, want)
 		}
+	}
+}
+
+// TestAnAmbiguousPathIsReadAsWhatWouldBeMissedMost, whichever reading comes first.
+func TestAnAmbiguousPathIsReadAsWhatWouldBeMissedMost(t *testing.T) {
+	p, err := profile.Parse([]byte(`{"name":"x","base_path":"/","outcomes":{"default":[{"outcome":"success"}]},"routes":[
+		{"words":["health/"],"class":"custom","record":"never"},
+		{"path":"/static/*","method":"GET","class":"custom","record":"never"},
+		{"path":"/login","method":"GET","class":"sign-in","record":"failures"},
+		{"path":"/me","method":"GET","class":"session","record":"checks"},
+		{"path":"/users","method":"POST","class":"admin"},
+		{"path":"/out","class":"sign-out","timing":"before"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for request, want := range map[string]profile.Record{
+		"GET /health": profile.Never, "GET /login;health/": profile.Failures, "GET /static/../me": profile.Checks, "POST /static/../users": profile.Always,
+		"GET /out;/../health": profile.Always, "POST /nobody/knows;health/": profile.Always, "POST /users/health": profile.Always,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		if m, ok := p.Match(method, target(t, path)); !ok || m.Route.Record != want {
+			t.Errorf("%s: record %q, want %q", request, m.Route.Record, want)
+		}
+	}
+}
+
+// TestARepeatedParameterMayBeTheClientsOwn.
+func TestARepeatedParameterMayBeTheClientsOwn(t *testing.T) {
+	p, err := profile.Parse([]byte(`{"name":"x","base_path":"/","outcomes":{"default":[{"location_repeats":"flow","outcome":"failed"},{"outcome":"success"}]},"routes":[{"path":"/login","class":"sign-in"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := p.Match("POST", target(t, "/login"))
+	for query, want := range map[string]storage.Status{
+		"flow=f1": storage.Failed, "flow=f2": storage.Success, "flow=f1&return_to=%2Fapp%3Fflow%3Df1": storage.Unknown,
+	} {
+		x := &profile.Exchange{Answer: &profile.Answer{Status: 303, Header: http.Header{"Location": {"/login?flow=f1"}}, Query: query}}
+		if got := m.Route.Outcome(x); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+}
+
+func TestWordsAreBounded(t *testing.T) {
+	words := `"` + strings.Repeat("a", 9000) + `"`
+	_, err := profile.Parse([]byte(`{"name":"x","base_path":"/","outcomes":{"default":[{"outcome":"success"}]},"routes":[{"words":[` + words + `],"class":"custom"},{"words":["b",` + words + `],"class":"custom"}]}`))
+	if err == nil || !strings.Contains(err.Error(), "18001 bytes") {
+		t.Errorf("%v", err)
 	}
 }

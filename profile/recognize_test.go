@@ -66,3 +66,34 @@ func TestAnAnswerThatRefusesThePathIsNoSign(t *testing.T) {
 		}
 	}
 }
+
+// What a server repeats of its request, and what files may hold, is no server's own
+// name: nothing of it ends the search.
+func TestNothingThatAClientCanPutThereIsCertain(t *testing.T) {
+	page := []string{"Content-Type", "text/html"}
+	reflected := func(path, query, body, page string) *profile.Exchange {
+		x := seen("GET", path, 200, "", "Content-Type", "text/html")
+		x.Query, x.Sent, x.SentType, x.Page = query, []byte(body), "application/json", []byte(page)
+		return x
+	}
+	echo := seen("POST", "/api/health", 200, `{"message":"API is healthy."}`)
+	echo.Method, echo.Sent, echo.SentType = "GET", []byte(`{"message":"API is healthy."}`), "application/json"
+	file := seen("GET", "/files/health", 200, `{"message":"API is healthy."}`)
+	login := seen("GET", "/files/device", 200, "", page...)
+	login.Page = []byte(`<div class="theme-navbar__logo-wrap">`)
+	for name, x := range map[string]*profile.Exchange{
+		"a page with the address in it":    reflected("/lgn-/ui/login/x", "", "", `<link href="/lgn-/ui/login/x">`),
+		"a page with the query in it":      reflected("/ui/login/x", "q=LGN%2D", "", `you looked for lgn-`),
+		"a page with the body in it":       reflected("/ui/login/x", "", `{"a":["lg\u006e-"]}`, `you sent lgn-`),
+		"an answer that is the request":    echo,
+		"a file that is a server's answer": file,
+		"a file that is a server's page":   login,
+	} {
+		if found, ok := recognizer(t).Recognize(x, profile.Nothing); ok && found.Certainty == profile.Certain {
+			t.Errorf("%s: it is taken for %s, for certain, by %s", name, found.Profile.Name, found.Why)
+		}
+	}
+	if found, _ := recognizer(t).Recognize(reflected("/ui/login/x", "", "", `<p class="lgn-x">`), profile.Nothing); found.Certainty != profile.Certain {
+		t.Error("an honest page is not certain")
+	}
+}

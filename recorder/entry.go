@@ -203,6 +203,8 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.BodyUnparsed = "it is longer than the limit"
 		case x.encoded:
 			m.BodyUnparsed = "it has a content encoding"
+		case a.Status == http.StatusUnsupportedMediaType:
+			m.BodyUnparsed = "the auth server takes no " + storage.Clean(exchange.MediaType(x.contentType), 40)
 		case !x.readable(body):
 			m.BodyUnparsed = "it cannot be read as " + storage.Clean(exchange.MediaType(x.contentType), 40)
 		case x.match.Doubtful || x.twofold(x.match.Route.Identifier, a) || x.twofold(x.match.Route.Target, a):

@@ -419,3 +419,12 @@ func TestACookieThatManyHaveIsNobodys(t *testing.T) {
 		t.Errorf("a request with the same theme is %q's", e.UserID)
 	}
 }
+
+func TestABodyThatTheServerDidNotReadIsNoFact(t *testing.T) {
+	g := newRig(t, nil)
+	body := "--b\r\nContent-Disposition: form-data; name=\"email\"\r\n\r\nalice@example.com\r\n--b--\r\n"
+	g.do("POST", "/sign-in/email", body, http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}, answers(415, `{"code":"UNSUPPORTED_MEDIA_TYPE"}`))
+	if _, m := g.one(); m["identifier"] != nil || m["identifierHash"] != nil || m["bodyUnparsed"] != "the auth server takes no multipart/form-data" {
+		t.Errorf("%v", m)
+	}
+}

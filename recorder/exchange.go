@@ -195,6 +195,9 @@ func (x *Exchange) completeNow() error {
 		x.match = x.rec.Profile.Refine(x.match, answer)
 	}
 	answer.Route = x.match.Route
+	if answer.Status == http.StatusUnsupportedMediaType {
+		answer.Sent = nil // the server has not read it (RFC 9110 15.5.16): what stands there is no fact
+	}
 	outcome := x.outcome(answer)
 	x.cover(answer, outcome)
 	x.step = x.stepOf(answer)

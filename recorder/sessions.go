@@ -24,6 +24,9 @@ const (
 	lookupTimeout = 2 * time.Second
 	// maxLookups bounds the questions under way at once (threats.md C12).
 	maxLookups = 20
+	// maxAuthorisations bounds those of them that are asked for readers of the log: a
+	// flood of them must not make people wait who use the auth server itself.
+	maxAuthorisations = 10
 	// MaxSessionBody bounds the answer of the session endpoint.
 	// (a user's image may stand in it as a data URL).
 	MaxSessionBody = 1 << 20
@@ -73,6 +76,7 @@ type Sessions struct {
 	verdicts *lru.Cache[credential, verdict]
 	flight   singleflight.Group
 	slots    chan struct{}
+	readers  chan struct{} // slots of Authorize
 	now      func() time.Time
 
 	// doubts counts the times that verdicts were dropped: a look-up that was under
@@ -103,7 +107,7 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), now: time.Now}, nil
+	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), now: time.Now}, nil
 }
 
 func (s *Sessions) hash(domain string, values ...string) credential {
@@ -286,6 +290,14 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 	key := s.wholeKey(&c)
 	if v, ok := s.verdicts.Get(key); ok && s.now().Before(v.until) {
 		return v.session, nil
+	}
+	select {
+	case s.readers <- struct{}{}:
+		defer func() { <-s.readers }()
+	case <-ctx.Done():
+		return Session{}, fmt.Errorf("%w: the client did not wait", ErrLookup)
+	case <-time.After(lookupTimeout):
+		return Session{}, fmt.Errorf("%w: too many questions at once", ErrLookup)
 	}
 	before := s.doubts.Load()
 	session, err := s.ask(ctx, &c, ask, nil)

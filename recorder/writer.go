@@ -41,6 +41,8 @@ type Stats struct {
 	// zero if it never did.
 	LastWrite     time.Time
 	LastWriteTook time.Duration
+	// Failing is why the store did not take the last write; nil if it did.
+	Failing error
 }
 
 // Writer writes entries to one store. It is safe for concurrent use.
@@ -71,6 +73,7 @@ type Writer struct {
 	lastWarning time.Time
 	lastWrite   time.Time
 	lastTook    time.Duration
+	failing     error
 }
 
 // item is what waits in the queue: an entry to write, or a user to unlink.
@@ -113,6 +116,9 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 	defer func() { w.Metrics.WriteDuration(time.Since(began)) }()
 	if err := w.store.Write(ctx, entries...); err != nil {
 		w.writeErrors.Add(1)
+		w.mu.Lock()
+		w.failing = err
+		w.mu.Unlock()
 		w.warn(err)
 		return err
 	}
@@ -120,6 +126,7 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 	w.mu.Lock()
 	w.lastWrite = time.Now()
 	w.lastTook = w.lastWrite.Sub(began)
+	w.failing = nil
 	w.mu.Unlock()
 	return nil
 }
@@ -154,7 +161,7 @@ func (w *Writer) Enqueue(e storage.Entry, o Observer) bool {
 // Unlink leaves it to the background to take a deleted user's id out of the
 // entries, after those that are queued. A store that cannot do it is left alone.
 func (w *Writer) Unlink(userID string) {
-	if _, ok := w.store.(storage.Unlinker); !ok {
+	if _, ok := storage.As[storage.Unlinker](w.store); !ok {
 		return
 	}
 	w.rollUps.unlink(userID)
@@ -210,7 +217,7 @@ func (w *Writer) takeGap() (storage.Entry, bool) {
 func (w *Writer) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Dropped: w.dropped, Queued: len(w.queue), LastWrite: w.lastWrite, LastWriteTook: w.lastTook}
+	return Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Dropped: w.dropped, Queued: len(w.queue), LastWrite: w.lastWrite, LastWriteTook: w.lastTook, Failing: w.failing}
 }
 
 // Close writes what is queued, until ctx ends, and stops the background. Entries
@@ -334,7 +341,7 @@ func (w *Writer) deliver(batch []item) bool {
 }
 
 func (w *Writer) unlinkNow(userID string) bool {
-	u, ok := w.store.(storage.Unlinker)
+	u, ok := storage.As[storage.Unlinker](w.store)
 	if userID == "" || !ok {
 		return true
 	}

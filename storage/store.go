@@ -10,7 +10,8 @@ import (
 
 // Store keeps entries. It is the whole contract that a custom store must meet;
 // Lister, Getter, Pruner and Unlinker are optional, and the API answers 501 for
-// what a store lacks. All methods are safe for concurrent use.
+// what a store lacks. Callers find them with As, because one store may stand in front
+// of another. All methods are safe for concurrent use.
 type Store interface {
 	// Write stores the entries, or replaces those whose ID is already there
 	// (CreatedAt and with it their place in the order stay). All of one call or none of it; the same

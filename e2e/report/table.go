@@ -23,7 +23,7 @@ type gate struct {
 var (
 	gateTest = regexp.MustCompile(`^TestGate(\d\d)(\w+)$`)
 	gateLine = regexp.MustCompile(`\bgate (\d\d): (.+)`)
-	word     = regexp.MustCompile(`[A-Z][a-z0-9]*|[A-Z]+`)
+	word     = regexp.MustCompile(`[A-Z][a-z]`)
 )
 
 // takeGate notes what an event says of a gate.
@@ -35,7 +35,7 @@ func (r *result) takeGate(e *event) {
 	}
 	g := r.gates[m[1]]
 	if g == nil {
-		g = &gate{name: strings.ToLower(strings.Join(word.FindAllString(m[2], -1), " "))}
+		g = &gate{name: strings.ToLower(strings.TrimSpace(word.ReplaceAllString(m[2], " $0")))}
 		r.gates[m[1]] = g
 	}
 	if line := gateLine.FindStringSubmatch(e.Output); e.Action == "output" && line != nil && line[1] == m[1] {

@@ -1,11 +1,11 @@
-// A real Better Auth server that tells what it executed: for every request its route, the body as the server has read
-// it, and what reached it of the headers that carry identity. The acceptance suite compares that with the audit log.
+// A real Better Auth server that tells what it executed: for every request its route, the address as the server has
+// read it from the body, and what reached it of the headers that carry identity. The acceptance suite compares that with the audit log.
 //
 // better-auth comes from the example's installation (BETTER_AUTH_DIR). The server listens on a free port of loopback,
 // a second one answers the test:
 //
-//   GET /seen   {"CASE": {"url", "cookie", "authorization", "path", "body"}, ...} by the header X-Case, and forgets it;
-//               path and body are there only if a route was executed
+//   GET /seen   {"CASE": {"url", "cookie", "authorization", "path", "email"}, ...} by the header X-Case, and forgets it;
+//               path and email are there only if a route was executed
 //   GET /mail   ["text", ...], and forgets it
 //
 // COOKIE_CACHE=1 switches the cookie cache on. It ends when its standard input does.
@@ -37,7 +37,7 @@ function database(options) {
 // noted keeps what a route was called with, under its request's case.
 const noted = createAuthMiddleware(async (ctx) => {
 	const name = ctx.headers?.get("x-case");
-	if (name && seen[name]) Object.assign(seen[name], { path: ctx.path, body: ctx.body ?? null });
+	if (name && seen[name]) Object.assign(seen[name], { path: ctx.path, email: ctx.body?.email });
 });
 
 const auth = betterAuth({

@@ -81,7 +81,7 @@ func New(ctx context.Context, o Options) *Runner {
 		o.Now = time.Now
 	}
 	r := &Runner{Options: o, done: make(chan struct{}), changed: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
-	r.pruner, _ = o.Store.(storage.Pruner)
+	r.pruner, _ = storage.As[storage.Pruner](o.Store)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	newest, _ := r.newest(ctx) // not known: the guard has one sign less
 	r.guard = newGuard(r.Now(), newest)
@@ -192,7 +192,7 @@ func (r *Runner) check(keep time.Duration) error {
 // newest is the time of the newest entry; zero without entries, and when the store
 // cannot say.
 func (r *Runner) newest(ctx context.Context) (time.Time, error) {
-	lister, ok := r.Store.(storage.Lister)
+	lister, ok := storage.As[storage.Lister](r.Store)
 	if !ok {
 		return time.Time{}, nil
 	}
@@ -205,7 +205,7 @@ func (r *Runner) newest(ctx context.Context) (time.Time, error) {
 
 // compact lets the store drop what the deleted entries leave behind.
 func (r *Runner) compact() error {
-	c, ok := r.Store.(storage.Compactor)
+	c, ok := storage.As[storage.Compactor](r.Store)
 	if !ok || !r.compacted.IsZero() && time.Since(r.compacted) < compactEvery {
 		return nil
 	}

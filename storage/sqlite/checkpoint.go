@@ -87,6 +87,7 @@ func (c *checkpointer) move(ctx context.Context) (int, error) {
 
 // warn logs a failure that does not come from the end of ctx or of the store.
 func (c *checkpointer) warn(ctx context.Context, err error) {
+	c.store.writer.guard.distrust(err)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrClosed) {
 		c.store.log.Warn("checkpoint failed, the next one tries again", "path", c.store.path, "error", err)
 	}

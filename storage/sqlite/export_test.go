@@ -35,6 +35,19 @@ func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string 
 	return strings.Join(plan, "\n")
 }
 
+// During runs f within a transaction of a Keeper, and returns how it ended.
+func During(t *testing.T, k *Keeper, f func()) error {
+	t.Helper()
+	s, err := k.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.writer.submit(t.Context(), &job{do: func(context.Context, *sql.Tx) error {
+		f()
+		return nil
+	}})
+}
+
 // OnWait has f told how long each write stood behind work that can wait. f is
 // called by one goroutine, none after OnWait with nil.
 func OnWait(t *testing.T, s *Store, f func(time.Duration)) {

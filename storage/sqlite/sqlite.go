@@ -58,6 +58,7 @@ type Store struct {
 	read   *sql.DB // read-only connections
 	writer *writer
 	ticker *checkpointer
+	files  fileSet // what verify compares with
 	closed sync.Once
 	// compacting is held by Compact: one at a time.
 	compacting sync.Mutex
@@ -132,6 +133,9 @@ func (s *Store) open(ctx context.Context) error {
 	if s.ticker, err = startCheckpointer(s); err != nil {
 		s.writer.close()
 		return errors.Join(err, s.read.Close(), s.write.Close())
+	}
+	if err := s.watch(ctx); err != nil {
+		return errors.Join(explain(err), s.Close())
 	}
 	return nil
 }
@@ -353,13 +357,19 @@ func checkOwner(ctx context.Context, db *sql.DB) error {
 	return judge(app, version, objects)
 }
 
+// What judge may say.
+var (
+	errForeign = errors.New("this SQLite file belongs to another program: give the audit log a file of its own")
+	errNewer   = errors.New("written by a newer version of caddy-audit-log")
+)
+
 // judge says why a file with these marks and so many tables is not to be opened.
 func judge(app, version, objects int) error {
 	switch {
 	case app != applicationID && objects > 0:
-		return errors.New("this SQLite file belongs to another program: give the audit log a file of its own")
+		return errForeign
 	case version > schemaVersion:
-		return fmt.Errorf("written by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another file", version, schemaVersion)
+		return fmt.Errorf("%w (schema %d, this one knows %d): upgrade, or use another file", errNewer, version, schemaVersion)
 	}
 	return nil
 }

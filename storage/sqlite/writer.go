@@ -61,6 +61,7 @@ type writer struct {
 	texts   *lru.Cache[string, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
 	commits atomic.Uint64      // transactions so far: nothing new, nothing to move
+	guard   guard
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -208,15 +209,15 @@ func (w *writer) gather(first *job) []*job {
 // job gets one of its own, so that a bad one cannot take others with it.
 func (w *writer) commit(batch []*job) {
 	w.tellWaits(batch)
-	err := w.transact(batch)
-	if err == nil || len(batch) == 1 {
+	err := w.attempt(batch)
+	if err == nil || len(batch) == 1 || w.hopeless(err) {
 		for _, j := range batch {
 			j.done <- err
 		}
 		return
 	}
 	for _, j := range batch {
-		j.done <- w.transact([]*job{j})
+		j.done <- w.attempt([]*job{j})
 	}
 }
 

@@ -1,0 +1,250 @@
+package spill
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// DefaultLimit is how large a journal may become unless told otherwise: some 100,000
+// entries.
+const DefaultLimit = 64 << 20
+
+const (
+	// leastPatience and mostPatience bound how long a call waits for the primary
+	// before its entries go to the journal: half of the time that it has.
+	leastPatience = time.Second
+	mostPatience  = 2 * time.Second
+	// maxRounds bounds how often a call turns from the primary to the journal and
+	// back, when the one fails and recovers while the other is asked.
+	maxRounds = 4
+	// startWait bounds how long New waits for what an earlier process left.
+	startWait = 10 * time.Second
+	// closeWait bounds how long Close waits for a disk.
+	closeWait = 5 * time.Second
+)
+
+// Options of a Store.
+type Options struct {
+	// Limit is how large the journal may become, in bytes; 0 means DefaultLimit. Less
+	// than 0 means that it takes nothing: the primary is only watched and tried again.
+	Limit int64
+	// Logger gets a line at each change of state; nil discards.
+	Logger *slog.Logger
+
+	// open opens the journal's file; tests have it fail.
+	open func(path string) (file, error)
+}
+
+// Tended is a primary that knows more about itself than its errors say. Without it a
+// primary is tried with entries.
+type Tended interface {
+	// Check says cheaply whether the store is still what it was. It is called a few
+	// times a second.
+	Check(ctx context.Context) error
+	// Revive makes the store work again if that can be done, and proves it with
+	// something durable that leaves no entry.
+	Revive(ctx context.Context) error
+}
+
+// Store is a primary with a journal. Use New. It is safe for concurrent use.
+type Store struct {
+	primary storage.Store
+	tended  Tended // nil: it is not
+	journal *journal
+	path    string
+	log     *slog.Logger
+
+	// era is the time since the primary works; nil while it does not.
+	era    atomic.Pointer[era]
+	wake   chan struct{} // tells supervise that it does not
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed by supervise
+	closed atomic.Bool
+
+	// mu protects the fields below.
+	mu     sync.Mutex
+	health storage.Health
+	// refused is the journal's last failure, at refusedAt; nil when it works.
+	refused   error
+	refusedAt time.Time
+}
+
+// era is a time in which the primary works. Its end ends the waiting of all calls
+// that are with the primary.
+type era struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+// New returns a store that writes to primary, and to a journal at path when it
+// fails. What an earlier process left in the journal is written to the primary
+// first. The result is a storage.Unlinker if primary is one; other optional
+// interfaces are found with storage.As. Its Close closes primary too.
+//
+// It is an error if the journal's file is somebody else's or in use. A primary or
+// disk that fails is none: the store begins degraded.
+func New(primary storage.Store, path string, o Options) (storage.Store, error) {
+	if o.Limit == 0 {
+		o.Limit = DefaultLimit
+	}
+	if o.open == nil {
+		o.open = openFile
+	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	s := &Store{primary: primary, path: path, log: o.Logger, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s.tended, _ = storage.As[Tended](primary)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.health.State, s.health.Since = storage.Healthy, time.Now()
+	var err error
+	if s.journal, err = openJournal(path, max(0, o.Limit), o, func() bool { return s.era.Load() != nil }); err != nil {
+		s.cancel()
+		return nil, err
+	}
+	s.begin()
+	go s.supervise()
+	if _, ok := storage.As[storage.Unlinker](primary); ok {
+		return &unlinker{s}, nil
+	}
+	return s, nil
+}
+
+// begin is the first try of the primary.
+func (s *Store) begin() {
+	ctx, cancel := context.WithTimeout(s.ctx, startWait)
+	defer cancel()
+	waiting, _ := s.journal.left()
+	err := s.check(ctx)
+	if err == nil {
+		err = s.replay(ctx)
+	}
+	switch {
+	case err != nil:
+		s.down(nil, err)
+	case waiting > 0:
+		s.log.Info("audit log entries that an earlier process left in the journal are in the database now", "journal", s.path, "entries", waiting)
+	}
+}
+
+// Unwrap implements storage.Wrapper.
+func (s *Store) Unwrap() storage.Store { return s.primary }
+
+// Write implements storage.Store. It waits for the primary for a second or two at
+// most, and not at all while it fails.
+func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
+	if len(entries) == 0 {
+		return ctx.Err()
+	}
+	_, err := s.submit(ctx, change{entries: entries})
+	return err
+}
+
+// unlinker is a Store whose primary is a storage.Unlinker.
+type unlinker struct{ *Store }
+
+// Unlink implements storage.Unlinker. While the primary fails it is done later, and
+// the number of entries is 0.
+func (u *unlinker) Unlink(ctx context.Context, userID string) (int, error) {
+	if userID == "" {
+		return 0, nil
+	}
+	return u.submit(ctx, change{unlink: userID})
+}
+
+// submit has the primary or the journal take the change, and returns how many entries
+// were unlinked.
+func (s *Store) submit(ctx context.Context, c change) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	for range maxRounds {
+		if s.closed.Load() {
+			return 0, storage.ErrClosed
+		}
+		if e := s.era.Load(); e != nil {
+			n, err := s.try(ctx, e, c)
+			if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrRejected) {
+				return n, err
+			}
+			s.down(e, err)
+		}
+		if err := s.spill(ctx, c); !errors.Is(err, errDirect) {
+			return 0, err
+		}
+	}
+	return 0, &storage.Fault{Reason: storage.Unspecified, Err: errors.New("the audit log's database fails and recovers too fast")}
+}
+
+// try asks the primary, until the call's patience or the era ends.
+func (s *Store) try(ctx context.Context, e *era, c change) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience(ctx))
+	defer cancel()
+	defer context.AfterFunc(e.ctx, cancel)()
+	return c.apply(ctx, s.primary)
+}
+
+// patience is how long a call with this context waits for the primary.
+func patience(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return mostPatience
+	}
+	return max(leastPatience, min(time.Until(deadline)/2, mostPatience))
+}
+
+// spill appends the change to the journal.
+func (s *Store) spill(ctx context.Context, c change) error {
+	if s.journal.limit.Load() == 0 {
+		return s.whyDown()
+	}
+	record, err := encode(c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", storage.ErrRejected, err)
+	}
+	err = s.journal.append(ctx, record, c.weight(), c.unlink != "" || storage.DurabilityOf(ctx) == storage.Fsync)
+	if !errors.Is(err, errDirect) && !errors.Is(err, context.Canceled) {
+		s.journaled(err)
+	}
+	return err
+}
+
+// Close closes the primary, and leaves what it does not have in the journal for the
+// next time.
+func (s *Store) Close() error {
+	s.closed.Store(true)
+	s.cancel()
+	var err error
+	select {
+	case <-s.done:
+	case <-time.After(closeWait):
+		err = errors.New("the audit log's disk does not answer")
+	}
+	err = errors.Join(err, s.closeJournal())
+	if c, ok := storage.As[storage.Closer](s.primary); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+func (s *Store) closeJournal() error {
+	err := s.journal.close(closeWait)
+	if waiting, _ := s.journal.left(); waiting > 0 {
+		s.log.Warn("audit log entries stay in the journal: the next start writes them to the database", "journal", s.path, "entries", waiting)
+	}
+	return err
+}
+
+var (
+	_ storage.Wrapper  = (*Store)(nil)
+	_ storage.Reporter = (*Store)(nil)
+	_ storage.Closer   = (*Store)(nil)
+	_ storage.Unlinker = (*unlinker)(nil)
+)
