@@ -151,13 +151,19 @@ type recognitions struct {
 	hosts map[string]profile.Recognition
 }
 
+// remember keeps the surest recognition: of two exchanges that end at the same time the
+// less certain one may come last.
 func (m *recognitions) remember(host string, found profile.Recognition) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.hosts == nil {
 		m.hosts = make(map[string]profile.Recognition)
 	}
-	if _, known := m.hosts[host]; known || len(m.hosts) < maxHosts {
+	old, known := m.hosts[host]
+	if known && old.Certainty > found.Certainty {
+		return
+	}
+	if known || len(m.hosts) < maxHosts {
 		m.hosts[host] = found
 	}
 }

@@ -41,7 +41,9 @@ func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
 	if x.unasked = err != nil; !x.unasked {
 		return session
 	}
-	x.rec.Logger.Warn("the auth server could not be asked who acts", "action", x.match.Route.ActionName(), "error", err)
+	x.rec.Sessions.warning.Do(func() {
+		x.rec.Logger.Warn("the auth server could not be asked who acts; said once a second at most", "action", x.match.Route.ActionName(), "error", err)
+	})
 	owner, _ := x.rec.Sessions.owner(c)
 	return owner
 }

@@ -15,6 +15,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 )
@@ -76,7 +77,8 @@ type Sessions struct {
 	verdicts *lru.Cache[credential, verdict]
 	flight   singleflight.Group
 	slots    chan struct{}
-	readers  chan struct{} // slots of Authorize
+	readers  chan struct{}  // slots of Authorize
+	warning  rate.Sometimes // that the auth server could not be asked
 	now      func() time.Time
 
 	// doubts counts the times that verdicts were dropped: a look-up that was under
@@ -107,7 +109,7 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), now: time.Now}, nil
+	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
 }
 
 func (s *Sessions) hash(domain string, values ...string) credential {

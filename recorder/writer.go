@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -61,19 +63,19 @@ type Writer struct {
 
 	// rollUps are the events that are counted instead of written.
 	rollUps *rollUps
+	warning rate.Sometimes
 
 	written, writeErrors atomic.Uint64
 
 	// mu protects the fields below: what the next gap entry must say, and what Stats tells.
-	mu          sync.Mutex
-	dropped     uint64
-	gapCount    uint64
-	gapFrom     time.Time
-	gapTo       time.Time
-	lastWarning time.Time
-	lastWrite   time.Time
-	lastTook    time.Duration
-	failing     error
+	mu        sync.Mutex
+	dropped   uint64
+	gapCount  uint64
+	gapFrom   time.Time
+	gapTo     time.Time
+	lastWrite time.Time
+	lastTook  time.Duration
+	failing   error
 }
 
 // item is what waits in the queue: an entry to write, or a user to unlink.
@@ -89,7 +91,7 @@ type item struct {
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
 		store: store, log: log, queue: make(chan item, queueCapacity),
-		quit: make(chan struct{}), done: make(chan struct{}),
+		quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
 	go w.run()
@@ -133,16 +135,9 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 
 // warn logs a failing store, at most once a second.
 func (w *Writer) warn(err error) {
-	w.mu.Lock()
-	now := time.Now()
-	quiet := now.Sub(w.lastWarning) < time.Second
-	if !quiet {
-		w.lastWarning = now
-	}
-	w.mu.Unlock()
-	if !quiet {
+	w.warning.Do(func() {
 		w.log.Error("the audit log's store does not take entries", "error", err, "queued", len(w.queue))
-	}
+	})
 }
 
 // Enqueue leaves an entry to the background, which writes entries in order and
