@@ -53,21 +53,59 @@ func readSent(contentType string, body []byte) *sentBody {
 	if len(body) == 0 {
 		return &sentBody{whole: true}
 	}
-	media, _, _ := strings.Cut(contentType, ";")
+	media, params, _ := strings.Cut(contentType, ";")
 	media = strings.ToLower(strings.TrimSpace(media))
 	switch {
 	case media == "application/json" || strings.HasSuffix(media, "+json"):
 		if Readable(body) {
-			return &sentBody{json: gjson.ParseBytes(trimBOM(body)), whole: true}
+			return &sentBody{json: gjson.ParseBytes(trimBOM(body)), whole: !otherCharset(params)}
 		}
 	case media == "application/x-www-form-urlencoded":
-		return &sentBody{fields: formFields(string(body)), isForm: true, whole: true}
+		return &sentBody{fields: formFields(string(body)), isForm: true, whole: !otherCharset(params) && !likeJSON(body)}
 	case media == "multipart/form-data":
 		fields, whole := multipartFields(contentType, body)
 		return &sentBody{fields: fields, isForm: true, whole: whole}
 	}
 	return &sentBody{}
 }
+
+// otherCharset says whether parameters of a media type name a charset that is not
+// UTF-8 or a part of it: some servers decode it.
+func otherCharset(params string) bool {
+	for param := range strings.SplitSeq(params, ";") {
+		name, v, _ := strings.Cut(param, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "charset") {
+			continue
+		}
+		switch strings.ToLower(strings.Trim(v, " \t\"'")) {
+		case "", "utf-8", "utf8", "us-ascii":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// likeJSON says whether a body begins as a document does, whatever it is declared to
+// be: servers in Go often decode JSON without a look at the type.
+func likeJSON(body []byte) bool {
+	body = bytes.TrimLeft(trimBOM(body), " \t\r\n")
+	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
+}
+
+// Carries says whether the request has a parameter of that name, in its query or its
+// body, as far as it can be read.
+func (x *Exchange) Carries(name string) bool {
+	named := func(f sentField) bool { return sameName(f.name, name) }
+	if x.Answer != nil && slices.ContainsFunc(formFields(x.Query), named) {
+		return true
+	}
+	body := x.sentBody()
+	return slices.ContainsFunc(body.fields, named)
+}
+
+// Unread forgets the request's body: the server has not read it.
+func (x *Exchange) Unread() { x.Sent, x.sent = nil, nil }
 
 // value is the last value at a pointer, or of the form's field of that name.
 func (b *sentBody) value(pointer string) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"io"
 	"net/http"
@@ -65,14 +66,15 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 		x.actor = Session{UserID: id}
 		return
 	}
-	x.identifyRequest(a, ok)
+	x.identifyRequest(a, ok, flow)
 	if x.actor.UserID == "" && ok && !route.Detached {
 		x.actor = flow
 	}
 }
 
-// identifyRequest finds the actor by the route's places and by credentials.
-func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
+// identifyRequest finds the actor by the route's places, by credentials and by the
+// flow's user.
+func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool, flow Session) {
 	route := x.match.Route
 	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved && (x.actor.UserID != "" || !ok || route.Anonymous) {
 		return // what needs a session has succeeded: somebody was there, whatever the look-up said
@@ -83,6 +85,9 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 		}
 		if x.fromAnswer(a) {
 			return
+		}
+		if route.Class == "sign-in" || route.Class == "sign-up" {
+			return // whose the session was that the request came with says nothing of who has signed in
 		}
 	}
 	if ok && !route.Anonymous {
@@ -97,6 +102,10 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 	if !ok && route.Record == profile.Checks && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
 		return // the server has just said that it knows nobody by this credential
 	}
+	if ok && route.Anonymous && !route.Detached && flow.UserID != "" {
+		x.actor = flow // the server has taken a value of the flow's; whether it has looked at a cookie, nobody knows
+		return
+	}
 	if x.actor = x.ask(x.ctx, &x.creds); x.actor.UserID == "" && ok {
 		x.fromAnswer(a)
 	}
@@ -104,7 +113,7 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 
 // fromAnswer takes the user whom a success names.
 func (x *Exchange) fromAnswer(a *profile.Exchange) bool {
-	return x.take(a, func(s *profile.Source) bool { return !s.OfBearer() || x.creds.alone() })
+	return x.take(a, func(s *profile.Source) bool { return !s.OfBearer() || x.alone(a) })
 }
 
 // fromToken takes the user whom the request's own token names. The route needs it,
@@ -112,7 +121,13 @@ func (x *Exchange) fromAnswer(a *profile.Exchange) bool {
 // another credential: then it may be that one which the server went by, and the token
 // is whatever its sender has made up.
 func (x *Exchange) fromToken(a *profile.Exchange) bool {
-	return x.creds.alone() && x.take(a, (*profile.Source).OfBearer)
+	return x.alone(a) && x.take(a, (*profile.Source).OfBearer)
+}
+
+// alone says that the request has one credential only, in a header. RFC 6750 lets a
+// token stand in the query or in a form, too, and some servers prefer that one.
+func (x *Exchange) alone(a *profile.Exchange) bool {
+	return x.creds.alone() && !a.Carries("access_token")
 }
 
 // take takes the user of the first of the route's places that counts and names one
@@ -265,7 +280,7 @@ func decoded(body []byte, encoding string) []byte {
 		}
 		r = z
 	case "deflate":
-		r = flate.NewReader(bytes.NewReader(body))
+		r = inflate(body)
 	case "br":
 		r = brotli.NewReader(bytes.NewReader(body))
 	case "zstd":
@@ -283,4 +298,13 @@ func decoded(body []byte, encoding string) []byte {
 		return nil
 	}
 	return out
+}
+
+// inflate undoes "deflate", which is zlib (RFC 9110 8.4.1.2), or without its head, as
+// some servers write it.
+func inflate(body []byte) io.Reader {
+	if z, err := zlib.NewReader(bytes.NewReader(body)); err == nil {
+		return z
+	}
+	return flate.NewReader(bytes.NewReader(body))
 }
