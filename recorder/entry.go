@@ -203,6 +203,8 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.BodyUnparsed = "it is longer than the limit"
 		case x.encoded:
 			m.BodyUnparsed = "it has a content encoding"
+		case x.mistyped:
+			m.BodyUnparsed = "the auth server may see another content type"
 		case a.Status == http.StatusUnsupportedMediaType:
 			m.BodyUnparsed = "the auth server takes no " + storage.Clean(exchange.MediaType(x.contentType), 40)
 		case !x.readable(body):

@@ -3,6 +3,7 @@ package recorder_test
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"errors"
 	"fmt"
 	"net/http"
@@ -46,6 +47,7 @@ func TestNoSuccessIsClaimedThatNobodySaw(t *testing.T) {
 	}
 	mail := `{"success":true,"message":"Verification email sent"}`
 	br := zipped(func(b *bytes.Buffer) { w := brotli.NewWriter(b); _, _ = w.Write([]byte(mail)); _ = w.Close() })
+	zl := zipped(func(b *bytes.Buffer) { w := zlib.NewWriter(b); _, _ = w.Write([]byte(mail)); _ = w.Close() })
 	gz := zipped(func(b *bytes.Buffer) { w := gzip.NewWriter(b); _, _ = w.Write([]byte(mail)); _ = w.Close() })
 	for _, c := range []struct {
 		name, path string
@@ -57,6 +59,7 @@ func TestNoSuccessIsClaimedThatNobodySaw(t *testing.T) {
 		{"a redirect that keeps the method", "/delete-user/", 308, ``, []string{"Location", "/api/auth/delete-user"}, storage.Failed},
 		{"brotli", "/delete-user", 200, br, []string{"Content-Encoding", "br"}, storage.Pending},
 		{"gzip", "/delete-user", 200, gz, []string{"Content-Encoding", "gzip"}, storage.Pending},
+		{"deflate", "/delete-user", 200, zl, []string{"Content-Encoding", "deflate"}, storage.Pending},
 		{"an encoding that nobody knows", "/delete-user", 200, "????", []string{"Content-Encoding", "x-own"}, storage.Unknown},
 		{"more than can be looked at", "/sign-in/email", 200, `{"x":"` + strings.Repeat("y", 70000) + `"}`, nil, storage.Unknown},
 	} {
@@ -268,11 +271,17 @@ func TestNoBodyMakesASignInAStepThatIsNoEvent(t *testing.T) {
 		"a document in a text":                      {"text/plain", "/login", `{"method":"step"}`, nil, storage.Success},
 		"more than is kept":                         {document, "/login", `{"pad":"` + strings.Repeat("x", 70000) + `","method":"step"}`, nil, storage.Success},
 		"a compressed form":                         {form, "/login", zipped.String(), []string{"Content-Encoding", "gzip"}, storage.Success},
+		"a compressed form, said in a second line":  {form, "/login", zipped.String(), []string{"Content-Encoding", "identity", "Content-Encoding", "gzip"}, storage.Success},
+		"a document in a form, as Go decodes it":    {form, "/login", `{"a":"&method=step&b=","method":"password"}`, nil, storage.Success},
+		"a form in another charset":                 {form + "; charset=utf-7", "/login", `method=step&+AG0-ethod=password`, nil, storage.Success},
+		"a document in another charset":             {document + `; charset="UTF-7"`, "/login", `{"method":"step","+AG0-ethod":"password"}`, nil, storage.Success},
+		"a type that the server never sees":         {form, "/login", `method=step`, []string{"Connection", "Content-Type"}, storage.Success},
+		"two types":                                 {form, "/login", `method=step`, []string{"Content-Type", document}, storage.Success},
 	} {
 		g := rigOf(t, forms, nil)
 		h := http.Header{"Content-Type": {c.media}}
 		for i := 0; i < len(c.header); i += 2 {
-			h.Set(c.header[i], c.header[i+1])
+			h.Add(c.header[i], c.header[i+1])
 		}
 		g.do("POST", c.path, c.body, h, answers(200, `{}`))
 		e, m := g.one()
@@ -312,6 +321,7 @@ func TestAUserInARequestIsBelievedOnlyWhereAllReadTheSame(t *testing.T) {
 		"two cases":                          {document, "/login", `{"username":"alice","Username":"mallory"}`, ""},
 		"a case that only Go reads":          {document, "/login", `{"Username":"mallory"}`, ""},
 		"the query and the form":             {form, "/login?username=mallory", `username=alice`, ""},
+		"a document in a form":               {form, "/login", `{"x":"&username=alice&y=","username":"mallory"}`, ""},
 		"an encoding that some servers undo": {document, "/login", `{"username":"alice"}`, ""},
 	} {
 		g := rigOf(t, forms, nil)
@@ -331,16 +341,21 @@ func TestAUserInARequestIsBelievedOnlyWhereAllReadTheSame(t *testing.T) {
 func TestATokenBesideAnotherCredentialNamesNobody(t *testing.T) {
 	const forged = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ2aWN0aW0ifQ.c2ln" // {"sub":"victim"}
 	for name, c := range map[string]struct {
-		header http.Header
-		want   string
+		header      http.Header
+		query, body string
+		want        string
 	}{
-		"the token alone, which the server has accepted": {http.Header{"Authorization": {forged}}, "victim"},
-		"a session beside it":                            {http.Header{"Authorization": {forged}, "Cookie": {"sid=own"}}, ""},
-		"a cookie that only the server knows":            {http.Header{"Authorization": {forged}, "Cookie": {"s_i_d=own"}}, ""},
-		"two tokens":                                     {http.Header{"Authorization": {forged, "Bearer own"}}, ""},
+		"the token alone, which the server has accepted": {http.Header{"Authorization": {forged}}, "", "a=b", "victim"},
+		"a session beside it":                            {http.Header{"Authorization": {forged}, "Cookie": {"sid=own"}}, "", "a=b", ""},
+		"a cookie that only the server knows":            {http.Header{"Authorization": {forged}, "Cookie": {"s_i_d=own"}}, "", "a=b", ""},
+		"two tokens":                                     {http.Header{"Authorization": {forged, "Bearer own"}}, "", "a=b", ""},
+		"another in the query (RFC 6750 2.3)":            {http.Header{"Authorization": {forged}}, "?access_token=own", "a=b", ""},
+		"another in the form (RFC 6750 2.2)":             {http.Header{"Authorization": {forged}}, "", "access_token=own", ""},
+		"another, in the spelling of some servers":       {http.Header{"Authorization": {forged}}, "?accessToken=own", "a=b", ""},
 	} {
 		g := rigOf(t, forms, nil)
-		g.do("POST", "/account", `{}`, c.header, answers(200, `{}`))
+		c.header.Set("Content-Type", "application/x-www-form-urlencoded")
+		g.do("POST", "/account"+c.query, c.body, c.header, answers(200, `{}`))
 		if e, _ := g.one(); e.UserID != c.want {
 			t.Errorf("%s: the user is %q, want %q", name, e.UserID, c.want)
 		}
@@ -426,5 +441,71 @@ func TestABodyThatTheServerDidNotReadIsNoFact(t *testing.T) {
 	g.do("POST", "/sign-in/email", body, http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}, answers(415, `{"code":"UNSUPPORTED_MEDIA_TYPE"}`))
 	if _, m := g.one(); m["identifier"] != nil || m["identifierHash"] != nil || m["bodyUnparsed"] != "the auth server takes no multipart/form-data" {
 		t.Errorf("%v", m)
+	}
+	g = rigOf(t, forms, nil) // where the body was looked at already, to tell routes apart
+	g.do("POST", "/login", `{"username":"alice"}`, nil, answers(415, `{}`))
+	if _, m := g.one(); m["identifier"] != nil || m["identifierHash"] != nil {
+		t.Errorf("%v", m)
+	}
+}
+
+// TestAHeadRequestDoesNotHideHowItEnded: servers run HEAD as GET, and keep the document
+// that says whether it was done.
+func TestAHeadRequestDoesNotHideHowItEnded(t *testing.T) {
+	for _, answer := range []struct {
+		status int
+		length string
+		want   storage.Status
+	}{{200, "20", storage.Unknown}, {200, "", storage.Unknown}, {200, "0", storage.Success}, {403, "20", storage.Failed}} {
+		g := rigOf(t, strings.Replace(forms, `{"method":"POST","path":"/account"`, `{"method":"GET","path":"/account"`, 1), nil)
+		g.do("HEAD", "/account", "", nil, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if answer.length != "" {
+				w.Header().Set("Content-Length", answer.length)
+			}
+			w.WriteHeader(answer.status)
+		})
+		if e, _ := g.one(); e.Status != answer.want {
+			t.Errorf("%d with length %q: %s, want %s", answer.status, answer.length, e.Status, answer.want)
+		}
+	}
+}
+
+// grants is a server that issues tokens which say nothing of their user.
+const grants = `{"name":"grants","base_path":"/api/auth","outcomes":{"default":[{"status":"4xx","outcome":"failed"},{"outcome":"success"}]},
+	"credentials":{"cookies":["*session_token"],"headers":["Authorization"],"response_body":["/access_token"]},
+	"session":{"path":"/get-session","user":"/user/id"},
+	"routes":[
+	{"method":"POST","path":"/authorize","class":"token","user":["/by"],"flow":["/code"]},
+	{"method":"POST","path":"/token","class":"token","anonymous":true,"user":["/id_token#/sub"],"flow":["request:/code","request:/refresh_token","/access_token","/refresh_token"]},
+	{"method":"POST","path":"/account","class":"account","flow":["bearer"]}]}`
+
+// TestACookieDoesNotMakeAnothersTokenOnesOwn: a token endpoint goes by the code or the
+// refresh token; whoever has stolen one can add whatever cookie he likes.
+func TestACookieDoesNotMakeAnothersTokenOnesOwn(t *testing.T) {
+	g := rigOf(t, grants, nil)
+	g.server.sessions["mallory-session"] = "mallory"
+	g.do("POST", "/authorize", `{}`, nil, answers(200, `{"by":"alice","code":"code-code-code"}`))
+	g.do("POST", "/token", `{"code":"code-code-code"}`, nil, answers(200, `{"access_token":"at-1-at-1-at-1","refresh_token":"rt-1-rt-1-rt-1"}`))
+	g.do("POST", "/token", `{"refresh_token":"rt-1-rt-1-rt-1"}`, cookie("mallory-session"), answers(200, `{"access_token":"at-2-at-2-at-2"}`))
+	g.do("POST", "/account", `{}`, http.Header{"Authorization": {"Bearer at-2-at-2-at-2"}}, answers(200, `{}`))
+	for _, e := range g.store.Entries() {
+		if e.UserID != "alice" {
+			t.Errorf("%s is %q's", e.Action, e.UserID)
+		}
+	}
+}
+
+// TestASignInIsNotTheUsersWhoseSessionWasThere when the server does not say whose the
+// new one is.
+func TestASignInIsNotTheUsersWhoseSessionWasThere(t *testing.T) {
+	g := newRig(t, nil)
+	g.server.sessions["mallory-session"] = "mallory"
+	g.do("GET", "/callback/github?code=x", "", cookie("mallory-session"), answers(302, "", "Location", "/", "Set-Cookie", "better-auth.session_token=new-of-alice; Path=/"))
+	g.do("POST", "/update-user", `{}`, cookie("new-of-alice"), answers(200, `{}`))
+	for _, e := range g.store.Entries() {
+		if e.UserID != "" {
+			t.Errorf("%s is %q's", e.Action, e.UserID)
+		}
 	}
 }

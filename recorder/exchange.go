@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,7 @@ type Exchange struct {
 	userAgent   string
 	contentType string
 	encoded     bool // the request's body has a content encoding
+	mistyped    bool // the server may see another Content-Type
 	creds       credentials
 	capture     Capture
 	request     RequestFacts
@@ -67,7 +69,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	x := &Exchange{
 		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
 		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), query: r.URL.RawQuery, contentType: r.Header.Get("Content-Type"),
-		encoded: encoded(r.Header),
+		encoded: encoded(r.Header), mistyped: len(r.Header["Content-Type"]) > 1 || hopByHop(r.Header, "Content-Type"),
 	}
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)
@@ -96,8 +98,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 
 // encoded says whether a request's body has a content encoding: some servers undo it.
 func encoded(h http.Header) bool {
-	coding := h.Get("Content-Encoding")
-	return coding != "" && !strings.EqualFold(coding, "identity")
+	return slices.ContainsFunc(h["Content-Encoding"], func(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") })
 }
 
 // sentHeader is the request's header as the server sees it: without what the client
@@ -196,7 +197,7 @@ func (x *Exchange) completeNow() error {
 	}
 	answer.Route = x.match.Route
 	if answer.Status == http.StatusUnsupportedMediaType {
-		answer.Sent = nil // the server has not read it (RFC 9110 15.5.16): what stands there is no fact
+		answer.Unread() // the server has not read it (RFC 9110 15.5.16): what stands there is no fact
 	}
 	outcome := x.outcome(answer)
 	x.cover(answer, outcome)
@@ -264,6 +265,9 @@ func (x *Exchange) answer() *profile.Answer {
 	}
 	media := exchange.MediaType(a.Header.Get("Content-Type"))
 	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && !profile.Readable(a.Body))
+	if x.method == http.MethodHead && exchange.IsJSON(media) && a.Header.Get("Content-Length") != "0" {
+		a.Unseen = true // the document that would say how it ended stays with the server
+	}
 	if media == "text/html" {
 		a.Page, a.Body = decoded(body, a.Header.Get("Content-Encoding")), nil
 		a.PageUnseen = !complete || len(body) > 0 && a.Page == nil
@@ -299,7 +303,7 @@ func (x *Exchange) observed() *profile.Exchange {
 	}
 	return &profile.Exchange{
 		Answer: x.answer(), Method: x.method, Path: x.match.Path, Route: x.match.Route, SentHeader: sent,
-		Sent: body.Bytes, SentType: x.contentType, SentUnseen: body.Truncated || x.encoded && body.Seen > 0,
+		Sent: body.Bytes, SentType: x.contentType, SentUnseen: body.Truncated || (x.encoded || x.mistyped) && body.Seen > 0,
 	}
 }
 
