@@ -509,3 +509,19 @@ func TestASignInIsNotTheUsersWhoseSessionWasThere(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyWhatTheProxyDropsIsDropped: a client that names a header in Connection, but
+// not as the proxy reads it, still sends it to the server.
+func TestOnlyWhatTheProxyDropsIsDropped(t *testing.T) {
+	for value, want := range map[string]string{
+		"close": "alice", "Cookie": "", "close , cOOKIE\t": "", "Coo\u212aie": "alice", "Cookie\u00a0": "alice", "\u0085Cookie": "alice", "Cookie\v": "alice",
+	} {
+		g := newRig(t, nil)
+		h := cookie("s-alice")
+		h.Set("Connection", value)
+		g.do("POST", "/update-user", `{}`, h, answers(200, `{}`))
+		if e, _ := g.one(); e.UserID != want {
+			t.Errorf("Connection %q: the user is %q, want %q", value, e.UserID, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -213,10 +214,13 @@ func bearer(v string) string {
 	return v
 }
 
+// hopByHop says whether the request names a header in Connection, exactly as the proxy
+// reads it: what looks alike in Unicode only ("Coo\u212Aie", a space that is no space)
+// names nothing, and the server gets the header.
 func hopByHop(h http.Header, name string) bool {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), name) {
+			if http.CanonicalHeaderKey(textproto.TrimString(token)) == http.CanonicalHeaderKey(name) {
 				return true
 			}
 		}
