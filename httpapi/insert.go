@@ -73,7 +73,7 @@ func (q *request) insert() {
 }
 
 func (q *request) parseInsert(v gjson.Result) (storage.Entry, []string) {
-	e := storage.Entry{UserID: q.session.UserID, IPAddress: q.ClientIP, UserAgent: q.r.Header.Get("User-Agent"), Status: storage.Success}
+	e := storage.Entry{UserID: q.session.UserID, IPAddress: q.ClientIP, UserAgent: q.Redactor.Text(storage.Clean(q.r.Header.Get("User-Agent"), storage.MaxUserAgent)), Status: storage.Success}
 	var problems []string
 	e.Action, problems = q.parseAction(last(v, "action"), problems)
 	if s := last(v, "status"); s.Exists() {

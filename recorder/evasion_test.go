@@ -525,3 +525,18 @@ func TestOnlyWhatTheProxyDropsIsDropped(t *testing.T) {
 		}
 	}
 }
+
+// TestASecretInTheUserAgentIsNotKept: clients of machines put tokens there.
+func TestASecretInTheUserAgentIsNotKept(t *testing.T) {
+	g := newRig(t, nil)
+	r := httptest.NewRequest("POST", "/api/auth/sign-out", nil)
+	r.Header.Set("User-Agent", "robot/1.0 (key=hunter2; Bearer s3cr3t-of-robot)")
+	m, _ := g.rec.Profile.Match(r.Method, r.URL)
+	x, err := g.rec.Begin(httptest.NewRecorder(), r, m, recorder.Facts{Asker: g.server})
+	must(t, err)
+	answers(200, `{}`)(x.Writer(), r)
+	must(t, x.End(nil, 0, false))
+	if e, _ := g.one(); !strings.HasPrefix(e.UserAgent, "robot/1.0 (") || strings.Contains(e.UserAgent, "hunter2") || strings.Contains(e.UserAgent, "s3cr3t") {
+		t.Errorf("%q", e.UserAgent)
+	}
+}

@@ -81,7 +81,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	}
 	x.capture = rec.capture(m.Route)
 	if x.capture.UserAgent {
-		x.userAgent = r.Header.Get("User-Agent")
+		x.userAgent = rec.Redactor.Text(storage.Clean(r.Header.Get("User-Agent"), storage.MaxUserAgent))
 	}
 	if len(rec.Hooks) > 0 {
 		x.request = RequestFacts{Method: r.Method, Path: m.Path, Host: r.Host, ClientIP: f.ClientIP, Header: r.Header.Clone()}

@@ -2,6 +2,7 @@ package redact
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -96,6 +97,7 @@ func (w *walk) container(key []byte) {
 		return
 	}
 	object := w.in[w.pos] == '{'
+	named := nameValue{begin: w.pos}
 	if !w.open(object) {
 		return
 	}
@@ -112,7 +114,7 @@ func (w *walk) container(key []byte) {
 		}
 		start := w.separate()
 		if object {
-			w.member(start)
+			w.member(start, &named)
 		} else {
 			w.value(start, key)
 		}
@@ -170,8 +172,54 @@ func (w *walk) settle(start int, object bool) bool {
 	return false
 }
 
+// nameValue is what an object is when it names a thing in one member and gives its value in
+// another: {"type":"password","value":"..."}, as Keycloak, SCIM and JSON Patch do.
+type nameValue struct {
+	begin int // where the object begins
+	known bool
+	class class // of the name, once known
+}
+
+// of looks for the name, once for an object.
+func (p *nameValue) of(w *walk) class {
+	if p.known {
+		return p.class
+	}
+	p.known = true
+	for i := p.begin + 1; ; {
+		i = skipSpace(w.in, i)
+		switch w.in[i] {
+		case '}':
+			return p.class
+		case ',':
+			i++
+			continue
+		}
+		key, next := unquoted(w.in, i)
+		i = skipSpace(w.in, skipSpace(w.in, next)+1)
+		if w.in[i] == '"' && isOneOf(key, "type", "name", "key", "field", "path", "property", "attribute") {
+			name, _ := unquoted(w.in, i)
+			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
+		}
+		i = valueEnd(w.in, i)
+	}
+}
+
+// unquoted is the text of the string at i, and the index after it.
+func unquoted(in []byte, i int) (text []byte, next int) {
+	next, plain := stringEnd(in, i)
+	if text = in[i+1 : next-1]; !plain {
+		text = appendUnquoted(nil, text)
+	}
+	return text, next
+}
+
+func isOneOf(key []byte, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return len(name) == len(key) && strings.EqualFold(name, string(key)) })
+}
+
 // member writes one member of an object.
-func (w *walk) member(start int) {
+func (w *walk) member(start int, named *nameValue) {
 	end, plain := stringEnd(w.in, w.pos)
 	key := w.in[w.pos+1 : end-1]
 	if !plain {
@@ -180,6 +228,9 @@ func (w *walk) member(start int) {
 	w.pos = skipSpace(w.in, end)
 	w.pos = skipSpace(w.in, w.pos+1)
 	found := w.name(key, plain)
+	if found == harmless && isOneOf(key, "value", "values") {
+		found = named.of(w)
+	}
 	if found == harmless {
 		w.value(start, key)
 		return

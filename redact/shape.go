@@ -64,8 +64,8 @@ func isTimestamp(s []byte) bool {
 	return true
 }
 
-// secretText reports whether s as a whole is a secret by its shape: a JWT,
-// an otpauth:// URI, a PEM block, "Bearer ...".
+// secretText reports whether s as a whole is a secret by its shape: a JWT, a JSON
+// object in base64 (nobody looks inside), an otpauth:// URI, a PEM block, "Bearer ...".
 func secretText(s string) bool {
 	s = strings.TrimSpace(s)
 	if strings.Contains(s, "-----BEGIN") || hasPrefixFold(s, "otpauth:") || hasPrefixFold(s, "otpauth-migration:") {
@@ -74,7 +74,12 @@ func secretText(s string) bool {
 	if word, rest, ok := strings.Cut(s, " "); ok && authScheme(word) {
 		return credential(word, strings.TrimSpace(rest)) && !strings.Contains(strings.TrimSpace(rest), " ")
 	}
-	return looksJWT(s) && !strings.ContainsAny(s, " \t\r\n")
+	return looksJWT(s) && !strings.ContainsAny(s, " \t\r\n") || base64Object(s)
+}
+
+// base64Object matches `{"...` in base64 or base64url.
+func base64Object(s string) bool {
+	return len(s) >= 8 && strings.HasPrefix(s, "eyJ") && allToken(strings.TrimRight(s, "="), "+/")
 }
 
 // secretPair matches a cookie-like `name=<32+ token>`.
