@@ -196,7 +196,7 @@ func (x *Exchange) own(name string) (found []string, whole bool) {
 			found = append(found, values(text, name)...)
 		}
 	}
-	for _, f := range formFields(x.Query) {
+	for f := range eachField(x.Query) {
 		look(f.value)
 	}
 	for _, line := range x.SentHeader["Cookie"] {
@@ -229,7 +229,7 @@ func values(location, name string) []string {
 	query, fragment, _ := strings.Cut(location, "#")
 	var out []string
 	for _, part := range []string{afterQuestion(query), fragment, afterQuestion(fragment)} {
-		for _, f := range formFields(part) {
+		for f := range eachField(part) {
 			if f.name == name {
 				out = append(out, f.value)
 			}

@@ -2,7 +2,9 @@ package profile
 
 import (
 	"fmt"
+	"iter"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -150,9 +152,11 @@ func (x *Exchange) says(text string) bool {
 		return true
 	}
 	body := x.sentBody()
-	for _, f := range append(formFields(x.Query), body.fields...) {
-		if has(f.name) || has(f.value) {
-			return true
+	for _, fields := range []iter.Seq[sentField]{eachField(x.Query), slices.Values(body.fields)} {
+		for f := range fields {
+			if has(f.name) || has(f.value) {
+				return true
+			}
 		}
 	}
 	found := false

@@ -3,6 +3,7 @@ package profile
 import (
 	"bytes"
 	"io"
+	"iter"
 	"mime"
 	"mime/multipart"
 	"slices"
@@ -97,11 +98,14 @@ func likeJSON(body []byte) bool {
 // body, as far as it can be read.
 func (x *Exchange) Carries(name string) bool {
 	named := func(f sentField) bool { return sameName(f.name, name) }
-	if x.Answer != nil && slices.ContainsFunc(formFields(x.Query), named) {
-		return true
+	if x.Answer != nil {
+		for f := range eachField(x.Query) {
+			if named(f) {
+				return true
+			}
+		}
 	}
-	body := x.sentBody()
-	return slices.ContainsFunc(body.fields, named)
+	return slices.ContainsFunc(x.sentBody().fields, named)
 }
 
 // Unread forgets the request's body: the server has not read it.
@@ -154,11 +158,11 @@ func (p *place) readings(x *Exchange) readings {
 	case inRequest:
 		x.sentBody().readings(p.name, &r)
 		if x.Answer != nil && x.sentBody().isForm { // many servers put query and form together
-			addFields(formFields(x.Query), strings.TrimPrefix(p.name, "/"), &r)
+			addFields(eachField(x.Query), strings.TrimPrefix(p.name, "/"), &r)
 		}
 	case inQuery:
 		if x.Answer != nil {
-			addFields(formFields(x.Query), p.name, &r)
+			addFields(eachField(x.Query), p.name, &r)
 		}
 	case inSentHeader:
 		for _, v := range x.SentHeader.Values(p.name) {
@@ -188,16 +192,16 @@ func (p *place) readings(x *Exchange) readings {
 func (b *sentBody) readings(pointer string, r *readings) {
 	r.whole = r.whole && b.whole
 	if b.isForm {
-		addFields(b.fields, strings.TrimPrefix(pointer, "/"), r)
+		addFields(slices.Values(b.fields), strings.TrimPrefix(pointer, "/"), r)
 		return
 	}
 	addMembers(b.json, strings.TrimPrefix(pointer, "/"), r)
 }
 
-func addFields(fields []sentField, name string, r *readings) {
+func addFields(fields iter.Seq[sentField], name string, r *readings) {
 	exact, similar := false, false
-	for i := range fields {
-		switch f := &fields[i]; {
+	for f := range fields {
+		switch {
 		case f.name == name:
 			exact = true
 			r.add(f.value)
@@ -278,18 +282,24 @@ func addCookies(h map[string][]string, pattern string, r *readings) {
 	}
 }
 
-// formFields reads a query or a form as browsers and Node do (URL standard,
-// "application/x-www-form-urlencoded parsing"): nothing in it is an error.
-func formFields(s string) []sentField {
-	var out []sentField
-	for part := range strings.SplitSeq(s, "&") {
-		if part == "" {
-			continue
+// formFields are the fields of a form whose length is bounded.
+func formFields(s string) []sentField { return slices.Collect(eachField(s)) }
+
+// eachField reads a query or a form as browsers and Node do (URL standard,
+// "application/x-www-form-urlencoded parsing"): nothing in it is an error. A query may be
+// as long as a header, so its fields are not kept.
+func eachField(s string) iter.Seq[sentField] {
+	return func(yield func(sentField) bool) {
+		for part := range strings.SplitSeq(s, "&") {
+			if part == "" {
+				continue
+			}
+			name, value, _ := strings.Cut(part, "=")
+			if !yield(sentField{unescapeForm(name), unescapeForm(value)}) {
+				return
+			}
 		}
-		name, value, _ := strings.Cut(part, "=")
-		out = append(out, sentField{unescapeForm(name), unescapeForm(value)})
 	}
-	return out
 }
 
 // unescapeForm decodes "+" and percent escapes; a broken escape stands for itself.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -343,12 +342,13 @@ func queryValue(query, name string) string {
 	if !strings.Contains(query, name) && !strings.ContainsAny(query, "%+") {
 		return ""
 	}
-	for _, f := range slices.Backward(formFields(query)) {
+	last := ""
+	for f := range eachField(query) {
 		if f.name == name {
-			return f.value
+			last = f.value
 		}
 	}
-	return ""
+	return last
 }
 
 // text is a string value, or the literal of a number or a boolean.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -538,5 +539,23 @@ func TestASecretInTheUserAgentIsNotKept(t *testing.T) {
 	must(t, x.End(nil, 0, false))
 	if e, _ := g.one(); !strings.HasPrefix(e.UserAgent, "robot/1.0 (") || strings.Contains(e.UserAgent, "hunter2") || strings.Contains(e.UserAgent, "s3cr3t") {
 		t.Errorf("%q", e.UserAgent)
+	}
+}
+
+// TestALongQueryIsNotKeptInPieces: anybody may send a query of nearly 1 MiB, and looking
+// for a parameter in it must not cost a hundred times that in memory.
+func TestALongQueryIsNotKeptInPieces(t *testing.T) {
+	g := rigOf(t, forms, nil)
+	const size = 900 << 10
+	target := "/login?" + strings.Repeat("a&", size/2)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	g.do("POST", target, "a=b", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, answers(302, "", "Location", "/?error=x"))
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 20*size {
+		t.Errorf("%d bytes for a query of %d", used, size)
+	}
+	if e, _ := g.one(); e.Status != storage.Failed {
+		t.Errorf("%s", e.Status)
 	}
 }
