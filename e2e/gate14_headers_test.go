@@ -175,7 +175,8 @@ func attribute(t *testing.T) (sent, wrong, names, unrecorded int) {
 }
 
 // credentialsOf are those of the i-th request: cookie and bearer token of one of three
-// people or of none, and what Connection takes away of them (A13).
+// people or of none, and what Connection takes away of them (A13), or seems to: a
+// Kelvin sign and a no-break space are none of the proxy's letters and spaces.
 func credentialsOf(i int) string {
 	people := []string{"ada", "bob", "", "eve"}
 	var head strings.Builder
@@ -185,7 +186,8 @@ func credentialsOf(i int) string {
 	if who := people[i/4%4]; who != "" && i%3 == 0 {
 		fmt.Fprintf(&head, "Authorization: Bearer %s.9\r\n", who)
 	}
-	head.WriteString([]string{"", "", "Connection: Cookie\r\n", "Connection: Authorization\r\n", "Connection: keep-alive, cookie, authorization\r\n", "Connection: x-case2\r\n", ""}[i%7])
+	head.WriteString([]string{"", "", "Connection: Cookie\r\n", "Connection: Authorization\r\n", "Connection: keep-alive, cookie, authorization\r\n", "Connection: x-case2\r\n", "",
+		"Connection: Coo\u212aie\r\n", "Connection: Cookie\u00a0, \u0085Authorization\r\n"}[i%9])
 	return head.String()
 }
 
