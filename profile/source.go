@@ -258,6 +258,10 @@ func (s Source) OfRequest() bool {
 // OfBearer says whether it reads the request's own token.
 func (s Source) OfBearer() bool { return s.has(inBearer) || s.has(inSentHeader) }
 
+// Handed says whether all of it stands in the request's target or body: what a client
+// hands over for this one act, unlike a cookie or a header that it sends with all.
+func (s Source) Handed() bool { return s.OfRequest() && !s.ofHead() }
+
 // ofHead says whether it reads the request's header.
 func (s Source) ofHead() bool { return s.has(inBearer) || s.has(inSentHeader) || s.has(inSentCookie) }
 

@@ -559,3 +559,19 @@ func TestALongQueryIsNotKeptInPieces(t *testing.T) {
 		t.Errorf("%s", e.Status)
 	}
 }
+
+// TestACookieOfAFlowIsNobodysForEver: a server may go on with the cookie of whoever was
+// signed in before, and then its word counts, not who has had the cookie in a flow.
+func TestACookieOfAFlowIsNobodysForEver(t *testing.T) {
+	const kept = `{"name":"kept","base_path":"/api/auth","outcomes":{"default":[{"status":"4xx","outcome":"failed"},{"outcome":"success"}]},
+		"credentials":{"cookies":["*session_token"]},"session":{"path":"/get-session","user":"/user/id"},
+		"routes":[{"method":"POST","path":"/login","class":"sign-in","anonymous":true,"user":["/by"],"flow":["sent-cookie:*session_token"]},
+		{"method":"POST","path":"/reset","class":"credential","anonymous":true,"flow":["sent-cookie:*session_token"]}]}`
+	g := rigOf(t, kept, nil)
+	g.do("POST", "/login", `{}`, cookie("the-same-cookie"), answers(200, `{"by":"alice"}`))
+	g.server.sessions["the-same-cookie"] = "bob" // by a way that nobody saw
+	g.do("POST", "/reset", `{}`, cookie("the-same-cookie"), answers(200, `{}`))
+	if e := g.store.Entries()[1]; e.UserID != "bob" {
+		t.Errorf("%s is %q's", e.Action, e.UserID)
+	}
+}

@@ -66,15 +66,15 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 		x.actor = Session{UserID: id}
 		return
 	}
-	x.identifyRequest(a, ok, flow)
+	x.identifyRequest(a, ok)
 	if x.actor.UserID == "" && ok && !route.Detached {
 		x.actor = flow
 	}
 }
 
-// identifyRequest finds the actor by the route's places, by credentials and by the
-// flow's user.
-func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool, flow Session) {
+// identifyRequest finds the actor by the route's places, by credentials and by what the
+// request hands over of a flow.
+func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 	route := x.match.Route
 	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved && (x.actor.UserID != "" || !ok || route.Anonymous) {
 		return // what needs a session has succeeded: somebody was there, whatever the look-up said
@@ -102,9 +102,11 @@ func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool, flow Session) {
 	if !ok && route.Record == profile.Checks && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden) {
 		return // the server has just said that it knows nobody by this credential
 	}
-	if ok && route.Anonymous && !route.Detached && flow.UserID != "" {
-		x.actor = flow // the server has taken a value of the flow's; whether it has looked at a cookie, nobody knows
-		return
+	if ok && route.Anonymous && !route.Detached {
+		// The server has taken a code or a token; whether it has looked at a cookie, nobody knows.
+		if x.actor = x.rec.Sessions.flows.userOf(x.hashes(a, (*profile.Source).Handed)); x.actor.UserID != "" {
+			return
+		}
 	}
 	if x.actor = x.ask(x.ctx, &x.creds); x.actor.UserID == "" && ok {
 		x.fromAnswer(a)
@@ -146,8 +148,17 @@ func (x *Exchange) take(a *profile.Exchange, counts func(*profile.Source) bool) 
 
 // stepOf are the keyed hashes of the values that join this exchange with others.
 func (x *Exchange) stepOf(a *profile.Exchange) []credential {
+	return x.hashes(a, func(*profile.Source) bool { return true })
+}
+
+// hashes are those of the values of the flow that stand in the places that count.
+func (x *Exchange) hashes(a *profile.Exchange, counts func(*profile.Source) bool) []credential {
 	var step []credential
-	for _, s := range x.match.Route.Flow {
+	for i := range x.match.Route.Flow {
+		s := &x.match.Route.Flow[i]
+		if !counts(s) {
+			continue
+		}
 		if v := s.Sure(a); len(v) >= minFlowValue {
 			step = append(step, x.rec.Sessions.hash("flow", v))
 		}
