@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -20,16 +17,7 @@ import (
 // loadError loads a Caddyfile that must not load.
 func loadError(t *testing.T, config string) string {
 	t.Helper()
-	var cfg map[string]any
-	if err := json.Unmarshal(harness.Adapt(t, config), &cfg); err != nil {
-		t.Fatal(err)
-	}
-	cfg["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
-	b, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = caddy.Load(b, true)
+	err := harness.TryLoad(t, config)
 	if err == nil {
 		t.Fatalf("it loaded:\n%s", config)
 	}

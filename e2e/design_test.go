@@ -160,7 +160,7 @@ func TestEveryOptionIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	caddyfileNames := map[string]string{"paths": "path", "hooks": "hook", "strategy": "redact", "roles": "role", "ids": "id"}
+	caddyfileNames := map[string]string{"paths": "path", "hooks": "hook", "strategy": "redact", "roles": "role", "ids": "id", "spill_bytes": "spill"}
 	for _, v := range []any{caddymodule.Handler{}, caddymodule.App{}, caddymodule.Capture{}, caddymodule.Redact{}, caddymodule.PathOptions{}, caddymodule.MetadataLimits{}, caddymodule.Admins{}, caddymodule.SQLiteStore{}, caddymodule.MemoryStore{}} {
 		checkDocumented(t, text, reflect.TypeOf(v), caddyfileNames)
 	}

@@ -47,17 +47,23 @@ func FreePort(t testing.TB) int {
 // Adapt turns a Caddyfile into JSON and fails the test if it cannot.
 func Adapt(t testing.TB, config string) []byte {
 	t.Helper()
-	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
-	out, warnings, err := adapter.Adapt([]byte(config), nil)
+	out, err := tryAdapt(t, config)
 	if err != nil {
 		t.Fatalf("adapting the Caddyfile: %v\n%s", err, config)
 	}
+	return out
+}
+
+func tryAdapt(t testing.TB, config string) ([]byte, error) {
+	t.Helper()
+	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
+	out, warnings, err := adapter.Adapt([]byte(config), nil)
 	for _, w := range warnings {
 		if !strings.Contains(w.Message, "not formatted") {
 			t.Logf("Caddyfile warning: %s", w)
 		}
 	}
-	return out
+	return out, err
 }
 
 // loaded serialises the tests of one process that load a configuration: Caddy has
@@ -73,10 +79,15 @@ func Load(t testing.TB, config string) {
 	}
 }
 
-// TryLoad is Load for a configuration that Caddy may refuse, and returns why.
+// TryLoad is Load for a configuration that is refused, by the Caddyfile's adapter or by
+// Caddy, and returns why.
 func TryLoad(t testing.TB, config string) error {
 	t.Helper()
-	return caddy.Load(quiet(t, Adapt(t, config)), true)
+	b, err := tryAdapt(t, config)
+	if err != nil {
+		return err
+	}
+	return caddy.Load(quiet(t, b), true)
 }
 
 // Use takes Caddy for this test and stops it at the end.
