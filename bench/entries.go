@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+// source makes entries as an auth server's day makes them: a hundred thousand users, one
+// of whom has 2 % of all entries, a dozen actions, one failure in twelve.
+type source struct {
+	rand *rand.Rand
+	time time.Time
+}
+
+func newSource(seed uint64) *source {
+	return &source{rand.New(rand.NewPCG(seed, 1)), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+}
+
+const (
+	users    = 100_000
+	busyUser = "user-000000"
+)
+
+// actions and their share in percent.
+var actions = []struct {
+	name  string
+	share int
+	level severity.Level
+}{
+	{"sign-in:email", 34, severity.Low}, {"get-session", 20, severity.Low}, {"sign-out", 12, severity.Low},
+	{"token", 12, severity.Low}, {"sign-in:social", 8, severity.Low}, {"sign-up:email", 4, severity.Low},
+	{"update-user", 3, severity.Medium}, {"change-password", 2, severity.Medium}, {"reset-password", 2, severity.Medium},
+	{"revoke-session", 2, severity.Medium}, {"admin:ban-user", 1, severity.High},
+}
+
+func (s *source) next() storage.Entry {
+	s.time = s.time.Add(time.Duration(s.rand.IntN(2000)) * time.Millisecond)
+	e := storage.Entry{ID: storage.NewID(), Status: storage.Success, CreatedAt: s.time, UserAgent: fmt.Sprintf("Mozilla/5.0 (X11; Linux x86_64; rv:%d.0) Gecko/20100101 Firefox/%[1]d.0", 100+s.rand.IntN(40))}
+	n := s.rand.IntN(100)
+	for _, a := range actions {
+		if n -= a.share; n < 0 || a.name == "admin:ban-user" {
+			e.Action, e.Severity = a.name, a.level
+			break
+		}
+	}
+	e.UserID = busyUser
+	if s.rand.IntN(50) > 0 {
+		e.UserID = fmt.Sprintf("user-%06d", s.rand.IntN(users))
+	}
+	code := 200
+	if s.rand.IntN(12) == 0 {
+		e.Status, e.Severity, e.UserID, code = storage.Failed, severity.Medium, "", 401
+		e.IdentifierHash = fmt.Sprintf("%032x", s.rand.IntN(users))
+	}
+	e.IPAddress = fmt.Sprintf("203.0.%d.%d", s.rand.IntN(256), s.rand.IntN(256))
+	e.Metadata = json.RawMessage(fmt.Sprintf(`{"requestId":%q,"method":"POST","path":"/api/auth/%s","statusCode":%d,"durationMs":%d,"identifierHash":%q}`,
+		storage.NewID(), e.Action, code, s.rand.IntN(300), e.IdentifierHash))
+	e.Sanitize()
+	return e
+}
+
+func entriesCommand() *cobra.Command {
+	o, n := options{}, 0
+	c := &cobra.Command{
+		Use: "entries", Short: "Durable entries a second, beside a bare file with group fdatasync",
+		RunE: func(c *cobra.Command, _ []string) error { return entries(c.Context(), c.OutOrStdout(), o, n) },
+	}
+	o.flags(c)
+	c.Flags().IntVar(&n, "in-the-log", 0, "how many entries the log has before")
+	return c
+}
+
+func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "bench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := filled(ctx, filepath.Join(dir, "audit.db"), n)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	floor, err := newGroup(filepath.Join(dir, "floor"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, floor.close()) }()
+	from := newSource(uint64(time.Now().UnixNano()))
+	from.time = time.Now()
+	var mu sync.Mutex
+	next := func() storage.Entry { mu.Lock(); defer mu.Unlock(); return from.next() }
+	ways := []struct {
+		name  string
+		write func() error
+	}{
+		{"bare file, group fdatasync", func() error { return floor.write() }},
+		{"audit log (SQLite), fsync", func() error { return s.Write(ctx, next()) }},
+	}
+	var rows [][]string
+	for _, writers := range []int{1, 16, 64, 256} {
+		rates := make([][]float64, len(ways))
+		for range o.rounds {
+			for i := range ways {
+				r, err := perSecond(writers, time.Duration(o.seconds)*time.Second, ways[i].write)
+				if err != nil {
+					return err
+				}
+				rates[i] = append(rates[i], r)
+			}
+		}
+		for i := range ways {
+			rows = append(rows, []string{fmt.Sprint(writers), ways[i].name, fmt.Sprintf("%.0f", quantile(rates[i], 0.5)),
+				fmt.Sprintf("%.0f %%", 100*quantile(rates[i], 0.5)/quantile(rates[0], 0.5))})
+		}
+		progress("%d writers measured", writers)
+	}
+	bulk, err := bulkInsert(ctx, filepath.Join(dir, "bulk.db"))
+	if err != nil {
+		return err
+	}
+	rows = append(rows, []string{"1", "SQLite's own bulk insert: one table, no index, one transaction of 200,000, not durable before its end", fmt.Sprintf("%.0f", bulk), ""})
+	_, _ = fmt.Fprintf(w, "\n%d entries in the log before; %d rounds of %d s, interleaved\n\n", n, o.rounds, o.seconds)
+	table{"writers", "way", "entries/s", "of the bare file"}.print(w, rows)
+	return nil
+}
+
+// perSecond is how often all writers together can call f.
+func perSecond(writers int, d time.Duration, f func() error) (float64, error) {
+	var wg sync.WaitGroup
+	counts, errs := make([]int, writers), make([]error, writers)
+	began := time.Now()
+	for i := range writers {
+		wg.Go(func() {
+			for time.Since(began) < d && errs[i] == nil {
+				errs[i] = f()
+				counts[i]++
+			}
+		})
+	}
+	wg.Wait()
+	total := 0
+	for _, c := range counts {
+		total += c
+	}
+	return float64(total) / time.Since(began).Seconds(), errors.Join(errs...)
+}
+
+// group is the floor for durable entries: an append of 300 bytes for each, and one
+// fdatasync for all that wait.
+type group struct {
+	f     *os.File
+	queue chan chan error
+	done  chan struct{}
+}
+
+func newGroup(path string) (*group, error) {
+	f, err := os.Create(path)
+	g := &group{f, make(chan chan error, 1024), make(chan struct{})}
+	go g.run()
+	return g, err
+}
+
+func (g *group) run() {
+	defer close(g.done)
+	line := make([]byte, 300)
+	for first := range g.queue {
+		batch := []chan error{first}
+		for more := true; more && len(batch) < 256; {
+			select {
+			case c, ok := <-g.queue:
+				if more = ok; ok {
+					batch = append(batch, c)
+				}
+			default:
+				more = false
+			}
+		}
+		buf := make([]byte, 0, len(batch)*len(line))
+		for range batch {
+			buf = append(buf, line...)
+		}
+		_, err := g.f.Write(buf)
+		err = errors.Join(err, syscall.Fdatasync(int(g.f.Fd())))
+		for _, c := range batch {
+			c <- err
+		}
+	}
+}
+
+func (g *group) write() error {
+	c := make(chan error, 1)
+	g.queue <- c
+	return <-c
+}
+
+func (g *group) close() error {
+	close(g.queue)
+	<-g.done
+	return g.f.Close()
+}
+
+// bulkInsert is what SQLite's driver can do at most, in rows a second.
+func bulkInsert(ctx context.Context, path string) (float64, error) {
+	const rows = 200_000
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(ctx, `CREATE TABLE t (key INTEGER PRIMARY KEY, id, user, action, ip, agent, metadata)`); err != nil {
+		return 0, err
+	}
+	from, all := newSource(1), make([]storage.Entry, rows)
+	for i := range all {
+		all[i] = from.next()
+	}
+	began := time.Now()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
+	}
+	insert, err := tx.PrepareContext(ctx, `INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?)`)
+	if err != nil {
+		return 0, err
+	}
+	for i := range all {
+		e := &all[i]
+		if _, err := insert.ExecContext(ctx, i, e.ID, e.UserID, e.Action, e.IPAddress, e.UserAgent, string(e.Metadata)); err != nil {
+			return 0, err
+		}
+	}
+	err = tx.Commit()
+	return rows / time.Since(began).Seconds(), err
+}
+
+// filled opens a log with n entries in it.
+func filled(ctx context.Context, path string, n int) (*sqlite.Store, error) {
+	s, err := sqlite.Open(ctx, sqlite.Options{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	from, batch := newSource(1), make([]storage.Entry, 500)
+	for done := 0; done < n; done += len(batch) {
+		for i := range batch {
+			batch[i] = from.next()
+		}
+		if err := s.Write(ctx, batch...); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		if done%500_000 == 0 {
+			progress("%d of %d entries written", done, n)
+		}
+	}
+	return s, nil
+}

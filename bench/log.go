@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+func logCommand() *cobra.Command {
+	o, n := options{}, 0
+	c := &cobra.Command{
+		Use: "log", Short: "Disk per entry, first and deep pages, totals, with many entries",
+		RunE: func(c *cobra.Command, _ []string) error { return readLog(c.Context(), c.OutOrStdout(), o, n) },
+	}
+	o.flags(c)
+	c.Flags().IntVar(&n, "entries", 1_000_000, "how many")
+	return c
+}
+
+func readLog(ctx context.Context, w io.Writer, o options, n int) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "bench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	began := time.Now()
+	s, err := filled(ctx, filepath.Join(dir, "audit.db"), n)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	took := time.Since(began)
+	size, err := s.Size(ctx)
+	if err != nil {
+		return err
+	}
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	_, _ = fmt.Fprintf(w, "\n%d entries, written in %s (%.0f/s in batches of 500), %d bytes each with indexes; a million sign-ins a day are %.0f MB a day\n\n",
+		n, took.Round(time.Second), float64(n)/took.Seconds(), size/int64(n), float64(size)/float64(n))
+	var rows [][]string
+	for _, q := range queries(n) {
+		row, err := ask(ctx, s, q.name, q.Query)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row)
+	}
+	table{"query", "total", "first page p50 ms", "p99 ms", "deep page by cursor p50 ms", "p99 ms"}.print(w, rows)
+	return nil
+}
+
+// query is a list with a name.
+type query struct {
+	name string
+	storage.Query
+}
+
+func queries(n int) []query {
+	user, busy := "user-004711", busyUser
+	end := newSource(1).time.Add(time.Duration(n) * time.Second) // about the last one
+	from := func(q storage.Query, d time.Duration) storage.Query { q.From, q.To = end.Add(-d), end; return q }
+	return []query{
+		{"no filter", storage.Query{}},
+		{"a user", storage.Query{UserID: &user}},
+		{"a user with 2 % of all", storage.Query{UserID: &busy}},
+		{"that user and a rare action", storage.Query{UserID: &busy, Action: "admin:ban-user"}},
+		{"that user, failed, a week", from(storage.Query{UserID: &busy, Status: storage.Failed}, 7*24*time.Hour)},
+		{"an action (a third of all)", storage.Query{Action: "sign-in:email"}},
+		{"a rare action", storage.Query{Action: "admin:ban-user"}},
+		{"failed", storage.Query{Status: storage.Failed}},
+		{"an action, failed", storage.Query{Action: "sign-in:email", Status: storage.Failed}},
+		{"an action, failed, a day", from(storage.Query{Action: "sign-in:email", Status: storage.Failed}, 24*time.Hour)},
+		{"a day", from(storage.Query{}, 24*time.Hour)},
+		{"success, a week", from(storage.Query{Status: storage.Success}, 7*24*time.Hour)},
+	}
+}
+
+// ask measures the first page, and pages that go on by cursor from the middle of what
+// there is.
+func ask(ctx context.Context, s *sqlite.Store, name string, q storage.Query) ([]string, error) {
+	q.Limit = 50
+	first, total, err := times(ctx, s, q, 100)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	q.Cursor = storage.EncodeCursor(storage.TimeKey(newSource(1).time.Add(24 * time.Hour))) // the end of the first day
+	deep, _, err := times(ctx, s, q, 100)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()*1000) }
+	progress("%s: %s", name, total)
+	return []string{name, total, ms(quantile(first, 0.5)), ms(quantile(first, 0.99)), ms(quantile(deep, 0.5)), ms(quantile(deep, 0.99))}, nil
+}
+
+func times(ctx context.Context, s *sqlite.Store, q storage.Query, n int) (took []time.Duration, total string, err error) {
+	for i := range n + 5 { // the first ones warm up
+		began := time.Now()
+		page, err := s.List(ctx, q)
+		if err != nil {
+			return nil, "", err
+		}
+		if i >= 5 {
+			took = append(took, time.Since(began))
+		}
+		total = fmt.Sprint(page.Total)
+		if page.TotalIsCapped {
+			total = fmt.Sprintf("> %d", page.Total)
+		}
+	}
+	return took, total, nil
+}

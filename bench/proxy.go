@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// variant is one way to stand in front of the auth server.
+type variant struct {
+	name    string
+	site    string // Caddyfile directives; DIR is a folder of its own
+	nginx   string // or an access_log directive of nginx
+	request request
+}
+
+const (
+	plain = "plain reverse_proxy"
+	audit = "audit_log {\n profile better_auth\n durability %s\n %s\n}\n"
+)
+
+// variants are all that is compared; the first is the measure of the others.
+var variants = []variant{
+	{name: plain, request: signIn},
+	{name: "a handler that does nothing", site: "route {\nbench_nothing\nreverse_proxy UPSTREAM\n}", request: signIn},
+	{name: "audit log, not ours", site: fmt.Sprintf(audit, "fsync", ""), request: request{"POST", "/assets/sign-in/email", signIn.body}},
+	{name: "audit log, async", site: fmt.Sprintf(audit, "async", ""), request: signIn},
+	{name: "audit log, commit", site: fmt.Sprintf(audit, "commit", ""), request: signIn},
+	{name: "audit log, fsync", site: fmt.Sprintf(audit, "fsync", ""), request: signIn},
+	{name: "audit log, fsync, request bodies kept", site: fmt.Sprintf(audit, "fsync", "capture {\n request_body on\n}"), request: signIn},
+	{name: "Caddy's JSON access log", site: "log {\noutput file DIR/access.log {\nroll_disabled\n}\nformat json\n}", request: signIn},
+	{name: "coraza with its audit log", site: "route {\nbench_coraza * DIR/coraza.log\nreverse_proxy UPSTREAM\n}", request: signIn},
+	{name: "nginx", nginx: "off", request: signIn},
+	{name: "nginx with its access log", nginx: "DIR/access.log", request: signIn},
+}
+
+// fleet are the running servers of one measurement.
+type fleet struct {
+	dir      string
+	upstream *server
+	of       map[string]*server
+	missing  []string // variants that this machine does not have, and why
+}
+
+func (f *fleet) stop() {
+	for _, s := range f.of {
+		_ = s.stop()
+	}
+	_ = f.upstream.stop()
+	_ = os.RemoveAll(f.dir)
+}
+
+// startAll starts the variants; what is not on this machine is left out and named.
+func startAll(ctx context.Context, dir string, of []variant) (f *fleet, err error) {
+	if dir, err = os.MkdirTemp(dir, "bench"); err != nil {
+		return nil, err
+	}
+	f = &fleet{dir: dir, of: map[string]*server{}}
+	caddy, err := build(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	if f.upstream, err = start(dir, "upstream", port, self, "upstream", strconv.Itoa(port)); err != nil {
+		return nil, err
+	}
+	for i := range of {
+		v := &of[i]
+		if v.nginx != "" {
+			if _, err := exec.LookPath("nginx"); err != nil {
+				f.missing = append(f.missing, v.name+": "+err.Error())
+				continue
+			}
+		}
+		s, err := f.start(v, fmt.Sprintf("v%02d", i), caddy)
+		if err != nil {
+			f.stop()
+			return nil, fmt.Errorf("%s: %w", v.name, err)
+		}
+		f.of[v.name] = s
+	}
+	return f, nil
+}
+
+// start starts one variant in a folder of its own.
+func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
+	port, err := freePort()
+	dir := filepath.Join(f.dir, name)
+	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
+		return nil, err
+	}
+	words := strings.NewReplacer("DIR", dir, "UPSTREAM", f.upstream.address(), "PORT", strconv.Itoa(port))
+	if v.nginx != "" {
+		config, err := write(dir, "nginx.conf", words.Replace(fmt.Sprintf(nginxConfig, v.nginx)))
+		if err != nil {
+			return nil, err
+		}
+		return start(f.dir, name, port, "nginx", "-c", config, "-p", dir)
+	}
+	site := v.site
+	if !strings.HasPrefix(site, "route") {
+		site += "\nreverse_proxy UPSTREAM"
+	}
+	config, err := write(dir, "Caddyfile", words.Replace(fmt.Sprintf(caddyConfig, site)))
+	if err != nil {
+		return nil, err
+	}
+	return start(f.dir, name, port, caddy, "run", "--config", config, "--adapter", "caddyfile")
+}
+
+const caddyConfig = `{
+	admin off
+	persist_config off
+	auto_https off
+	audit_log {
+		store sqlite {
+			path DIR/audit.db
+		}
+		key_file DIR/hash.key
+	}
+}
+http://127.0.0.1:PORT {
+%s
+}
+`
+
+const nginxConfig = `daemon off;
+pid DIR/nginx.pid;
+error_log DIR/error.log;
+worker_processes 2;
+events { worker_connections 4096; }
+http {
+	access_log %s;
+	client_body_temp_path DIR/b;
+	proxy_temp_path DIR/p;
+	fastcgi_temp_path DIR/f;
+	uwsgi_temp_path DIR/u;
+	scgi_temp_path DIR/s;
+	upstream auth { server UPSTREAM; keepalive 128; }
+	server {
+		listen 127.0.0.1:PORT;
+		location / {
+			proxy_pass http://auth;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+		}
+	}
+}
+`
+
+func proxyCommand() *cobra.Command {
+	o := options{}
+	c := &cobra.Command{
+		Use: "proxy", Short: "CPU, throughput and latency of a request, beside plain reverse_proxy",
+		RunE: func(c *cobra.Command, _ []string) error { return proxy(c.Context(), c.OutOrStdout(), o) },
+	}
+	o.flags(c)
+	return c
+}
+
+// options are the flags that the commands share.
+type options struct {
+	dir     string
+	rounds  int
+	seconds int
+	clients []int
+	only    string
+}
+
+func (o *options) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&o.dir, "dir", "", "where databases and logs are written: the disk that counts (default: the system's folder for temporary files)")
+	f.IntVar(&o.rounds, "rounds", 5, "how often each is measured")
+	f.IntVar(&o.seconds, "seconds", 5, "how long each time")
+	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
+	f.StringVar(&o.only, "only", "", "only variants with this in their name, beside the plain one")
+}
+
+func (o *options) chosen() []variant {
+	return slices.DeleteFunc(slices.Clone(variants), func(v variant) bool {
+		return v.name != plain && !strings.Contains(v.name, o.only)
+	})
+}
+
+func proxy(ctx context.Context, w io.Writer, o options) error {
+	of := o.chosen()
+	f, err := startAll(ctx, o.dir, of)
+	if err != nil {
+		return err
+	}
+	defer f.stop()
+	fsync, err := fsyncTime(f.dir)
+	if err != nil {
+		return err
+	}
+	idle := map[string]int{}
+	for name, s := range f.of {
+		if idle[name], err = s.memory(); err != nil {
+			return err
+		}
+	}
+	for _, clients := range o.clients {
+		measured, err := f.interleaved(of, o.rounds, func(s *server, v *variant) (*result, error) {
+			return closed(s, v.request, clients, time.Duration(o.seconds)*time.Second)
+		})
+		if err != nil {
+			return err
+		}
+		base := measured[plain]
+		_, _ = fmt.Fprintf(w, "\n%d connections, %d rounds of %d s, interleaved; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %s\n\n",
+			clients, o.rounds, o.seconds, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), fsync.Round(time.Microsecond))
+		t := table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}
+		rows := [][]string{}
+		for i := range of {
+			v := &of[i]
+			if f.of[v.name] == nil {
+				continue
+			}
+			memory, err := f.of[v.name].memory()
+			if err != nil {
+				return err
+			}
+			m := measured[v.name]
+			rows = append(rows, []string{v.name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
+				fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(50) })), fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(99) })),
+				fmt.Sprint(idle[v.name] >> 20), fmt.Sprint(memory >> 20)})
+		}
+		t.print(w, rows)
+	}
+	for _, m := range f.missing {
+		_, _ = fmt.Fprintf(w, "\nNot here: %s\n", m)
+	}
+	return nil
+}
+
+// interleaved measures all variants in each round, in an order of its own.
+func (f *fleet) interleaved(of []variant, rounds int, measure func(*server, *variant) (*result, error)) (map[string][]*result, error) {
+	all := map[string][]*result{}
+	for round := range rounds + 1 { // the first warms up
+		for _, i := range rand.Perm(len(of)) {
+			v := &of[i]
+			if f.of[v.name] == nil {
+				continue
+			}
+			r, err := measure(f.of[v.name], v)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", v.name, err)
+			}
+			if round > 0 {
+				all[v.name] = append(all[v.name], r)
+			}
+			progress("round %d of %d: %-40s %7.0f requests/s %6.0f µs", round, rounds, v.name, r.throughput(), r.cpuPerRequest())
+		}
+	}
+	return all, nil
+}
+
+// ratios are those of the rounds, each to the same round's plain one: median (minimum-maximum).
+func ratios(of, base []*result, f func(*result) float64) string {
+	var all []float64
+	for i := range of {
+		all = append(all, f(of[i])/f(base[i]))
+	}
+	return fmt.Sprintf("%.2f (%.2f-%.2f)", quantile(all, 0.5), slices.Min(all), slices.Max(all))
+}
+
+func median(of []*result, f func(*result) float64) float64 {
+	var all []float64
+	for _, r := range of {
+		all = append(all, f(r))
+	}
+	return quantile(all, 0.5)
+}
+
+// table is the head of a table of Markdown.
+type table []string
+
+func (t table) print(w io.Writer, rows [][]string) {
+	line := func(cells []string) { _, _ = fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
+	line(t)
+	line(slices.Repeat([]string{"---"}, len(t)))
+	for _, row := range rows {
+		line(row)
+	}
+}
+
+// progress says on the terminal what goes on.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

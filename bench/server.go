@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/procfs"
+)
+
+// server is a process that listens on a port of loopback, and its children (nginx has
+// one that works).
+type server struct {
+	cmd  *exec.Cmd
+	port int
+}
+
+// start runs a program until stop; its output is in dir/name.log.
+func start(dir, name string, port int, program string, args ...string) (*server, error) {
+	log, err := os.Create(filepath.Join(dir, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the child has its own
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s := &server{cmd, port}
+	if err := s.await(); err != nil {
+		said, _ := os.ReadFile(log.Name())
+		return nil, fmt.Errorf("%w; it says: %s", errors.Join(err, s.stop()), said)
+	}
+	return s, nil
+}
+
+// await waits until somebody listens.
+func (s *server) await() error {
+	var err error
+	for range 200 {
+		var c net.Conn
+		if c, err = net.Dial("tcp", s.address()); err == nil {
+			return c.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
+
+func (s *server) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+
+func (s *server) stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	kill := time.AfterFunc(20*time.Second, func() { _ = s.cmd.Process.Kill() })
+	defer kill.Stop()
+	var exit *exec.ExitError
+	if err := s.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	return nil
+}
+
+// cpu is the user and system time of the server so far, as the kernel counts it (in
+// steps of 10 ms); memory is what is resident, in bytes.
+func (s *server) cpu() (seconds float64, err error) {
+	err = s.each(func(p procfs.ProcStat) { seconds += p.CPUTime() })
+	return seconds, err
+}
+
+func (s *server) memory() (bytes int, err error) {
+	err = s.each(func(p procfs.ProcStat) { bytes += p.ResidentMemory() })
+	return bytes, err
+}
+
+func (s *server) each(f func(procfs.ProcStat)) error {
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		stat, err := p.Stat()
+		if err == nil && (p.PID == s.cmd.Process.Pid || stat.PPID == s.cmd.Process.Pid) {
+			f(stat)
+		}
+	}
+	return nil
+}
+
+// freePort is a port of loopback that nobody listens on.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// build makes the Caddy of the benchmarks.
+func build(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./caddy")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return path, cmd.Run()
+}
+
+// write puts text into a file of the folder.
+func write(dir, name, text string) (path string, err error) {
+	path = filepath.Join(dir, name)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// fsyncTime is the median time of one fdatasync after an append of 512 bytes, in the
+// folder.
+func fsyncTime(dir string) (time.Duration, error) {
+	f, err := os.Create(filepath.Join(dir, "fsync"))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = errors.Join(f.Close(), os.Remove(f.Name())) }()
+	var took []time.Duration
+	for range 300 {
+		if _, err := io.WriteString(f, string(make([]byte, 512))); err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began))
+	}
+	return quantile(took, 0.5), nil
+}
