@@ -27,8 +27,8 @@ type result struct {
 	cpu      float64                 // seconds of the server
 }
 
-func (r *result) throughput() float64   { return float64(r.requests) / r.took.Seconds() }
-func (r *result) cpuPerRequest() float64 { return r.cpu / float64(r.requests) * 1e6 } // microseconds
+func (r *result) throughput() float64    { return float64(r.requests) / r.took.Seconds() }
+func (r *result) cpuPerRequest() float64 { return r.cpu / float64(r.requests) * 1e6 }            // microseconds
 func (r *result) at(q float64) float64   { return float64(r.latency.ValueAtQuantile(q)) / 1000 } // milliseconds
 
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60e6, 3) }

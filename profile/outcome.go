@@ -35,7 +35,37 @@ type Answer struct {
 	// Query of the request, undecoded. A client may put "error=" into the address
 	// that it wants to be sent back to; that is no word of the server's.
 	Query string
+
+	document document // Body, once somebody asked
 }
+
+// document is a body that was parsed once for all the rules that look into it.
+type document struct {
+	parsed, readable bool
+	root             gjson.Result
+}
+
+// Readable says whether Body is JSON that can be looked into.
+func (a *Answer) Readable() bool {
+	if d := &a.document; !d.parsed {
+		d.parsed, d.readable = true, Readable(a.Body)
+		if d.readable {
+			d.root = gjson.ParseBytes(trimBOM(a.Body))
+		}
+	}
+	return a.document.readable
+}
+
+// Lookup is Lookup in Body, which must not change afterwards.
+func (a *Answer) Lookup(pointer string) gjson.Result {
+	if !a.Readable() {
+		return gjson.Result{}
+	}
+	return find(a.document.root, pointer)
+}
+
+// LookupString is Lookup for a string value; "" for anything else.
+func (a *Answer) LookupString(pointer string) string { return stringOf(a.Lookup(pointer)) }
 
 // Outcome applies the route's rules in order; the first that holds decides. An
 // answer that no rule fits counts as failed: an audit log must not claim a
@@ -81,7 +111,7 @@ func (r *Rule) holds(x *Exchange) verdict {
 		return found
 	case r.JSON != nil && a.Unseen:
 		return nobodyKnows
-	case r.JSON != nil && !r.JSON.holds(a.Body):
+	case r.JSON != nil && !r.JSON.holds(a):
 		return no
 	case len(r.html) > 0 && !a.shows(r.html):
 		if a.PageUnseen {
@@ -137,11 +167,11 @@ func (a *Answer) shows(text []byte) bool {
 	return bytes.Contains(a.lower, text)
 }
 
-func (c *JSONCondition) holds(body []byte) bool {
-	v := Lookup(body, c.Pointer)
+func (c *JSONCondition) holds(a *Answer) bool {
+	v := a.Lookup(c.Pointer)
 	switch {
 	case c.Empty:
-		return Readable(body) && !filled(v)
+		return a.Readable() && !filled(v)
 	case c.Filled:
 		return filled(v)
 	case !v.Exists():
@@ -359,8 +389,10 @@ func unescapePointer(token string) string {
 }
 
 // LookupString is Lookup for a string value; "" for anything else.
-func LookupString(body []byte, pointer string) string {
-	if v := Lookup(body, pointer); v.Type == gjson.String {
+func LookupString(body []byte, pointer string) string { return stringOf(Lookup(body, pointer)) }
+
+func stringOf(v gjson.Result) string {
+	if v.Type == gjson.String {
 		return v.Str
 	}
 	return ""

@@ -142,7 +142,7 @@ func (s *Sign) echoed(x *Exchange) bool {
 		return false
 	}
 	sent := Lookup(x.Sent, s.JSON.Pointer)
-	return sent.Exists() && sent.Raw == Lookup(x.Body, s.JSON.Pointer).Raw
+	return sent.Exists() && sent.Raw == x.Lookup(s.JSON.Pointer).Raw
 }
 
 // says says whether a text in lower case stands in the request's target or body.

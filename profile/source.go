@@ -296,7 +296,7 @@ func (p *place) raw(x *Exchange) string {
 		if x.Answer == nil {
 			return ""
 		}
-		return text(Lookup(x.Body, p.name))
+		return text(x.Lookup(p.name))
 	case inHeader:
 		if x.Answer == nil {
 			return ""

@@ -74,7 +74,7 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 	}
 	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
 		m.TargetUserID = storage.Clean(target, storage.MaxUserID)
-		x.foreign = x.actor.UserID != "" && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
+		x.foreign = x.actor.UserID != "" && len(x.match.Route.Target) > 0 && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}
 	x.explain(&m, a, body)
 	if x.capture.RequestBody {
@@ -170,7 +170,7 @@ func plainSegment(s string) string {
 // the error parameter of a redirect.
 func (x *Exchange) failure(a *profile.Exchange, status int) *failure {
 	f := &failure{Status: statusName(status)}
-	code, message := profile.LookupString(a.Body, "/code"), profile.LookupString(a.Body, "/message")
+	code, message := a.LookupString("/code"), a.LookupString("/message")
 	if u, err := url.Parse(a.Header.Get("Location")); err == nil && a.Status >= 300 && a.Status < 400 {
 		q := u.Query()
 		if q.Get("error") == "" {

@@ -264,7 +264,7 @@ func (x *Exchange) answer() *profile.Answer {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
 	}
 	media := exchange.MediaType(a.Header.Get("Content-Type"))
-	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && !profile.Readable(a.Body))
+	a.Unseen = exchange.IsJSON(media) && (!complete || len(body) > 0 && !a.Readable())
 	if x.method == http.MethodHead && exchange.IsJSON(media) && a.Header.Get("Content-Length") != "0" {
 		a.Unseen = true // the document that would say how it ended stays with the server
 	}

@@ -238,7 +238,7 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	}
 	if len(x.match.Route.User)+len(x.match.Route.Actor)+len(x.match.Route.Flow) > 0 {
 		for _, pointer := range x.rec.Profile.Credentials.ResponseBody {
-			s.learn(token{inHeader, profile.LookupString(a.Body, pointer)}, owner)
+			s.learn(token{inHeader, a.LookupString(pointer)}, owner)
 		}
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"net/http"
 	"net/textproto"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +74,7 @@ type Sessions struct {
 	Metrics *Metrics
 
 	profile  *profile.Profile
-	key      []byte
+	macs     *sync.Pool // of hash.Hash, keyed
 	owners   *lru.Cache[credential, Session]
 	flows    *flows
 	verdicts *lru.Cache[credential, verdict]
@@ -110,19 +112,21 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sessions{profile: p, key: key, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
+	macs := sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}
+	return &Sessions{profile: p, macs: &macs, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
 }
 
 func (s *Sessions) hash(domain string, values ...string) credential {
-	mac := hmac.New(sha256.New, s.key)
-	mac.Write([]byte(domain))
+	mac := s.macs.Get().(hash.Hash)
+	defer s.macs.Put(mac)
+	mac.Reset()
+	buf := append(make([]byte, 0, 256), domain...)
 	for _, v := range values {
-		mac.Write([]byte{0})
-		mac.Write([]byte(v))
+		buf = append(append(buf, 0), v...)
 	}
-	var c credential
-	copy(c[:], mac.Sum(nil))
-	return c
+	mac.Write(buf)
+	var sum [sha256.Size]byte
+	return credential(mac.Sum(sum[:0])[:len(credential{})])
 }
 
 // credentials are those of one request.
@@ -171,6 +175,7 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 		c.cookie = strings.Join(cookies, "; ")
 		c.tokens = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
 	}
+	c.headers = slices.Grow(c.headers, len(s.profile.Credentials.Headers))
 	for _, name := range s.profile.Credentials.Headers {
 		v := ""
 		if !hopByHop(h, name) {
@@ -220,7 +225,8 @@ func bearer(v string) string {
 func hopByHop(h http.Header, name string) bool {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {
-			if http.CanonicalHeaderKey(textproto.TrimString(token)) == http.CanonicalHeaderKey(name) {
+			token = textproto.TrimString(token)
+			if len(token) == len(name) && http.CanonicalHeaderKey(token) == http.CanonicalHeaderKey(name) {
 				return true
 			}
 		}

@@ -61,7 +61,7 @@ type cleaner struct {
 	r        *Redactor
 	s        string
 	pos      int
-	out      []byte
+	out      []byte // what is shown of s[:pos]; nil while that is all of it
 	shortest int
 	level    int // how deep in percent escapes and URLs, at most maxNesting
 }
@@ -86,13 +86,23 @@ func (c *cleaner) run() string {
 
 // keep copies the next n bytes.
 func (c *cleaner) keep(n int) {
-	c.out = append(c.out, c.s[c.pos:c.pos+n]...)
+	if c.out != nil {
+		c.out = append(c.out, c.s[c.pos:c.pos+n]...)
+	}
 	c.pos += n
+}
+
+// emit writes what stands in the place of what comes next.
+func (c *cleaner) emit(text string) {
+	if c.out == nil {
+		c.out = append(make([]byte, 0, len(c.s)+len(text)), c.s[:c.pos]...)
+	}
+	c.out = append(c.out, text...)
 }
 
 // mask writes Placeholder for the next n bytes.
 func (c *cleaner) mask(n int) {
-	c.out = append(c.out, Placeholder...)
+	c.emit(Placeholder)
 	c.pos += n
 }
 
@@ -133,8 +143,12 @@ func (c *cleaner) atom() {
 func (c *cleaner) url() {
 	end := urlEnd(c.s, c.pos)
 	raw := c.s[c.pos:end]
-	c.out = append(c.out, c.r.cleanURL(raw, c.level)...)
-	c.pos = end
+	if clean := c.r.cleanURL(raw, c.level); clean != raw {
+		c.emit(clean)
+		c.pos = end
+		return
+	}
+	c.keep(len(raw))
 }
 
 // scheme masks the credential in "Bearer xyz".
@@ -165,7 +179,7 @@ func (c *cleaner) pair(atom string, end int) bool {
 	if !found || !c.r.Sensitive(atom) {
 		return false
 	}
-	c.out = append(c.out, c.shown(atom)...)
+	c.emit(c.shown(atom))
 	c.pos = end
 	c.keep(start - c.pos)
 	c.secretValue(atom, quoted)
@@ -191,11 +205,11 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 	case strings.HasSuffix(name, "cookie") || strings.HasSuffix(name, "authorization"):
 		c.mask(lineEnd(c.s, c.pos) - c.pos)
 	case first == '"' || first == '\'' || first == '`':
-		c.out = append(c.out, first)
+		c.emit(string(first))
 		end := quoteEnd(c.s, c.pos)
 		stop := wordEnd(c.s, end, "&,;}])")
 		c.mask(stop - c.pos)
-		c.out = append(c.out, first)
+		c.emit(string(first))
 	case first == '{' || first == '[':
 		c.mask(wordEnd(c.s, bracketEnd(c.s, c.pos), "&,;}])") - c.pos)
 	case quoted:
@@ -263,7 +277,7 @@ func (c *cleaner) escaped(atom string) {
 	case clean == plain:
 		c.keep(len(atom))
 	default:
-		c.out = append(c.out, clean...)
+		c.emit(clean)
 		c.pos += len(atom)
 	}
 }

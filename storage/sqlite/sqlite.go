@@ -131,8 +131,7 @@ func (s *Store) open(ctx context.Context) error {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
 	if s.ticker, err = startCheckpointer(s); err != nil {
-		s.writer.close()
-		return errors.Join(err, s.read.Close(), s.write.Close())
+		return errors.Join(err, s.writer.close(), s.read.Close(), s.write.Close())
 	}
 	if err := s.watch(ctx); err != nil {
 		return errors.Join(explain(err), s.Close())
@@ -438,8 +437,7 @@ func (s *Store) Close() error {
 	var err error
 	s.closed.Do(func() {
 		err = s.ticker.stop()
-		s.writer.close()
-		err = errors.Join(err, s.read.Close(), s.write.Close())
+		err = errors.Join(err, s.writer.close(), s.read.Close(), s.write.Close())
 		s.leave()
 	})
 	return err

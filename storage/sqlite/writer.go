@@ -2,16 +2,13 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -52,12 +49,12 @@ type job struct {
 // transaction that is under way and its own. Jobs in idle can wait: one of them
 // is done, in a small transaction of its own, when queue is empty.
 type writer struct {
-	db      *sql.DB
+	conn    *sql.Conn
+	link    *link
 	queue   chan *job
 	idle    chan *job
 	quit    chan struct{} // closed by close: no more jobs
 	stopped chan struct{} // closed by run when the queue is empty and done
-	stmts   statements
 	texts   *lru.Cache[string, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
 	commits atomic.Uint64      // transactions so far: nothing new, nothing to move
@@ -76,26 +73,17 @@ type writer struct {
 	used map[int64]struct{}
 }
 
-type statements struct {
-	insert, update, newText, findText string
-}
-
 func newWriter(ctx context.Context, db *sql.DB, table string) (*writer, error) {
 	texts, err := lru.New[string, int64](maxTexts)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{db: db, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
-	w.stmts = statements{
-		insert: fmt.Sprintf(`INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash)
-			VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`, table),
-		update: fmt.Sprintf(`UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?,
-			identifier_hash=? WHERE id=?`, table),
-		newText:  fmt.Sprintf(`INSERT INTO "%s_texts" (text) VALUES (?)`, table),
-		findText: fmt.Sprintf(`SELECT code FROM "%s_texts" WHERE text = ?`, table),
-	}
-	if err := db.PingContext(ctx); err != nil {
+	w := &writer{queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
+	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
+	}
+	if w.link, err = newLink(w.conn, table); err != nil {
+		return nil, errors.Join(err, w.conn.Close())
 	}
 	go w.run()
 	return w, nil
@@ -156,10 +144,11 @@ func (w *writer) await(ctx context.Context, j *job) error {
 	}
 }
 
-// close stops run after the queue is empty.
-func (w *writer) close() {
+// close stops run after the queue is empty, and gives the connection back.
+func (w *writer) close() error {
 	close(w.quit)
 	<-w.stopped
+	return errors.Join(w.link.close(), w.conn.Close())
 }
 
 func (w *writer) run() {
@@ -205,10 +194,26 @@ func (w *writer) gather(first *job) []*job {
 	return batch
 }
 
-// commit answers every job of the batch. If the common transaction fails, each
-// job gets one of its own, so that a bad one cannot take others with it.
+// commit answers every job of the batch. Entries have a transaction together; a job that
+// does something else has one of its own, in its turn.
 func (w *writer) commit(batch []*job) {
 	w.tellWaits(batch)
+	for len(batch) > 0 {
+		n := slices.IndexFunc(batch, func(j *job) bool { return j.do != nil })
+		switch {
+		case n < 0:
+			n = len(batch)
+		case n == 0:
+			n = 1
+		}
+		w.commitTogether(batch[:n])
+		batch = batch[n:]
+	}
+}
+
+// commitTogether answers jobs that share a transaction. If it fails, each gets one of
+// its own, so that a bad one cannot take others with it.
+func (w *writer) commitTogether(batch []*job) {
 	err := w.attempt(batch)
 	if err == nil || len(batch) == 1 || w.hopeless(err) {
 		for _, j := range batch {
@@ -236,49 +241,59 @@ func (w *writer) tellWaits(batch []*job) {
 }
 
 func (w *writer) transact(batch []*job) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a hang guard: busy_timeout is 5 s
-	defer cancel()
-	if err := w.setDurability(ctx, batch); err != nil {
+	if err := w.setDurability(batch); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(batch, func(j *job) bool { return j.checkpoint }) {
-		if _, err := w.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil || len(batch) == 1 {
+		if _, err := w.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(PASSIVE)"); err != nil || len(batch) == 1 {
 			return err
 		}
 	}
-	tx, err := w.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err = w.notice(ctx, tx); err == nil {
-		err = w.apply(ctx, tx, batch)
+	var err error
+	if do := batch[0].do; do != nil {
+		err = w.doOne(do)
+	} else {
+		err = w.link.transact(func() error { return w.put(batch) })
 	}
 	if err != nil {
 		w.texts.Purge() // codes made in this transaction are gone
-		_ = tx.Rollback()
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		w.texts.Purge()
-		_ = tx.Rollback()
 		return err
 	}
 	w.commits.Add(1)
 	return nil
 }
 
-// notice finds out whether another process has written since the last
-// transaction. Then the codes that are remembered may not be true any more.
-func (w *writer) notice(ctx context.Context, tx *sql.Tx) error {
-	var version int64
-	if err := tx.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+// doOne runs what is not the writing of entries in a transaction. The minute is a hang
+// guard: waiting for a lock takes 5 s at most (busy_timeout).
+func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tx, err := w.conn.BeginTx(ctx, nil)
+	if err != nil {
 		return err
 	}
+	var version int64
+	if err = tx.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err == nil {
+		w.notice(version)
+		err = do(ctx, tx)
+	}
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		_ = tx.Rollback()
+	}
+	return err
+}
+
+// notice hears the version of the database at the start of a transaction. If another
+// process has written since the last one, the codes that are remembered may not be true
+// any more.
+func (w *writer) notice(version int64) {
 	if version != w.version {
 		w.version = version
 		w.texts.Purge()
 	}
-	return nil
 }
 
 // watchTexts begins to note which texts are used, and returns the version of the
@@ -319,7 +334,7 @@ func (w *writer) idleCodes(version int64, codes []int64) []any {
 
 // setDurability makes the next commit as durable as the most demanding job
 // wants: one fsync if any of them asked for it.
-func (w *writer) setDurability(ctx context.Context, batch []*job) error {
+func (w *writer) setDurability(batch []*job) error {
 	want := storage.Commit
 	for _, j := range batch {
 		want = min(want, j.durability)
@@ -331,159 +346,9 @@ func (w *writer) setDurability(ctx context.Context, batch []*job) error {
 	if want == storage.Commit {
 		level = "NORMAL"
 	}
-	if _, err := w.db.ExecContext(ctx, "PRAGMA synchronous="+level); err != nil {
+	if _, err := w.conn.ExecContext(context.Background(), "PRAGMA synchronous="+level); err != nil {
 		return err
 	}
 	w.mode = want
 	return nil
-}
-
-func (w *writer) apply(ctx context.Context, tx *sql.Tx, batch []*job) error {
-	b := &transaction{w: w, ctx: ctx, tx: tx}
-	for _, j := range batch {
-		if j.do != nil {
-			if err := j.do(ctx, tx); err != nil {
-				return err
-			}
-		}
-		for i := range j.entries {
-			if err := b.put(&j.entries[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// transaction writes entries within one SQL transaction.
-type transaction struct {
-	w      *writer
-	ctx    context.Context
-	tx     *sql.Tx
-	insert *sql.Stmt
-}
-
-func (t *transaction) put(e *storage.Entry) error {
-	if t.insert == nil {
-		var err error
-		if t.insert, err = t.tx.PrepareContext(t.ctx, t.w.stmts.insert); err != nil {
-			return err
-		}
-	}
-	action, err := t.text(e.Action)
-	if err != nil {
-		return err
-	}
-	var agent any
-	if e.UserAgent != "" {
-		if agent, err = t.text(e.UserAgent); err != nil {
-			return err
-		}
-	}
-	return t.upsert(e, action, agent)
-}
-
-// upsert inserts, or updates if the id is there, or takes the next key if
-// another entry has the same.
-func (t *transaction) upsert(e *storage.Entry, action int64, agent any) error {
-	id := idValue(e.ID)
-	values := []any{
-		hashOrNull(e.UserID), textOrNull(e.UserID), action, statusCode(e.Status), e.Severity,
-		textOrNull(e.IPAddress), agent, metadataValue(e), hashOrNull(e.IdentifierHash),
-	}
-	for key := e.SortKey(); ; key++ {
-		res, err := t.insert.ExecContext(t.ctx, append([]any{key, id}, values...)...)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n > 0 {
-			return err
-		}
-		res, err = t.tx.ExecContext(t.ctx, t.w.stmts.update, append(slices.Clip(values), id)...)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n > 0 {
-			return err
-		}
-	}
-}
-
-// text returns the code of a text, making one if it is new.
-func (t *transaction) text(s string) (int64, error) {
-	code, known := t.w.texts.Get(s)
-	if !known {
-		var err error
-		if code, err = t.findOrMake(s); err != nil {
-			return 0, err
-		}
-		t.w.texts.Add(s, code)
-	}
-	if t.w.used != nil {
-		t.w.used[code] = struct{}{}
-	}
-	return code, nil
-}
-
-func (t *transaction) findOrMake(s string) (int64, error) {
-	var code int64
-	err := t.tx.QueryRowContext(t.ctx, t.w.stmts.findText, s).Scan(&code)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return code, err
-	}
-	res, err := t.tx.ExecContext(t.ctx, t.w.stmts.newText, s)
-	if err != nil {
-		return 0, err
-	}
-	return res.LastInsertId()
-}
-
-// idValue stores a UUID in 16 bytes and any other id as text.
-func idValue(id string) any {
-	if len(id) == 36 {
-		if u, err := uuid.Parse(id); err == nil && u.String() == id {
-			return u[:]
-		}
-	}
-	return id
-}
-
-// textHash is what indexes have instead of a long text.
-func textHash(s string) int64 {
-	sum := sha256.Sum256([]byte(s))
-	return int64(binary.BigEndian.Uint64(sum[:8]))
-}
-
-func userHash(userID string) int64 { return textHash(userID) }
-
-func hashOrNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return textHash(s)
-}
-
-func textOrNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
-func metadataValue(e *storage.Entry) any {
-	if len(e.Metadata) == 0 || string(e.Metadata) == "{}" {
-		return nil
-	}
-	return string(e.Metadata)
-}
-
-var statuses = [...]storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
-
-func statusCode(s storage.Status) int {
-	for code, known := range statuses {
-		if s == known {
-			return code
-		}
-	}
-	return len(statuses) - 1
 }
