@@ -17,16 +17,59 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 const (
-	reloads       = 40
 	reloadClients = 16
-	reloadEvery   = 60 * time.Millisecond
+	// upstreamTakes makes 500 requests a second of 16 clients.
 	upstreamTakes = 30 * time.Millisecond
 )
+
+// TestGate09ReloadStorm reloads under load, offers configurations that cannot work, and
+// validates (threats.md E4.1 to E4.5).
+func TestGate09ReloadStorm(t *testing.T) {
+	storms := []storm{
+		{name: "the same configuration, forced", databases: []string{"audit.db"}},
+		{name: "two databases in turn", databases: []string{"one.db", "two.db"}},
+		{name: "two databases in turn, behind forward_auth", databases: []string{"one.db", "two.db"}, gated: true},
+	}
+	var lines []string
+	reloads := 0
+	for i := range storms {
+		t.Run(storms[i].name, func(t *testing.T) { storms[i].run(t, gates.Figure(40, 200), gates.Figure(60, 300)) })
+		reloads += storms[i].reloads
+		lines = append(lines, storms[i].String())
+	}
+	refused, made := 0, 0
+	t.Run("refused", func(t *testing.T) { refused = refusedReloads(t, gates.Figure(10, 17)) })
+	t.Run("validate", func(t *testing.T) { made = validates(t) })
+	gates.Print(t, 9, "%d reloads (%s); %d more refused, each while requests went on; caddy validate made %d files", reloads, strings.Join(lines, "; "), refused, made)
+}
+
+// storm is a number of reloads under load, and what they have cost.
+type storm struct {
+	name      string
+	databases []string
+	// gated: a forward_auth in front of the log holds requests up, so that some come to
+	// it when their configuration has ended.
+	gated bool
+
+	reloads, lost, twice int
+	took                 time.Duration
+	clients              *load
+	before, after        leftovers
+}
+
+func (s *storm) String() string {
+	if s.clients == nil {
+		return s.name + ": nothing ran"
+	}
+	return fmt.Sprintf("%s: %d at %.0f requests/s, %d lost, %d twice, %d answers of 5xx, goroutines %+d, files %+d", s.name, s.reloads,
+		float64(s.clients.sent.Load())/s.took.Seconds(), s.lost, s.twice, s.clients.refused.Load(), s.after.goroutines-s.before.goroutines, s.after.files-s.before.files)
+}
 
 // slowAuth answers a sign-in with the user whom the request names.
 type slowAuth struct {
@@ -48,63 +91,50 @@ func (a *slowAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"user":{"id":%q},"token":null}`, user)
 }
 
-// TestReload reloads the configuration while requests are under way. Every one of
-// them has exactly one entry, in one of the stores that were configured, and
-// nothing is left when Caddy has stopped.
-func TestReload(t *testing.T) {
-	tests := []struct {
-		name      string
-		databases []string
-		// gated: a forward_auth in front of the log holds requests up, so that some
-		// come to it when their configuration has ended.
-		gated bool
-	}{
-		{"the same configuration, forced", []string{"audit.db"}, false},
-		{"two databases in turn", []string{"one.db", "two.db"}, false},
-		{"two databases in turn, behind forward_auth", []string{"one.db", "two.db"}, true},
+// run reloads the configuration while requests are under way. Every one of them has
+// exactly one entry, in one of the stores that were configured, and nothing is left when
+// Caddy has stopped.
+func (s *storm) run(t *testing.T, reloads, everyMillis int) {
+	harness.Use(t)
+	dir, port := t.TempDir(), harness.FreePort(t)
+	auth := new(slowAuth)
+	upstream := harness.Upstream(t, auth)
+	config := func(n int) string {
+		c := site(filepath.Join(dir, s.databases[n%len(s.databases)]), port, upstream, "grace_period 10s", "durability fsync")
+		if s.gated {
+			c = strings.Replace(c, "\treverse_proxy", fmt.Sprintf("\tforward_auth %s {\n\t\turi /gate\n\t}\n\treverse_proxy", upstream), 1)
+		}
+		return c
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			harness.Use(t)
-			dir, port := t.TempDir(), harness.FreePort(t)
-			auth := new(slowAuth)
-			upstream := harness.Upstream(t, auth)
-			config := func(n int) string {
-				c := site(filepath.Join(dir, test.databases[n%len(test.databases)]), port, upstream, "grace_period 10s", "durability fsync")
-				if test.gated {
-					c = strings.Replace(c, "\treverse_proxy", fmt.Sprintf("\tforward_auth %s {\n\t\turi /gate\n\t}\n\treverse_proxy", upstream), 1)
-				}
-				return c
-			}
-			for n := range 2 { // what Caddy and SQLite start once for the process is there before the count
-				harness.Load(t, config(0))
-				new(load).send(port, fmt.Sprintf("warm-up-%d", n))
-				stop(t)
-			}
-			before := settle(leftovers{goroutines: 0, files: 0})
-
-			harness.Load(t, config(0))
-			clients := startLoad(port)
-			for n := 1; n <= reloads; n++ {
-				time.Sleep(reloadEvery)
-				harness.Load(t, config(n))
-			}
-			time.Sleep(reloadEvery)
-			clients.stop()
-			stop(t)
-
-			checkLoad(t, clients, auth, dir, test.databases)
-			after := checkLeftovers(t, before, dir)
-			t.Logf("TestReload %s: %d reloads, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
-				test.name, reloads, clients.sent.Load(), clients.refused.Load(), clients.broken.Load(),
-				before.goroutines, after.goroutines, before.files, after.files)
-		})
+	for n := range 2 { // what Caddy and SQLite start once for the process is there before the count
+		harness.Load(t, config(0))
+		new(load).send(port, fmt.Sprintf("warm-up-%d", n))
+		stop(t)
 	}
+	s.before = settle(leftovers{goroutines: 0, files: 0})
+
+	harness.Load(t, config(0))
+	began := time.Now()
+	every := time.Duration(everyMillis) * time.Millisecond
+	s.clients = startLoad(port)
+	for n := 1; n <= reloads; n++ {
+		time.Sleep(time.Until(began.Add(time.Duration(n) * every)))
+		harness.Load(t, config(n))
+		s.reloads++
+	}
+	time.Sleep(every)
+	s.clients.stop()
+	s.took = time.Since(began)
+	stop(t)
+
+	s.lost, s.twice = checkLoad(t, s.clients, auth, dir, s.databases)
+	s.after = checkLeftovers(t, s.before, dir)
+	t.Logf("%s; %d connections broken", s, s.clients.broken.Load())
 }
 
-// TestFailedReload offers Caddy configurations that it must refuse, at every stage
-// at which one can fail: the one that is loaded goes on working.
-func TestFailedReload(t *testing.T) {
+// refusedReloads offers Caddy configurations that it must refuse, at every stage at which
+// one can fail: the one that is loaded goes on working. It returns how many it were.
+func refusedReloads(t *testing.T, rounds int) (refused int) {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
 	auth := new(slowAuth)
@@ -142,8 +172,7 @@ func TestFailedReload(t *testing.T) {
 	new(load).send(port, "warm-up")
 	before := settle(leftovers{})
 	clients := startLoad(port)
-	refused := 0
-	for round := range 10 {
+	for round := range rounds {
 		for _, b := range bad {
 			if err := harness.TryLoad(t, b.config); err == nil {
 				t.Fatalf("round %d: a configuration with %s was accepted", round, b.name)
@@ -159,13 +188,14 @@ func TestFailedReload(t *testing.T) {
 	}
 	stop(t)
 	checkLoad(t, clients, auth, dir, []string{"audit.db"})
-	t.Logf("TestFailedReload: %d configurations refused, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
+	t.Logf("%d configurations refused, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
 		refused, clients.sent.Load(), clients.refused.Load(), clients.broken.Load(), before.goroutines, after.goroutines, before.files, after.files)
+	return refused
 }
 
-// TestValidateTouchesNothing adapts and validates configurations, as caddy
-// validate does, perhaps as another user, on a machine in production.
-func TestValidateTouchesNothing(t *testing.T) {
+// validates adapts and validates configurations, as caddy validate does, perhaps as
+// another user, on a machine in production. It returns how many files were made.
+func validates(t *testing.T) (made int) {
 	harness.Use(t)
 	dir := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "xdg"))
@@ -186,10 +216,11 @@ func TestValidateTouchesNothing(t *testing.T) {
 		for _, path := range files(t, dir) {
 			if strings.Contains(path, "audit") || strings.Contains(path, "hash") || strings.HasPrefix(path, filepath.Join(dir, "a")) {
 				t.Errorf("%s: validating made %s", name, path)
+				made++
 			}
 		}
 	}
-	t.Logf("TestValidateTouchesNothing: %d configurations, %d files or folders made", len(configs), len(files(t, dir)))
+	return made
 }
 
 // load is a number of clients that send requests, each with a user of its own.
@@ -263,7 +294,7 @@ func (l *load) note(what string) {
 // (SO_REUSEPORT), and Linux resets what is in the queue of one that is closed.
 // That is Caddy's, with and without an audit log, and such a request never gets as
 // far as the auth server.
-func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []string) {
+func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []string) (lost, twice int) {
 	t.Helper()
 	if l.refused.Load() > 0 {
 		t.Errorf("%d requests were not answered with 200, the first: %s", l.refused.Load(), l.failed[0])
@@ -282,7 +313,6 @@ func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []st
 		checkIntegrity(t, file)
 	}
 	count, last := byUser(all)
-	lost, twice := 0, 0
 	reached := 0
 	auth.seen.Range(func(user, _ any) bool {
 		reached++
@@ -302,6 +332,7 @@ func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []st
 	if lost > 0 || twice > 0 {
 		t.Errorf("of %d requests that reached the auth server %d have no entry, and %d have more than one", reached, lost, twice)
 	}
+	return lost, twice
 }
 
 // leftovers are what a process holds.
