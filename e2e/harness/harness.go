@@ -184,12 +184,28 @@ func Binary(t testing.TB) string {
 // until it answers on port. The process is killed when the test ends.
 func Start(t testing.TB, dir string, port int, config string) *exec.Cmd {
 	t.Helper()
+	cmd := Command(t, Binary(t), dir, config)
+	Launch(t, cmd)
+	WaitFor(t, fmt.Sprintf("127.0.0.1:%d", port))
+	return cmd
+}
+
+// Command returns what runs a Caddy, the built one or another program that is one, with
+// a Caddyfile that it writes to dir. It is not started yet.
+func Command(t testing.TB, program, dir, config string) *exec.Cmd {
+	t.Helper()
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(strings.Replace(config, "{\n", "{\n\tadmin off\n", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(Binary(t), "run", "--config", file, "--adapter", "caddyfile")
+	cmd := exec.Command(program, "run", "--config", file, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	return cmd
+}
+
+// Launch starts a command, which is killed when the test ends.
+func Launch(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -197,8 +213,6 @@ func Start(t testing.TB, dir string, port int, config string) *exec.Cmd {
 		_ = cmd.Process.Kill() // it may have ended already
 		_, _ = cmd.Process.Wait()
 	})
-	WaitFor(t, fmt.Sprintf("127.0.0.1:%d", port))
-	return cmd
 }
 
 // WaitFor waits until something listens on address.
