@@ -123,8 +123,9 @@ type killRig struct {
 
 // acknowledged is an answer of which a client saw a byte.
 type acknowledged struct {
-	user string
-	kill int64 // the last one before it
+	request int64
+	user    string
+	kill    int64 // the last one before it
 }
 
 func newKillRig(port int) *killRig { return &killRig{address: fmt.Sprintf("127.0.0.1:%d", port)} }
@@ -170,12 +171,9 @@ func (k *killRig) client(ack func()) {
 }
 
 func (k *killRig) note(request int64, user string) {
-	if request < k.from.Load() {
-		return
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.acknowledged = append(k.acknowledged, acknowledged{user, k.kills.Load()})
+	k.acknowledged = append(k.acknowledged, acknowledged{request, user, k.kills.Load()})
 }
 
 // request makes the next request and the user who will be found in its entry. The
@@ -215,9 +213,13 @@ func (k *killRig) check(t testing.TB, file string, auth *chunkedAuth) tally {
 func (k *killRig) compare(t testing.TB, entries []storage.Entry, auth *chunkedAuth) tally {
 	t.Helper()
 	count, last := byUser(entries)
-	result := tally{acknowledged: len(k.acknowledged), entries: len(entries)}
-	losing := map[int64]bool{}
+	result := tally{entries: len(entries)}
+	losing, from := map[int64]bool{}, k.from.Load()
 	for _, a := range k.acknowledged {
+		if a.request < from {
+			continue
+		}
+		result.acknowledged++
 		if e, ok := last[a.user]; !ok || e.Status != storage.Success {
 			result.lost++
 			losing[a.kill] = true
@@ -236,7 +238,7 @@ func (k *killRig) compare(t testing.TB, entries []storage.Entry, auth *chunkedAu
 	}
 	auth.answered.Range(func(user, path any) bool {
 		n, _ := strconv.ParseInt(strings.TrimPrefix(user.(string), "user-"), 10, 64)
-		if strings.HasSuffix(path.(string), "/sign-out") && n >= k.from.Load() && count[user.(string)] == 0 {
+		if strings.HasSuffix(path.(string), "/sign-out") && n >= from && count[user.(string)] == 0 {
 			result.unintended++
 		}
 		return true
