@@ -21,7 +21,8 @@ const (
 	// killsOfADatabase is how many kills a database lives through before a new one
 	// begins.
 	killsOfADatabase = 100
-	// longestRestart is what a start on what a kill has left may take (full suite only).
+	// longestRestart is what a start on what a kill has left may take, until something
+	// is recorded (full suite only).
 	longestRestart = 2 * time.Second
 )
 
@@ -42,20 +43,14 @@ func TestGate04Kill(t *testing.T) {
 			})
 		}
 	})
-	points := failpoints()
-	t.Run("failpoints", func(t *testing.T) {
-		for _, p := range points {
-			t.Run(p.name, func(t *testing.T) {
-				t.Parallel()
-				for left := each; left > 0; left -= killsOfADatabase {
-					p.kill(t, g, min(left, killsOfADatabase))
-				}
-			})
-		}
+	t.Run("stages of a request", func(t *testing.T) { g.atPoints(t, stagesOfARequest(), each) })
+	t.Run("system calls", func(t *testing.T) {
+		needStrace(t)
+		g.atPoints(t, systemCalls(), each)
 	})
 	t.Run("between intent and outcome", killBetweenIntentAndOutcome)
 	gates.Print(t, 4, "%d random kills, %d at %d failpoints: %d acknowledged, %d lost, %d duplicates, %d successes that were none, %d destructive requests without an intent; integrity_check after each; slowest restart %v",
-		random, g.atPoints, len(points), g.acknowledged, g.lost, g.duplicates, g.falseSuccesses, g.unintended, g.slowest.Round(time.Millisecond))
+		random, g.pointKills, g.points, g.acknowledged, g.lost, g.duplicates, g.falseSuccesses, g.unintended, g.slowest.Round(time.Millisecond))
 	if g.lost+g.duplicates+g.falseSuccesses+g.unintended > 0 {
 		t.Error("entries are lost, or say what is not so")
 	}
@@ -71,8 +66,21 @@ func TestGate04Kill(t *testing.T) {
 type killGate struct {
 	mu sync.Mutex // protects the fields below
 	tally
-	atPoints int           // kills at failpoints
-	slowest  time.Duration // start on what a kill has left
+	points, pointKills int           // failpoints, and kills at them
+	slowest            time.Duration // start on what a kill has left, until something is recorded
+}
+
+// atPoints kills so often at each of the failpoints.
+func (g *killGate) atPoints(t *testing.T, points []failpoint, each int) {
+	g.points += len(points) // before any of them runs
+	for _, p := range points {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			for left := each; left > 0; left -= killsOfADatabase {
+				p.kill(t, g, min(left, killsOfADatabase))
+			}
+		})
+	}
 }
 
 func (g *killGate) add(found tally) {
@@ -88,7 +96,7 @@ func (g *killGate) add(found tally) {
 func (g *killGate) killedAtPoint() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.atPoints++
+	g.pointKills++
 }
 
 func (g *killGate) started(in time.Duration) {
@@ -107,15 +115,20 @@ func (g *killGate) atRandom(t *testing.T, kills int) {
 	took := 100 * time.Millisecond // for a start
 	for n := 1; n <= kills; n++ {
 		p := launch(t, harness.Command(t, harness.Binary(t), dir, config))
-		if n%8 == 0 {
-			time.Sleep(rand.N(took))
-			p.kill()
-		} else if p.listens(rig.address) {
-			took = time.Since(p.began)
-			g.started(took)
-			time.AfterFunc(rand.N(200*time.Millisecond), p.kill)
-			rig.load(func() {})
-		} else {
+		early := n%8 == 0
+		if early {
+			time.AfterFunc(rand.N(took), p.kill)
+		}
+		if p.listens(rig.address) {
+			var first sync.Once
+			rig.load(func() {
+				first.Do(func() {
+					took = time.Since(p.began)
+					g.started(took)
+					time.AfterFunc(rand.N(200*time.Millisecond), p.kill)
+				})
+			})
+		} else if !early {
 			t.Error("a start failed on what a kill has left")
 		}
 		<-p.dead

@@ -33,15 +33,20 @@ type failpoint struct {
 	kill func(t *testing.T, g *killGate, kills int)
 }
 
-// failpoints are the stages of threats.md E1.2 and the four of the journal. Nothing is
-// signed, so there is no kill while that is done.
-func failpoints() []failpoint {
-	const writes = "pwrite64,fsync,fdatasync"
+// stagesOfARequest and systemCalls are the stages of threats.md E1.2, and the journal's.
+// Nothing is signed, so there is no kill while that is done.
+func stagesOfARequest() []failpoint {
 	return []failpoint{
 		{"before the intent", inHandler("* enter", "")},
 		{"intent committed, not forwarded", inHandler("", "/api/auth/sign-out enter")},
 		{"answered, outcome not written", inHandler("", "* head")},
 		{"outcome committed, head not sent", inHandler("* head", "")},
+	}
+}
+
+func systemCalls() []failpoint {
+	const writes = "pwrite64,fsync,fdatasync"
+	return []failpoint{
 		{"written, not committed", underLoad(kernelCall{"-wal", writes, 40}, false)},
 		{"during a checkpoint", underLoad(kernelCall{"", writes, 12}, false)},
 		{"entry appended to the journal, not written", underLoad(kernelCall{".spill", "pwrite64", 1}, true)},
@@ -59,16 +64,21 @@ type kernelCall struct {
 	upTo          int // it is one of the first so many of its kind
 }
 
+// needStrace skips a test that has strace kill at a system call.
+func needStrace(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("strace", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
+		t.Skipf("strace is missing, or may not watch processes here: %v: %s", err, out)
+	}
+}
+
 // watch has strace run a command and kill it at a random one of the calls. A thread has
 // its own count.
 func (c kernelCall) watch(t *testing.T, cmd *exec.Cmd, file string) {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("there is no strace to kill at a system call:", err)
-	}
-	if out, err := exec.Command(strace, "-o", "/dev/null", "true").CombinedOutput(); err != nil {
-		t.Skipf("strace may not watch processes here: %v: %s", err, out)
+		t.Fatal(err)
 	}
 	watched := []string{strace, "-f", "-q", "-o", "/dev/null", "-P", file + c.suffix, "-e", "trace=" + c.names,
 		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", c.names, 1+rand.IntN(c.upTo))}

@@ -90,19 +90,24 @@ func (s *spillSite) await(state string) spillHealth {
 	}
 }
 
-// lock takes the write lock of the database until the test lets go.
 func (s *spillSite) lock() (release func()) {
 	s.t.Helper()
-	db, err := sql.Open("sqlite", database(s.dir)+"?_pragma=busy_timeout(5000)")
+	return lockDatabase(s.t, database(s.dir))
+}
+
+// lockDatabase takes the write lock of a database until the test lets go.
+func lockDatabase(t *testing.T, file string) (release func()) {
+	t.Helper()
+	db, err := sql.Open("sqlite", file+"?_pragma=busy_timeout(5000)")
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	conn, err := db.Conn(context.Background())
 	if err == nil {
 		_, err = conn.ExecContext(context.Background(), "BEGIN IMMEDIATE")
 	}
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return func() {
 		_, _ = conn.ExecContext(context.Background(), "ROLLBACK")

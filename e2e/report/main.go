@@ -26,9 +26,14 @@ import (
 var expectedSkips = map[string]string{
 	spillTests + " TestADiskThatIsFullNowAndThen": "without the right to mount a small disk; the same is tested with a disk that only says it is full",
 	spillTests + " TestADiskThatFailsAtAnyCall":   "without strace, or without the right to use it; the same is tested with calls that only say they failed",
+	e2eTests + " TestGate04Kill/system_calls":     "without strace, or without the right to use it; the kills at random and at the stages of a request go on",
+	e2eTests + " TestGate06PowerLoss":             "without mkfs.ext4, loop devices, or the right to mount them: elsewhere nothing forgets what was not synced",
 }
 
-const spillTests = "github.com/caddy-audit-log/caddy-audit-log/storage/spill"
+const (
+	spillTests = "github.com/caddy-audit-log/caddy-audit-log/storage/spill"
+	e2eTests   = "github.com/caddy-audit-log/caddy-audit-log/e2e"
+)
 
 // event is one line of go test -json (see go doc test2json).
 type event struct {
