@@ -30,7 +30,7 @@ const (
 // also while the database is locked and entries go to the journal. The control commits
 // without an fsync, which must lose.
 func TestGate06PowerLoss(t *testing.T) {
-	cuts, fewer := gates.Figure(6, 200), gates.Figure(4, 50)
+	cuts, fewer := gates.Figure(4, 200), gates.Figure(3, 50)
 	strict := powerCuts(t, cuts, "fsync", false)
 	journal := powerCuts(t, fewer, "fsync", true)
 	normal := powerCuts(t, fewer, "commit", false)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -274,18 +275,7 @@ func recovered(t testing.TB, file string) []storage.Entry {
 func checkCopy(t testing.TB, file string) {
 	t.Helper()
 	dir := memoryDir(t)
-	for _, suffix := range []string{"", "-wal"} {
-		b, err := os.ReadFile(file + suffix)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			err = os.WriteFile(database(dir)+suffix, b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	copyDatabase(t, filepath.Dir(file), dir)
 	checkIntegrity(t, database(dir))
 	_ = os.RemoveAll(dir) // there are thousands
 }
@@ -308,4 +298,25 @@ func destroy(port int, route, user string) error {
 		err = fmt.Errorf("status %d", res.StatusCode)
 	}
 	return err
+}
+
+// copyDatabase copies the files that a database consists of, and its journal, to a new
+// folder.
+func copyDatabase(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{"", "-wal", ".spill"} {
+		b, err := os.ReadFile(database(from) + suffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(database(to)+suffix, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
