@@ -52,10 +52,10 @@ func systemCalls() []failpoint {
 		{"during a checkpoint", underLoad(kernelCall{"", writes, 12}, false)},
 		{"entry appended to the journal, not written", underLoad(kernelCall{".spill", "pwrite64", 1}, true)},
 		{"journal written, not durable", underLoad(kernelCall{".spill", "fsync", 1}, true)},
-		{"during the replay of the journal", atStart(journalLeft, kernelCall{"-wal", writes, 14})},
+		{"during the replay of the journal", atStart(journalLeft, kernelCall{"-wal", writes, 70})},
 		{"journal replayed, not emptied", atStart(journalLeft, kernelCall{".spill", "ftruncate", 1})},
 		{"during a migration", atStart(oldSchema, kernelCall{"-wal", writes, 8})},
-		{"during a prune", atStart(tooOld, kernelCall{"-wal", writes, 40})},
+		{"during a prune", atStart(tooOld, kernelCall{"-wal", writes, 120})},
 	}
 }
 
