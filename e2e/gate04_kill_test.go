@@ -49,7 +49,7 @@ func TestGate04Kill(t *testing.T) {
 		g.atPoints(t, systemCalls(), each)
 	})
 	t.Run("between intent and outcome", killBetweenIntentAndOutcome)
-	gates.Print(t, 4, "%d random kills, %d at %d failpoints: %d acknowledged, %d lost, %d duplicates, %d successes that were none, %d destructive requests without an intent; integrity_check after each; slowest restart %v",
+	gates.Print(t, 4, "%d random kills, %d at %d failpoints: %d acknowledged entries looked for, %d lost, %d duplicates, %d successes that were none, %d destructive requests without an intent; integrity_check after each; slowest restart %v",
 		random, g.pointKills, g.points, g.acknowledged, g.lost, g.duplicates, g.falseSuccesses, g.unintended, g.slowest.Round(time.Millisecond))
 	if g.lost+g.duplicates+g.falseSuccesses+g.unintended > 0 {
 		t.Error("entries are lost, or say what is not so")

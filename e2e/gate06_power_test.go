@@ -22,6 +22,9 @@ const (
 	// cutsOfADisk is how many power cuts of one disk are looked at before a new one
 	// begins, with a new database.
 	cutsOfADisk = 10
+	// pace is how long each client waits after an answer, so that there is a cut after
+	// a few entries, not after thousands.
+	pace = 30 * time.Millisecond
 )
 
 // TestGate06PowerLoss has Caddy write to a disk of its own, an ext4 in a file, and looks
@@ -73,7 +76,7 @@ func cutOneDisk(t *testing.T, cuts int, durability string, locked bool, total *t
 	if !p.listens(rig.address) {
 		t.Fatal("Caddy does not start on a disk in a file")
 	}
-	go rig.load(func() {}) // until Caddy is dead
+	go rig.load(func() { time.Sleep(pace) }) // until Caddy is dead
 	eventually(t, "nothing is acknowledged", func() bool { return rig.answered() > 0 })
 	if locked {
 		defer lockDatabase(t, file)()

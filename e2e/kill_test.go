@@ -159,8 +159,8 @@ func (k *killRig) client(ack func()) {
 		if _, err := answers.Peek(1); err != nil {
 			return
 		}
-		ack()
 		k.note(n, user)
+		ack()
 		res, err := http.ReadResponse(answers, nil)
 		if err != nil {
 			return
@@ -260,9 +260,7 @@ func recovered(t testing.TB, file string) []storage.Entry {
 		t.Fatal(err)
 	}
 	reporter, _ := storage.As[storage.Reporter](s)
-	if h := reporter.Health(); h.State != storage.Healthy {
-		t.Errorf("the next start of %s is %+v", file, h)
-	}
+	eventually(t, fmt.Sprintf("what waits for %s is never written", file), func() bool { return reporter.Health().State == storage.Healthy })
 	closer, _ := storage.As[storage.Closer](s)
 	if err := closer.Close(); err != nil {
 		t.Errorf("closing %s: %v", file, err)
