@@ -50,11 +50,11 @@ func TestGate04Kill(t *testing.T) {
 	})
 	t.Run("between intent and outcome", killBetweenIntentAndOutcome)
 	gates.Print(t, 4, "%d random kills, %d at %d failpoints: %d acknowledged entries looked for, %d lost, %d duplicates, %d successes that were none, %d destructive requests without an intent; integrity_check after each; slowest restart %v",
-		random, g.pointKills, g.points, g.acknowledged, g.lost, g.duplicates, g.falseSuccesses, g.unintended, g.slowest.Round(time.Millisecond))
+		g.randomKills, g.pointKills, g.points, g.acknowledged, g.lost, g.duplicates, g.falseSuccesses, g.unintended, g.slowest.Round(time.Millisecond))
 	if g.lost+g.duplicates+g.falseSuccesses+g.unintended > 0 {
 		t.Error("entries are lost, or say what is not so")
 	}
-	if g.acknowledged < random {
+	if g.acknowledged < g.randomKills {
 		t.Error("too little was acknowledged: the kills prove nothing")
 	}
 	if gates.Full() && g.slowest > longestRestart {
@@ -66,6 +66,7 @@ func TestGate04Kill(t *testing.T) {
 type killGate struct {
 	mu sync.Mutex // protects the fields below
 	tally
+	randomKills        int
 	points, pointKills int           // failpoints, and kills at them
 	slowest            time.Duration // start on what a kill has left, until something is recorded
 }
@@ -86,11 +87,13 @@ func (g *killGate) atPoints(t *testing.T, points []failpoint, each int) {
 func (g *killGate) add(found tally) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.acknowledged += found.acknowledged
-	g.lost += found.lost
-	g.duplicates += found.duplicates
-	g.falseSuccesses += found.falseSuccesses
-	g.unintended += found.unintended
+	g.tally.add(found)
+}
+
+func (g *killGate) killedAtRandom(times int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.randomKills += times
 }
 
 func (g *killGate) killedAtPoint() {
@@ -136,6 +139,7 @@ func (g *killGate) atRandom(t *testing.T, kills int) {
 		checkCopy(t, database(dir))
 	}
 	g.add(rig.check(t, database(dir), auth))
+	g.killedAtRandom(kills)
 }
 
 // doomed is a Caddy that is going to be killed.

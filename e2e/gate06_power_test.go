@@ -183,16 +183,8 @@ func (d *disk) cut(pid int, rig *killRig, auth *chunkedAuth, total *tally) {
 	}
 	defer left.close()
 	file := filepath.Join(left.mounted, "log", "audit.db")
-	found := seen.check(d.t, file, answered)
+	total.add(seen.check(d.t, file, answered))
 	checkIntegrity(d.t, file)
-	total.acknowledged += found.acknowledged
-	total.lost += found.lost
-	total.duplicates += found.duplicates
-	total.falseSuccesses += found.falseSuccesses
-	total.unintended += found.unintended
-	if found.lost > 0 {
-		total.losing++
-	}
 }
 
 // copied is a copy of the disk as it is at one moment: the system may write to it of its

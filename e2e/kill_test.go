@@ -204,6 +204,16 @@ type tally struct {
 	losing, unintended int
 }
 
+func (t *tally) add(found tally) {
+	t.acknowledged += found.acknowledged
+	t.entries += found.entries
+	t.lost += found.lost
+	t.duplicates += found.duplicates
+	t.falseSuccesses += found.falseSuccesses
+	t.losing += found.losing
+	t.unintended += found.unintended
+}
+
 // check compares the database, which nobody has open, with what the clients saw
 // and what the auth server did.
 func (k *killRig) check(t testing.TB, file string, auth *chunkedAuth) tally {
