@@ -133,7 +133,7 @@ func throughCaddy(t *testing.T, c spelltest.Corpus, p *pathJudge) (sent, execute
 	t.Helper()
 	harness.Use(t)
 	dir := t.TempDir()
-	up := newBytesUpstream(t, answer("400 Bad Request", jsonType, denied)) // refusals of reads are recorded, too
+	up := newBytesUpstream(t, always(answer("400 Bad Request", jsonType, denied))) // refusals of reads are recorded, too
 	known, anyRouter := harness.FreePort(t), harness.FreePort(t)
 	harness.Load(t, anyHost(database(dir), "", siteOf(known, singly(), up.address),
 		siteOf(anyRouter, strings.Replace(singly(), "better_auth", p.anyFile, 1), up.address)))

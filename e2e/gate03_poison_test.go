@@ -78,7 +78,7 @@ func everyByte(t *testing.T) (reached, lost int) {
 	t.Helper()
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
-	up := newBytesUpstream(t, answer("401 Unauthorized", jsonType, denied))
+	up := newBytesUpstream(t, always(answer("401 Unauthorized", jsonType, denied)))
 	harness.Load(t, anyHost(database(dir), "", siteOf(port, requestIDs+singly("capture request_body"), up.address)))
 	ids := map[string]string{}
 	for _, field := range []string{"user agent", "path", "body", "query", "host", "cookie"} {

@@ -187,23 +187,27 @@ func (w *witness) seen() map[string]witnessed {
 }
 
 // bytesUpstream is an auth server that reads requests as bytes, whatever their target,
-// and answers each with the same.
+// and answers by their case.
 type bytesUpstream struct {
 	address string
-	answer  string
-	// mu protects the field below.
+	answer  func(name string) string
+	// mu protects the fields below.
 	mu      sync.Mutex
 	targets map[string]string // of the cases' request lines
+	times   map[string]int    // that each case arrived
 }
 
-func newBytesUpstream(t *testing.T, answer string) *bytesUpstream {
+// always is the same answer to every case.
+func always(answer string) func(string) string { return func(string) string { return answer } }
+
+func newBytesUpstream(t *testing.T, answer func(name string) string) *bytesUpstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	u := &bytesUpstream{address: l.Addr().String(), answer: answer, targets: map[string]string{}}
+	u := &bytesUpstream{address: l.Addr().String(), answer: answer, targets: map[string]string{}, times: map[string]int{}}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -242,7 +246,7 @@ func (u *bytesUpstream) serve(c net.Conn) {
 			return
 		}
 		u.saw(name, line)
-		if _, err := io.WriteString(c, u.answer); err != nil {
+		if _, err := io.WriteString(c, u.answer(name)); err != nil {
 			return
 		}
 	}
@@ -253,6 +257,7 @@ func (u *bytesUpstream) saw(name, line string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.targets[name] = target
+	u.times[name]++
 }
 
 // target is the target that a case was sent with, and whether it was sent at all.

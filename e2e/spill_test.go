@@ -95,7 +95,7 @@ func (s *spillSite) lock() (release func()) {
 	return lockDatabase(s.t, database(s.dir))
 }
 
-// lockDatabase takes the write lock of a database until the test lets go.
+// lockDatabase takes the write lock of a database until release is called.
 func lockDatabase(t *testing.T, file string) (release func()) {
 	t.Helper()
 	db, err := sql.Open("sqlite", file+"?_pragma=busy_timeout(5000)")
