@@ -24,10 +24,10 @@ import (
 // expectedSkips are the tests that may be skipped, by package and test, with the reason
 // why that is no gap.
 var expectedSkips = map[string]string{
-	spillTests + " TestADiskThatIsFullNowAndThen": "without the right to mount a small disk; the same is tested with a disk that only says it is full",
-	spillTests + " TestADiskThatFailsAtAnyCall":   "without strace, or without the right to use it; the same is tested with calls that only say they failed",
-	e2eTests + " TestGate04Kill/system_calls":     "without strace, or without the right to use it; the kills at random and at the stages of a request go on",
-	e2eTests + " TestGate06PowerLoss":             "without mkfs.ext4, loop devices, or the right to mount them: elsewhere nothing forgets what was not synced",
+	spillTests + " TestGate11DiskFull":        "without the right to mount a small disk; the same is tested with a disk that only says it is full",
+	spillTests + " TestGate11DiskCalls":       "without strace, or without the right to use it; the same is tested with calls that only say they failed",
+	e2eTests + " TestGate04Kill/system_calls": "without strace, or without the right to use it; the kills at random and at the stages of a request go on",
+	e2eTests + " TestGate06PowerLoss":         "without mkfs.ext4, loop devices, or the right to mount them: elsewhere nothing forgets what was not synced",
 }
 
 const (
