@@ -20,6 +20,9 @@ type gate struct {
 	verdict string // pass, fail or skip; "" while it runs
 }
 
+// verdicts are what becomes of a test; a gate of several tests has the last of theirs.
+var verdicts = []string{"pass", "skip", "fail"}
+
 var (
 	gateTest = regexp.MustCompile(`^TestGate(\d\d)(\w+)$`)
 	gateLine = regexp.MustCompile(`\bgate (\d\d): (.+)`)
@@ -35,13 +38,16 @@ func (r *result) takeGate(e *event) {
 	}
 	g := r.gates[m[1]]
 	if g == nil {
-		g = &gate{name: strings.ToLower(strings.TrimSpace(word.ReplaceAllString(m[2], " $0")))}
+		g = &gate{}
 		r.gates[m[1]] = g
+	}
+	if name := strings.ToLower(strings.TrimSpace(word.ReplaceAllString(m[2], " $0"))); g.name == "" || len(name) < len(g.name) {
+		g.name = name // a gate's tests in several packages add what each is about
 	}
 	if line := gateLine.FindStringSubmatch(e.Output); e.Action == "output" && line != nil && line[1] == m[1] {
 		g.figures = append(g.figures, strings.TrimSpace(line[2]))
 	}
-	if test == e.Test && slices.Contains([]string{"pass", "fail", "skip"}, e.Action) {
+	if worse := slices.Index(verdicts, e.Action); test == e.Test && worse > slices.Index(verdicts, g.verdict) {
 		g.verdict = e.Action
 	}
 }

@@ -65,7 +65,7 @@ func (v *vanished) run(t *testing.T, i int) {
 	db := filepath.Join(dir, "audit.db")
 	olderCopy(t, dir)
 	r := onDisk(t, dir)
-	l := startLoad(r.s, 8)
+	l := startLoad(r.s, gates.Figure(3, 8))
 	time.Sleep(100 * time.Millisecond)
 	if err := vanishings[i].do(db); err != nil {
 		t.Fatal(err)

@@ -36,14 +36,14 @@ func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string 
 }
 
 // During runs f within a transaction of a Keeper, and returns how it ended.
-func During(t *testing.T, k *Keeper, f func()) error {
+func During(t *testing.T, k *Keeper, f func(tx *sql.Tx)) error {
 	t.Helper()
 	s, err := k.now()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.writer.submit(t.Context(), &job{do: func(context.Context, *sql.Tx) error {
-		f()
+	return s.writer.submit(t.Context(), &job{do: func(_ context.Context, tx *sql.Tx) error {
+		f(tx)
 		return nil
 	}})
 }

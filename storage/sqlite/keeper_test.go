@@ -126,7 +126,7 @@ func (h happening) test(t *testing.T, path string) {
 func TestACommitIntoAFileWithoutANameIsNotAcknowledged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	k := keep(t, path)
-	if err := sqlite.During(t, k, func() { must(t, os.Remove(path)) }); reasonOf(err) != storage.Deleted {
+	if err := sqlite.During(t, k, func(*sql.Tx) { must(t, os.Remove(path)) }); reasonOf(err) != storage.Deleted {
 		t.Errorf("the transaction ended with %v", err)
 	}
 	must(t, os.WriteFile(path, nil, 0o600)) // nothing is written to the old one although a file is there again
@@ -259,6 +259,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(keeperProcess); path != "" {
 		os.Exit(keepUntilTold(path))
 	}
+	if path := os.Getenv(rowProcess); path != "" {
+		os.Exit(insertRow(path))
+	}
 	os.Exit(m.Run())
 }
 
@@ -351,23 +354,4 @@ func TestSomebodyWhoTookTheLeaseIsNoticed(t *testing.T) {
 	}
 	kill()
 	must(t, k.Revive(t.Context()), k.Check(t.Context()))
-}
-
-// TestKeepingMovesNoLocks: two processes, one of them a Keeper that looks at its files
-// all the time; each commit is there in the end (threats.md X13, E2.12).
-func TestKeepingMovesNoLocks(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "audit.db")
-	k := keep(t, path)
-	must(t, k.Write(t.Context(), storagetest.Entry(1)))
-	before := locksOn(t, path)
-	for range 10 {
-		must(t, k.Check(t.Context()), sqlite.Check(path))
-	}
-	if after := locksOn(t, path); after != before || before == 0 {
-		t.Errorf("%d locks before, %d after", before, after)
-	}
-	must(t, os.Remove(path), k.Revive(t.Context()), k.Write(t.Context(), storagetest.Entry(1)))
-	if n := locksOn(t, path); n == 0 {
-		t.Error("the new file has no locks")
-	}
 }
