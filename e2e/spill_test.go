@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -201,24 +200,4 @@ func TestSpillIsReadByTheNextStart(t *testing.T) {
 	if n := len(entriesIn(t, database(s.dir), time.Time{})); n != 11 {
 		t.Errorf("%d entries, want 11", n)
 	}
-}
-
-func TestASecondCaddyOnOneDatabaseIsRefused(t *testing.T) {
-	s := startSpillSite(t, "spill 8MiB")
-	second := t.TempDir()
-	file := filepath.Join(second, "Caddyfile")
-	config := strings.Replace(site(database(s.dir), harness.FreePort(t), s.up, "admin off", "durability fsync"), "output discard", "output stderr", 1)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, harness.Binary(t), "run", "--config", file, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+second, "XDG_CONFIG_HOME="+second)
-	out, err := cmd.CombinedOutput()
-	if want := fmt.Sprintf("another process (pid %d) writes to %s", s.cmd.Process.Pid, database(s.dir)); err == nil || !strings.Contains(string(out), want) {
-		t.Errorf("%v, want %q:\n%s", err, want, out)
-	}
-	s.record(1)
-	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--dry-run", "--db", database(s.dir)), 0, "0 entries from before", "")
 }
