@@ -17,23 +17,31 @@ import (
 
 // spillSite is a Caddy of its own whose database things happen to.
 type spillSite struct {
-	t     *testing.T
-	dir   string
-	port  int
-	admin string
-	up    string
-	cmd   *exec.Cmd
+	t         *testing.T
+	dir       string
+	port      int
+	admin     string
+	up        string
+	directive string // lines of audit_log
+	cmd       *exec.Cmd
 }
 
 func startSpillSite(t *testing.T, sqlite string) *spillSite {
-	s := &spillSite{t: t, dir: t.TempDir(), port: harness.FreePort(t), admin: "127.0.0.1:" + itoa(harness.FreePort(t)), up: authServer(t)}
-	s.cmd = startWithAdmin(t, s.dir, s.port, s.config(sqlite, "hash.key"))
+	t.Helper()
+	s := &spillSite{t: t, dir: t.TempDir(), up: authServer(t), directive: "fail closed"}
+	s.start(sqlite)
 	return s
 }
 
-// config has more lines in the block of the store.
+// start has more lines in the block of the store.
+func (s *spillSite) start(sqlite string) {
+	s.t.Helper()
+	s.port, s.admin = harness.FreePort(s.t), "127.0.0.1:"+itoa(harness.FreePort(s.t))
+	s.cmd = startWithAdmin(s.t, s.dir, s.port, s.config(sqlite, "hash.key"))
+}
+
 func (s *spillSite) config(sqlite, key string) string {
-	c := site(database(s.dir), s.port, s.up, "admin "+s.admin, "fail closed")
+	c := site(database(s.dir), s.port, s.up, "admin "+s.admin, s.directive)
 	c = strings.Replace(c, "/hash.key", "/"+key, 1)
 	return strings.Replace(c, "\t\t\tpath ", "\t\t\t"+sqlite+"\n\t\t\tpath ", 1)
 }

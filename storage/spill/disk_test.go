@@ -3,7 +3,6 @@ package spill_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -67,43 +65,6 @@ func (r *rig) await(state storage.State) time.Duration {
 		time.Sleep(2 * time.Millisecond)
 	}
 	return time.Since(began)
-}
-
-// smallDisk mounts a disk of some MiB.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+size, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("a small disk needs the right to mount one: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-	return dir
-}
-
-// fill leaves no byte free, and returns how to free them.
-func fill(t *testing.T, dir string) (free func()) {
-	t.Helper()
-	name := filepath.Join(dir, "ballast")
-	f, err := os.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := 64 << 10; n > 0; {
-		if _, err := f.Write(make([]byte, n)); errors.Is(err, syscall.ENOSPC) {
-			n /= 16
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return func() {
-		if err := errors.Join(f.Close(), os.Remove(name)); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 // load writes entries from several callers until it is stopped.

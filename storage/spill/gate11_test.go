@@ -22,12 +22,15 @@ import (
 // after there is room again everything works.
 func TestGate11DiskFull(t *testing.T) {
 	cycles := gates.Figure(2, 20)
-	dir := smallDisk(t, "32m")
+	dir, err := gates.SmallDisk(t, "32m")
+	if err != nil {
+		t.Skip(err)
+	}
 	r := onDisk(t, dir)
 	l := startLoad(r.s, 4)
 	kept, slowest := 0, time.Duration(0)
 	for range cycles {
-		free := fill(t, dir)
+		free := gates.Fill(t, dir)
 		for end := time.Now().Add(20 * time.Second); r.health().State == storage.Healthy && time.Now().Before(end); {
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -104,11 +107,8 @@ func writeMany(dir string, n int) int {
 // thread: what was acknowledged must be in the database, or in the journal that the
 // next start reads.
 func TestGate11DiskCalls(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("there is no strace to make system calls fail:", err)
-	}
-	if out, err := exec.Command("strace", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
-		t.Skipf("strace may not watch processes here: %v: %s", err, out)
+	if err := gates.Tracer(); err != nil {
+		t.Skip(err)
 	}
 	f := &callFaults{hit: map[string]int{}}
 	limit := make(chan struct{}, 4) // most of a run is waiting
