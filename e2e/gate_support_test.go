@@ -187,7 +187,7 @@ func (w *witness) seen() map[string]witnessed {
 }
 
 // bytesUpstream is an auth server that reads requests as bytes, whatever their target,
-// and answers by their case.
+// and answers by their case; "" closes the connection.
 type bytesUpstream struct {
 	address string
 	answer  func(name string) string
@@ -246,7 +246,8 @@ func (u *bytesUpstream) serve(c net.Conn) {
 			return
 		}
 		u.saw(name, line)
-		if _, err := io.WriteString(c, u.answer(name)); err != nil {
+		answer := u.answer(name)
+		if _, err := io.WriteString(c, answer); err != nil || answer == "" {
 			return
 		}
 	}

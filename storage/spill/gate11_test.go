@@ -157,7 +157,7 @@ func (f *callFaults) run(t *testing.T, call, when string) {
 	nth, _ := strconv.Atoi(n)
 	var errs strings.Builder
 	cmd := exec.Command("strace", "-f", "-q", "-o", trace, "-e", "trace="+call, "-e", "inject="+call+":error=EIO:when="+when, os.Args[0])
-	cmd.Env = append(os.Environ(), diskProcess+"="+dir, fmt.Sprintf("%s=%d", diskEntries, 50+5*nth)) // so many that a thread has N calls
+	cmd.Env = append(os.Environ(), diskProcess+"="+dir, fmt.Sprintf("%s=%d", diskEntries, 50+3*nth)) // so many that a thread has N calls
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	ids, end := said(string(out))
@@ -171,7 +171,7 @@ func (f *callFaults) run(t *testing.T, call, when string) {
 		t.Errorf("%s %s: a connection was used again after an I/O error\n%s", call, when, log)
 	}
 	lost, total := missing(t, filepath.Join(dir, "audit.db"), ids)
-	if len(lost) > 0 || total > diskCallers*(50+5*nth) {
+	if len(lost) > 0 || total > diskCallers*(50+3*nth) {
 		t.Errorf("%s %s: %d of %d lost, %d in the database\n%s", call, when, len(lost), len(ids), total, errs.String())
 	}
 	f.count(t, call, trace, errs.String(), len(ids), len(lost), refused)
