@@ -17,7 +17,8 @@ import (
 )
 
 // plant is an exchange with a secret in one place. In its parts § stands for the secret,
-// §j for it within a JSON text, §q within a query, §b for the base64 of "ada:" and it.
+// §j for it within a JSON text, §q within a query, §b for the base64 of "ada:" and it; §h
+// is the host of the site.
 type plant struct {
 	where   string
 	request string // method and target
@@ -31,6 +32,7 @@ type plant struct {
 const (
 	formType  = "Content-Type: application/x-www-form-urlencoded\r\n"
 	multipart = "Content-Type: multipart/form-data; boundary=xx\r\n"
+	reading   = jsonType + "Cookie: better-auth.session_token=reader\r\nOrigin: http://§h\r\n" // who may use the API
 	reset     = "GET /api/auth/reset-password/"
 )
 
@@ -73,6 +75,7 @@ func plantsInHeads() []plant {
 		{where: "reset token under an encoded name", request: "GET /api/auth/%72eset-password/§"},
 		{where: "deletion's token", request: "GET /api/auth/delete-user/callback?token=§"},
 		{where: "list of the API", request: "GET /api/auth/audit-log/list?token=§&cursor=§", header: "Authorization: Bearer §\r\n"},
+		{where: "session token of the API", request: "GET /api/auth/audit-log/list?from=never", header: "Cookie: better-auth.session_token=§\r\n"},
 	}
 }
 
@@ -127,9 +130,9 @@ func plantsInBodies() []plant {
 		{where: "multipart without a boundary", request: update, header: "Content-Type: multipart/form-data\r\n", body: "--xx\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n§\r\n--xx--\r\n"},
 		{where: "a media type that is none", request: update, header: "Content-Type: application/json;;charset=\"\x80\r\n", body: `{"password":"§"}`},
 		{where: "no media type", request: update, body: `{"password":"§"}`},
-		{where: "metadata of an insert", request: "POST /api/auth/audit-log/insert", header: jsonType, body: `{"action":"custom:x","metadata":{"password":"§","a":[{"token":"§"}]}}`},
-		{where: "insert with a wrong action", request: "POST /api/auth/audit-log/insert", header: jsonType, body: `{"action":{"password":"§"},"status":"§","severity":"§","metadata":"§"}`},
-		{where: "insert of broken JSON", request: "POST /api/auth/audit-log/insert", header: jsonType, body: `{"password":"§"`},
+		{where: "metadata of an insert", request: "POST /api/auth/audit-log/insert", header: reading, body: `{"action":"custom:x","metadata":{"password":"§","a":[{"token":"§"}]}}`},
+		{where: "insert with a wrong action", request: "POST /api/auth/audit-log/insert", header: reading, body: `{"action":{"password":"§"},"status":"§","severity":"§","metadata":"§"}`},
+		{where: "insert of broken JSON", request: "POST /api/auth/audit-log/insert", header: reading, body: `{"password":"§"`},
 	}
 }
 
@@ -150,7 +153,7 @@ func plantsInAnswers() []plant {
 		in("stack of a failure", "500 Internal Server Error", textType, "Error: token=§\n at login (auth.js:1)"),
 		in("page", "400 Bad Request", "Content-Type: text/html\r\n", `<input name="csrf" value="§">`),
 		in("text that is no JSON", "401 Unauthorized", jsonType, `{"message":"§`),
-		{where: "answer that is cut", request: signIn, header: jsonType, body: typed, answer: "HTTP/1.1 200 OK\r\n" + jsonType + "Content-Length: 500\r\n\r\n" + `{"token":"§"`},
+		{where: "answer that is cut", request: signIn, header: jsonType, body: typed, answer: "HTTP/1.1 200 OK\r\n" + jsonType + "Connection: close\r\nContent-Length: 500\r\n\r\n" + `{"token":"§"`},
 		{where: "auth server that is down", request: "POST /api/auth/sign-in/email?token=§", header: jsonType + "X-Do: down\r\n", body: `{"email":"ada@example.com","password":"§"}`},
 		{where: "panic", request: "POST /api/auth/sign-in/email?token=§", header: jsonType + "X-Do: panic\r\nCookie: better-auth.session_token=§.c2ln\r\n", body: `{"email":"ada@example.com","password":"§"}`},
 		{where: "panic of a deletion", request: "POST /api/auth/delete-user?token=§", header: jsonType + "X-Do: panic\r\nAuthorization: Bearer §\r\n", body: `{"password":"§"}`},
@@ -213,7 +216,8 @@ func (c *canary) fill(s string) string {
 // raw is the request as it goes over the wire.
 func (c *canary) raw(host string) string {
 	method, target, _ := strings.Cut(c.fill(c.request), " ")
-	r := raw(method, target, c.name, "Host: "+host+"\r\n"+c.fill(c.header), c.fill(c.body))
+	header := strings.ReplaceAll(c.header, "§h", host)
+	r := raw(method, target, c.name, "Host: "+host+"\r\n"+c.fill(header), c.fill(c.body))
 	if strings.Contains(c.header, "User-Agent") {
 		r = strings.Replace(r, "User-Agent: "+c.name+"\r\n", "", 1)
 	}

@@ -247,7 +247,7 @@ func (u *bytesUpstream) serve(c net.Conn) {
 		}
 		u.saw(name, line)
 		answer := u.answer(name)
-		if _, err := io.WriteString(c, answer); err != nil || answer == "" {
+		if _, err := io.WriteString(c, answer); err != nil || answer == "" || strings.Contains(answer, "Connection: close") {
 			return
 		}
 	}

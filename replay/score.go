@@ -3,9 +3,11 @@ package replay
 import (
 	"fmt"
 	"io"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -51,7 +53,7 @@ type Miss struct {
 
 func (m *Miss) String() string {
 	r := &m.Exchange.Request
-	return fmt.Sprintf("%-8s %s %s: want %s, got %s (%s %.80s -> %d)", m.Kind, m.File, m.Exchange.ID(), m.Want, m.Got, r.Method, r.Path, m.Exchange.Response.Status)
+	return fmt.Sprintf("%-8s %s %s: want %s, got %s (%s %.80s -> %d)", m.Kind, m.File, m.Exchange.ID(), m.Want, m.Got, r.Method, r.shown(), m.Exchange.Response.Status)
 }
 
 // Describe says what the log has of an exchange, for those that do not say what
@@ -64,7 +66,19 @@ func Describe(x *Exchange, entries []storage.Entry) string {
 			made = what
 		}
 	}
-	return fmt.Sprintf("%s: %s %.80s -> %d: %s", x.ID(), x.Request.Method, x.Request.Path, x.Response.Status, made)
+	return fmt.Sprintf("%s: %s %.80s -> %d: %s", x.ID(), x.Request.Method, x.Request.shown(), x.Response.Status, made)
+}
+
+// masks hides what is secret in targets that a person is shown.
+var masks = sync.OnceValues(func() (*redact.Redactor, error) { return redact.New(redact.Options{}) })
+
+// shown is the target without secrets: a report is for terminals and for issues.
+func (r *Request) shown() string {
+	m, err := masks()
+	if err != nil { // cannot happen: there are no options to be wrong
+		return "(a target)"
+	}
+	return m.URL(r.Path)
 }
 
 // ScoreFile compares the entries of a recording's exchanges, oldest first, with
