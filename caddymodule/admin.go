@@ -262,6 +262,7 @@ func (r *pruneResult) prune(ctx context.Context, s storage.Store, del func(conte
 
 func writeJSON(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "\t")
 	if err := e.Encode(v); err != nil {

@@ -64,7 +64,7 @@ when no Caddy runs. --dry-run only counts.`,
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runPrune)
+	cmd.RunE = command(runPrune)
 	return cmd
 }
 
@@ -86,11 +86,11 @@ func runPrune(f caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	for _, r := range results {
-		name, before := cmp.Or(r.Path, r.Store), r.Before.Format(time.RFC3339)
+		name, before := oneLine(cmp.Or(r.Path, r.Store)), r.Before.Format(time.RFC3339)
 		if f.Bool("dry-run") {
-			fmt.Printf("%s: %d entries from before %s would be deleted\n", name, r.Matched, before)
+			fmt.Fprintf(stdout(), "%s: %d entries from before %s would be deleted\n", name, r.Matched, before)
 		} else {
-			fmt.Printf("%s: %d entries from before %s deleted\n", name, r.Deleted, before)
+			fmt.Fprintf(stdout(), "%s: %d entries from before %s deleted\n", name, r.Deleted, before)
 		}
 	}
 	return caddy.ExitCodeSuccess, nil
@@ -155,7 +155,7 @@ Exit status: 0 if every row was taken, 2 if some could not be (they are named), 
 	f.String("table", sqlite.DefaultTable, "the plugin's table in a SQLite file")
 	f.String("db", "", "the audit log's database; made if it is not there")
 	f.String("db-table", sqlite.DefaultTable, "the name of the view that shows the log there")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runImport)
+	cmd.RunE = command(runImport)
 	return cmd
 }
 
@@ -182,9 +182,9 @@ func runImport(f caddycmd.Flags) (int, error) {
 
 // report prints what became of the rows and returns the exit status.
 func report(result plugintable.Result, err error, db string) (int, error) {
-	fmt.Printf("%d entries are in %s now, %d rows were skipped\n", result.Written, db, result.Skipped)
+	fmt.Fprintf(stdout(), "%d entries are in %s now, %d rows were skipped\n", result.Written, oneLine(db), result.Skipped)
 	for _, reason := range result.Reasons {
-		fmt.Fprintln(os.Stderr, reason)
+		fmt.Fprintln(os.Stderr, oneLine(reason))
 	}
 	if more := result.Skipped - len(result.Reasons); more > 0 {
 		fmt.Fprintf(os.Stderr, "and %d more\n", more)

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,9 +72,9 @@ func runDoctor(f caddycmd.Flags) (int, error) {
 		return exitFailures, err
 	}
 	if f.Bool("json") {
-		err = printJSON(os.Stdout, map[string]any{"checks": d})
+		err = printJSON(stdout(), map[string]any{"checks": d})
 	} else {
-		err = d.print(os.Stdout)
+		err = d.print(stdout())
 	}
 	if err != nil {
 		return exitFailures, err
@@ -289,9 +288,9 @@ func (d diagnosis) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	var errs []error
 	for _, f := range d {
-		_, err := fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Verdict, f.Check, cmp.Or(f.Of, "-"), f.Text)
+		_, err := fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Verdict, f.Check, oneLine(cmp.Or(f.Of, "-")), oneLine(f.Text))
 		if errs = append(errs, err); f.Remedy != "" {
-			_, err = fmt.Fprintf(t, "\t\t\t-> %s\n", f.Remedy)
+			_, err = fmt.Fprintf(t, "\t\t\t-> %s\n", oneLine(f.Remedy))
 			errs = append(errs, err)
 		}
 	}

@@ -54,14 +54,14 @@ func calledWith(cmd *cobra.Command, wanted func(caddycmd.Flags) int, run caddycm
 		return exitUsage, fmt.Errorf("%w: the command is caddy audit-log %s", err, cmd.Use)
 	}
 	cmd.Args = cobra.ArbitraryArgs
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
+	cmd.RunE = command(func(f caddycmd.Flags) (int, error) {
 		if n := wanted(f); f.NArg() != n {
 			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
 		}
 		return run(f)
 	})
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
+		return command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
 	})
 	return cmd
 }
@@ -73,9 +73,9 @@ func runLint(f caddycmd.Flags) (int, error) {
 		return exitUsage, err
 	}
 	if f.Bool("json") {
-		err = printJSON(os.Stdout, map[string]any{"findings": append([]lint.Finding{}, findings...)})
+		err = printJSON(stdout(), map[string]any{"findings": append([]lint.Finding{}, findings...)})
 	} else {
-		err = printFindings(os.Stdout, file, findings)
+		err = printFindings(stdout(), file, findings)
 	}
 	switch {
 	case err != nil:
@@ -120,7 +120,7 @@ func lintFile(file, adapter string) ([]lint.Finding, error) {
 // printFindings writes them for people, in the form that editors jump to.
 func printFindings(w io.Writer, file string, findings []lint.Finding) error {
 	if len(findings) == 0 {
-		_, err := fmt.Fprintf(w, "%s: nothing to say\n", file)
+		_, err := fmt.Fprintf(w, "%s: nothing to say\n", oneLine(file))
 		return err
 	}
 	var errs []error
@@ -129,7 +129,7 @@ func printFindings(w io.Writer, file string, findings []lint.Finding) error {
 		if f.File != "" {
 			at = fmt.Sprintf("%s:%d", f.File, f.Line)
 		}
-		_, err := fmt.Fprintf(w, "%s: %s: %s [%s]\n\t%s\n", at, f.Severity, f.Text, f.Rule, f.Remedy)
+		_, err := fmt.Fprintf(w, "%s: %s: %s [%s]\n\t%s\n", oneLine(at), f.Severity, oneLine(f.Text), f.Rule, oneLine(f.Remedy))
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -31,7 +30,7 @@ func profileCommand() *cobra.Command {
 		Use:   "profile",
 		Short: "Checks, lists and shows profiles of auth servers",
 	}
-	wrong := caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
+	wrong := command(func(f caddycmd.Flags) (int, error) {
 		return exitUsage, fmt.Errorf("what to do with profiles is check, list, show or schema, not %q: see caddy audit-log profile --help", f.Arg(0))
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -73,20 +72,20 @@ func simpleCommand(use, short string, n int, run caddycmd.CommandFunc) *cobra.Co
 	wrong := func(err error) (int, error) {
 		return exitUsage, fmt.Errorf("%w: the command is caddy audit-log profile %s", err, use)
 	}
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
+	cmd.RunE = command(func(f caddycmd.Flags) (int, error) {
 		if f.NArg() != n {
 			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
 		}
 		return run(f)
 	})
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
+		return command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
 	})
 	return cmd
 }
 
 func listProfiles(caddycmd.Flags) (int, error) {
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(stdout(), 0, 0, 2, ' ', 0)
 	for _, name := range profile.Names() {
 		p, err := profile.Builtin(name)
 		if err != nil {
@@ -102,12 +101,12 @@ func showProfile(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	_, err = os.Stdout.Write(text)
+	_, err = stdout().Write(text)
 	return caddy.ExitCodeSuccess, err
 }
 
 func printSchema(caddycmd.Flags) (int, error) {
-	_, err := os.Stdout.Write(profile.Schema())
+	_, err := stdout().Write(profile.Schema())
 	return caddy.ExitCodeSuccess, err
 }
 
@@ -168,11 +167,11 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 	}
 	c.sum()
 	if f.Bool("json") {
-		e := json.NewEncoder(os.Stdout)
+		e := json.NewEncoder(stdout())
 		e.SetIndent("", "\t")
 		err = e.Encode(c)
 	} else {
-		c.print(os.Stdout)
+		c.print(stdout())
 	}
 	if len(c.Misses) > 0 {
 		return exitMissed, errors.Join(err, fmt.Errorf("the log would be wrong about what was recorded, %d times", len(c.Misses)))
@@ -268,7 +267,7 @@ func (c *checked) sum() {
 func (c *checked) print(w io.Writer) {
 	c.Profile.print(w)
 	for _, warning := range c.Warnings {
-		fmt.Fprintln(w, "warning:", warning)
+		fmt.Fprintln(w, "warning:", oneLine(fmt.Sprint(warning)))
 	}
 	if len(c.table) == 0 {
 		return
@@ -276,18 +275,18 @@ func (c *checked) print(w io.Writer) {
 	fmt.Fprintln(w)
 	replay.Print(w, c.table)
 	for _, miss := range c.Misses {
-		fmt.Fprintln(w, miss)
+		fmt.Fprintln(w, oneLine(miss))
 	}
 	if len(c.Unlabelled) > 0 {
 		fmt.Fprintf(w, "\n%d exchanges do not say in \"truth\" what really happened. The log says:\n", len(c.Unlabelled))
 	}
 	for _, line := range c.Unlabelled {
-		fmt.Fprintln(w, line)
+		fmt.Fprintln(w, oneLine(line))
 	}
 }
 
 func (p *profileFacts) print(w io.Writer) {
-	fmt.Fprintf(w, "%s (%s), base path %s", p.Name, cmp.Or(p.Title, "no title"), p.BasePath)
+	fmt.Fprintf(w, "%s (%s), base path %s", oneLine(p.Name), oneLine(cmp.Or(p.Title, "no title")), oneLine(p.BasePath))
 	if p.Extends != "" {
 		fmt.Fprintf(w, ", extends %s", p.Extends)
 	}

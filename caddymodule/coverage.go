@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -71,7 +70,7 @@ What the server never had (404, 405) is only counted; --all lists it too.`,
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runCoverage)
+	cmd.RunE = command(runCoverage)
 	return cmd
 }
 
@@ -86,7 +85,7 @@ func runCoverage(f caddycmd.Flags) (int, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if f.Bool("json") {
-		_, err := io.Copy(os.Stdout, resp.Body)
+		_, err := io.Copy(stdout(), resp.Body)
 		return status(err), err
 	}
 	var answer struct{ Stores []storeCoverage }
@@ -97,7 +96,7 @@ func runCoverage(f caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, errors.New("the running configuration has no audit_log")
 	}
 	for i := range answer.Stores {
-		err = errors.Join(err, answer.Stores[i].print(os.Stdout, f.Bool("all")))
+		err = errors.Join(err, answer.Stores[i].print(stdout(), f.Bool("all")))
 	}
 	return status(err), err
 }
@@ -121,15 +120,15 @@ func (c *storeCoverage) print(w io.Writer, all bool) error {
 			hidden++
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", r.Method, strings.TrimSuffix(r.BasePath, "/")+r.Path, r.Count, r.Succeeded, r.Failed, r.NotFound,
-			r.First.Format(time.RFC3339), r.Last.Format(time.RFC3339), r.Profile)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", oneLine(r.Method), oneLine(strings.TrimSuffix(r.BasePath, "/")+r.Path), r.Count, r.Succeeded, r.Failed, r.NotFound,
+			r.First.Format(time.RFC3339), r.Last.Format(time.RFC3339), oneLine(r.Profile))
 		line, err := json.Marshal(r.Suggestion)
 		if err != nil {
 			return err
 		}
 		lines = append(lines, string(line))
 	}
-	where := cmp.Or(c.Path, c.Store)
+	where := oneLine(cmp.Or(c.Path, c.Store))
 	if len(lines) == 0 {
 		fmt.Fprintf(w, "%s: the profiles name everything that was asked for and found\n", where)
 	} else {

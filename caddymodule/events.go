@@ -363,18 +363,25 @@ func (o *observer) writeLog(out *outputs, e *storage.Entry) {
 		return
 	}
 	line.Write(
-		zap.String("id", e.ID), orNull("userId", e.UserID), zap.String("action", e.Action), zap.String("status", string(e.Status)),
+		zap.String("id", e.ID), orNull("userId", e.UserID), zap.String("action", logged(e.Action)), zap.String("status", string(e.Status)),
 		zap.String("severity", e.Severity.String()), orNull("ipAddress", e.IPAddress), orNull("userAgent", e.UserAgent),
 		zap.Object("metadata", logObject(gjson.ParseBytes(e.Metadata))), zap.String("createdAt", e.CreatedAt.UTC().Format(storage.TimeLayout)),
 	)
 }
+
+// logged is a text for the log: an encoder escapes control characters, but not those
+// beyond ASCII, nor what turns the direction of text.
+func logged(s string) string { return printable(s, ascii) }
+
+// ascii are the control characters that JSON cannot have as they are.
+const ascii = "\x00\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"
 
 // orNull is a field that is null when nobody knows it.
 func orNull(key, value string) zap.Field {
 	if value == "" {
 		return zap.Reflect(key, nil)
 	}
-	return zap.String(key, value)
+	return zap.String(key, logged(value))
 }
 
 // logObject is a JSON object as a structured field, so that an encoder can filter
@@ -387,15 +394,16 @@ func (o logObject) MarshalLogObject(enc zapcore.ObjectEncoder) (err error) {
 		return nil
 	}
 	gjson.Result(o).ForEach(func(k, v gjson.Result) bool {
+		key := logged(k.Str)
 		switch {
 		case v.IsObject():
-			err = enc.AddObject(k.Str, logObject(v))
+			err = enc.AddObject(key, logObject(v))
 		case v.Type == gjson.String:
-			enc.AddString(k.Str, v.Str)
+			enc.AddString(key, logged(v.Str))
 		case v.IsBool():
-			enc.AddBool(k.Str, v.Bool())
+			enc.AddBool(key, v.Bool())
 		default: // numbers as they are written, lists, null
-			err = enc.AddReflected(k.Str, json.RawMessage(v.Raw))
+			err = enc.AddReflected(key, json.RawMessage(logged(v.Raw)))
 		}
 		return err == nil
 	})

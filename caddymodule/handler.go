@@ -285,6 +285,7 @@ func rejectAmbiguous(w http.ResponseWriter, _ *http.Request) error {
 // writeError writes an error of our own. message and code need no escaping.
 func writeError(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = fmt.Fprintf(w, `{"message":%q,"code":%q}`, message, code) // the client may be gone

@@ -48,6 +48,7 @@ func serveHealth(w http.ResponseWriter, _ *http.Request) error {
 		return apiError(http.StatusNotFound, errors.New("the running configuration has no audit_log"))
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	if worst == storage.Refusing {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -83,7 +83,7 @@ func plantAll(t *testing.T, way string, filter bool) *canaryRig {
 	for i, p := range plants() {
 		c := newCanary(p, i+1)
 		if r.canaries = append(r.canaries, c); p.answer != "" {
-			up.answers[c.name] = c.fill(p.answer)
+			up.answers[c.name] = c.reply()
 		}
 	}
 	harness.Use(t)
@@ -189,7 +189,7 @@ func (r *canaryRig) recording() string {
 		}
 		sent, _ := io.ReadAll(req.Body)
 		said := message{Status: 200, Headers: http.Header{"Content-Type": {"application/json"}}, Body: signedIn}
-		if res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(c.fill(c.answer))), nil); err == nil {
+		if res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(c.reply())), nil); err == nil {
 			body, _ := io.ReadAll(res.Body) // one is cut off
 			said = message{Status: res.StatusCode, Headers: res.Header, Body: string(body)}
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -212,6 +213,18 @@ func (c *canary) fill(s string) string {
 	b, _ := json.Marshal(value) // a text
 	return strings.NewReplacer("§j", string(b[1:len(b)-1]), "§q", url.QueryEscape(value), "§b", base64.StdEncoding.EncodeToString([]byte("ada:"+value)), "§", value).Replace(s)
 }
+
+// reply is the auth server's answer, with the length that it has now.
+func (c *canary) reply() string {
+	s := c.fill(c.answer)
+	head, body, _ := strings.Cut(s, "\r\n\r\n")
+	if strings.Contains(head, "Connection: close") {
+		return s // one that is cut
+	}
+	return length.ReplaceAllString(head, fmt.Sprint("Content-Length: ", len(body))) + "\r\n\r\n" + body
+}
+
+var length = regexp.MustCompile(`Content-Length: \d+`)
 
 // raw is the request as it goes over the wire.
 func (c *canary) raw(host string) string {

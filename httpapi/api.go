@@ -138,6 +138,7 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store, private")
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // it is data, whoever looks at it
 	h.Add("Vary", "Cookie, Authorization")
 	if q.preflight() || !q.allow("ip:"+clientKey(c.ClientIP)) {
 		return
