@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 // TestGate11Disk: the disk under a real Caddy fails again and again while clients sign
@@ -29,8 +30,8 @@ import (
 func TestGate11Disk(t *testing.T) {
 	rigs := []diskRig{
 		{name: "no file may grow", times: gates.Figure(2, 20), sqlite: "spill 8MiB", fail: noGrowth},
-		{name: "full, with a journal", times: gates.Figure(1, 20), size: "24m", sqlite: "spill 8MiB", fail: fullDisk},
-		{name: "full, without one", times: gates.Figure(1, 20), size: "24m", sqlite: "spill off", fail: fullDisk},
+		{name: "full, with a journal", times: gates.Figure(1, 20), size: "200m", sqlite: "spill 8MiB", fail: fullDisk},
+		{name: "full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: fullDisk},
 	}
 	if gates.Full() {
 		for _, call := range []string{"fsync", "pwrite64", "ftruncate", "openat"} {
@@ -117,8 +118,22 @@ func (r *diskRig) run(t *testing.T) {
 	}
 	_ = r.site.cmd.Wait()
 	r.ended = r.kills.check(t, database(dir), &r.auth.chunkedAuth)
+	if r.ended.lost > 0 {
+		r.explain(t, database(dir))
+	}
 	checkIntegrity(t, database(dir))
 	r.verdict(t)
+}
+
+// explain says what the log has of what counts as lost.
+func (r *diskRig) explain(t *testing.T, file string) {
+	t.Helper()
+	_, last := byUser(entriesIn(t, file, time.Time{}))
+	for _, user := range r.kills.acknowledged {
+		if e, ok := last[user]; !ok || e.Status != storage.Success {
+			t.Logf("%s was acknowledged; it has an entry: %v, %s %s", user, ok, e.Action, e.Status)
+		}
+	}
 }
 
 func (r *diskRig) verdict(t *testing.T) {
