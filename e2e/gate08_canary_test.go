@@ -75,15 +75,20 @@ type canaryRig struct {
 func plantAll(t *testing.T, way string, filter bool) *canaryRig {
 	t.Helper()
 	r := &canaryRig{t: t, dir: t.TempDir(), port: harness.FreePort(t), admin: "127.0.0.1:" + itoa(harness.FreePort(t)), surfaces: map[string][]byte{}}
-	up := newBytesUpstream(t, answer("200 OK", jsonType, signedIn))
-	up.answers = map[string]string{}
+	answers := map[string]string{}
+	up := newBytesUpstream(t, func(name string) string {
+		if own, ok := answers[name]; ok {
+			return own
+		}
+		return answer("200 OK", jsonType, signedIn)
+	})
 	session := newCanary(plant{where: "token of a session that is looked up"}, 0)
-	up.answers[""] = answer("200 OK", jsonType+"Set-Auth-Token: "+session.secret+"\r\n", `{"session":{"token":"`+session.secret+`","userId":"root","expiresAt":"2099-01-01T00:00:00Z"},"user":{"id":"root","role":"admin"}}`)
+	answers[""] = answer("200 OK", jsonType+"Set-Auth-Token: "+session.secret+"\r\n", `{"session":{"token":"`+session.secret+`","userId":"root","expiresAt":"2099-01-01T00:00:00Z"},"user":{"id":"root","role":"admin"}}`)
 	r.canaries = []*canary{session}
 	for i, p := range plants() {
 		c := newCanary(p, i+1)
 		if r.canaries = append(r.canaries, c); p.answer != "" {
-			up.answers[c.name] = c.reply()
+			answers[c.name] = c.reply()
 		}
 	}
 	harness.Use(t)

@@ -129,9 +129,9 @@ func (r *diskRig) run(t *testing.T) {
 func (r *diskRig) explain(t *testing.T, file string) {
 	t.Helper()
 	_, last := byUser(entriesIn(t, file, time.Time{}))
-	for _, user := range r.kills.acknowledged {
-		if e, ok := last[user]; !ok || e.Status != storage.Success {
-			t.Logf("%s was acknowledged; it has an entry: %v, %s %s", user, ok, e.Action, e.Status)
+	for _, a := range r.kills.acknowledged {
+		if e, ok := last[a.user]; !ok || e.Status != storage.Success {
+			t.Logf("%s was acknowledged; it has an entry: %v, %s %s", a.user, ok, e.Action, e.Status)
 		}
 	}
 }
@@ -204,9 +204,7 @@ func (r *diskRig) exchange() {
 		return
 	}
 	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusFound {
-		r.kills.mu.Lock()
-		r.kills.acknowledged = append(r.kills.acknowledged, user)
-		r.kills.mu.Unlock()
+		r.kills.note(0, user)
 		return
 	}
 	_, reached := r.auth.answered.Load(user)

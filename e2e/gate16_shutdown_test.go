@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -105,7 +103,7 @@ func exitWithFullQueue(t *testing.T, n int) (queued, lost int, took time.Duratio
 			t.Fatal(err)
 		}
 	}
-	release := holdLock(t, database(dir)) // nothing is written meanwhile
+	release := lockDatabase(t, database(dir)) // nothing is written meanwhile
 	var answered atomic.Int64
 	const workers = 32
 	var wg sync.WaitGroup
@@ -144,24 +142,6 @@ func exitWithFullQueue(t *testing.T, n int) (queued, lost int, took time.Duratio
 		t.Errorf("%d of %d requests answered; %d neither in the log nor in a gap; the exit took %v", queued, n, lost, took)
 	}
 	return queued, lost, took
-}
-
-// holdLock keeps everybody else from writing into a database until release.
-func holdLock(t *testing.T, file string) (release func()) {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+file+"?_txlock=immediate&_pragma=busy_timeout(5000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tx, err := db.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sync.OnceFunc(func() {
-		if err := errors.Join(tx.Rollback(), db.Close()); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // exit ends a Caddy as a service manager does, and says how long it took.
