@@ -1,0 +1,219 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Defaults of Options.
+const (
+	// DefaultTable is the name of the view that shows the log.
+	DefaultTable = "auditLog"
+	// DefaultSchema is the schema that it is in.
+	DefaultSchema = "public"
+	// DefaultMaxConns bounds the connections of one store.
+	DefaultMaxConns = 8
+	// MaxMaxConns bounds what can be configured: PostgreSQL itself takes 100 by
+	// default, from all Caddys together.
+	MaxMaxConns = 500
+)
+
+const (
+	// callTimeout bounds every call of a Store: nobody waits longer than 3 s for the
+	// database (threats.md E7.3), with what a busy machine needs to notice.
+	callTimeout = 2750 * time.Millisecond
+	// connectTimeout bounds the making of a connection.
+	connectTimeout = 3 * time.Second
+	// statementTimeout and lockTimeout are the server's own bounds, for statements
+	// whose client is not there to end them.
+	statementTimeout = 3 * time.Second
+	lockTimeout      = 2500 * time.Millisecond
+)
+
+// Options of a Store.
+type Options struct {
+	// DSN names the database: postgres://user:password@host:5432/database?sslmode=verify-full
+	// or words like host=... user=... TLS is as sslmode and sslrootcert say. Several
+	// hosts may be given; a server that only reads is passed over unless
+	// target_session_attrs says otherwise. What is missing comes from PGHOST and the
+	// like, as for every program.
+	DSN string
+	// Schema and Table are where the log is: Table is the name of the view, and the
+	// prefix of the tables behind it. Empty means DefaultSchema and DefaultTable. See
+	// ValidTable.
+	Schema, Table string
+	// MaxConns bounds the connections; 0 means DefaultMaxConns.
+	MaxConns int
+	// Logger for what happens in the background; nil discards.
+	Logger *slog.Logger
+}
+
+var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,47}$`)
+
+// ValidTable says why name cannot be the name of the view; nil if it can.
+func ValidTable(name string) error { return validName("table", name) }
+
+// ValidSchema says why name cannot be the name of the schema; nil if it can.
+func ValidSchema(name string) error { return validName("schema", name) }
+
+func validName(what, name string) error {
+	if !tableName.MatchString(name) || strings.HasPrefix(strings.ToLower(name), "pg_") {
+		return fmt.Errorf("bad %s name %q: use 1 to 48 letters, digits and underscores, not starting with a digit or pg_", what, name)
+	}
+	return nil
+}
+
+// Check looks, without a connection, whether Open could work: it is for
+// configuration checks such as caddy validate.
+func Check(o Options) error {
+	_, err := o.parse()
+	return err
+}
+
+// Target names the database that a DSN means, without its password: hosts, database
+// and user, as "host:5432/database".
+func Target(dsn string) (string, error) {
+	c, err := Options{DSN: dsn}.parse()
+	if err != nil {
+		return "", err
+	}
+	return target(c.ConnConfig), nil
+}
+
+func target(c *pgx.ConnConfig) string {
+	hosts := []string{address(c.Host, c.Port)}
+	for _, f := range c.Fallbacks {
+		if a := address(f.Host, f.Port); a != hosts[len(hosts)-1] { // sslmode=prefer has each host twice
+			hosts = append(hosts, a)
+		}
+	}
+	return strings.Join(hosts, ",") + "/" + c.Database
+}
+
+func address(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return host // a unix socket
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+func (o Options) withDefaults() Options {
+	o.Schema, o.Table = cmp.Or(o.Schema, DefaultSchema), cmp.Or(o.Table, DefaultTable)
+	o.MaxConns = cmp.Or(o.MaxConns, DefaultMaxConns)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	return o
+}
+
+// parse checks the options and returns them as pgx takes them.
+func (o Options) parse() (*pgxpool.Config, error) {
+	o = o.withDefaults()
+	if err := errors.Join(ValidSchema(o.Schema), ValidTable(o.Table)); err != nil {
+		return nil, err
+	}
+	if o.MaxConns < 1 || o.MaxConns > MaxMaxConns {
+		return nil, fmt.Errorf("max_connections %d: give 1 to %d", o.MaxConns, MaxMaxConns)
+	}
+	if strings.TrimSpace(o.DSN) == "" {
+		return nil, errors.New("the DSN is empty: give postgres://user:password@host:5432/database?sslmode=verify-full")
+	}
+	c, err := pgxpool.ParseConfig(strings.TrimSpace(o.DSN))
+	if err != nil {
+		return nil, dsnError(err)
+	}
+	if c.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
+		return nil, errors.New("the DSN asks for default_query_exec_mode=simple_protocol, which puts values into SQL texts: use exec, which works with every pooler too")
+	}
+	tune(c)
+	return c, nil
+}
+
+// unprotected says whether a connection over a network would believe any server, or
+// be readable on the way.
+func unprotected(c *pgx.ConnConfig) bool {
+	if strings.HasPrefix(c.Host, "/") || c.Host == "localhost" {
+		return false
+	}
+	if ip, err := netip.ParseAddr(c.Host); err == nil && ip.IsLoopback() {
+		return false
+	}
+	return c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify && c.TLSConfig.VerifyPeerCertificate == nil && c.TLSConfig.VerifyConnection == nil
+}
+
+// dsnError says what is wrong with a DSN in words of our own: those of pgx repeat
+// the DSN, and find its password only if it is well formed.
+func dsnError(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return fmt.Errorf("the DSN names a file that cannot be read: %w", file)
+	}
+	for _, word := range []string{"sslmode", "sslrootcert", "sslcert", "target_session_attrs", "port", "connect_timeout", "service"} {
+		if strings.Contains(err.Error(), ": invalid "+word) || strings.Contains(err.Error(), ": unknown "+word) || strings.Contains(err.Error(), word+" is invalid") {
+			return fmt.Errorf("the DSN has a bad %s", word)
+		}
+	}
+	return errors.New("the DSN cannot be read: give postgres://user:password@host:5432/database?sslmode=verify-full " +
+		"(special characters in the password as %XX), or words like host=db user=caddy password='...' dbname=audit")
+}
+
+// tune sets what a DSN does not say.
+func tune(c *pgxpool.Config) {
+	conn := c.ConnConfig
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > connectTimeout {
+		conn.ConnectTimeout = connectTimeout
+	}
+	if conn.ValidateConnect == nil {
+		// A standby would refuse every entry for as long as the pool keeps the
+		// connection (threats.md E7.4).
+		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	// A peer that is gone without a word is found out in about 10 s while idle; calls
+	// have their own deadline.
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}}
+	conn.DialFunc = dialer.DialContext
+	if _, named := conn.RuntimeParams["application_name"]; !named {
+		conn.RuntimeParams["application_name"] = "caddy-audit-log"
+	}
+	c.MinConns, c.MinIdleConns = 0, 0
+	c.MaxConnIdleTime = 5 * time.Minute
+	c.MaxConnLifetime, c.MaxConnLifetimeJitter = time.Hour, 5*time.Minute
+	c.PingTimeout = time.Second
+	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > 5*time.Second }
+}
+
+// pools makes the connections' bounds: those that write have their own, so that
+// readers never take the last one.
+func pools(ctx context.Context, c *pgxpool.Config, maxConns int) (write, read *pgxpool.Pool, err error) {
+	forWriter := 2 // one in use, and one that is still being closed
+	if maxConns < 4 {
+		forWriter = 1
+	}
+	w := c.Copy()
+	w.MaxConns = int32(forWriter)
+	if write, err = pgxpool.NewWithConfig(ctx, w); err != nil {
+		return nil, nil, err
+	}
+	if maxConns == 1 {
+		return write, write, nil
+	}
+	r := c.Copy()
+	r.MaxConns = int32(maxConns - forWriter)
+	if read, err = pgxpool.NewWithConfig(ctx, r); err != nil {
+		write.Close()
+		return nil, nil, err
+	}
+	return write, read, nil
+}

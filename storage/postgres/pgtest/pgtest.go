@@ -1,0 +1,100 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Start returns a server that ends with the test.
+func Start(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s, err := New(settings...)
+	if errors.Is(err, errMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.Log())
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// shared is the server that the tests of one process share.
+var shared struct {
+	once   sync.Once
+	server *Server
+	err    error
+}
+
+// Shared returns a server that all tests of the process share, started on first
+// use. It is for tests that leave it as it is; each uses tables of its own. The
+// process's TestMain must call Main.
+func Shared(t testing.TB) *Server {
+	t.Helper()
+	shared.once.Do(func() { shared.server, shared.err = New() })
+	if errors.Is(shared.err, errMissing) {
+		t.Skip(shared.err)
+	}
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.server
+}
+
+// DSN names a database for a test that needs no more than that: the one that
+// AUDIT_TEST_POSTGRES names, or that of Shared.
+func DSN(t testing.TB) string {
+	t.Helper()
+	if dsn := os.Getenv("AUDIT_TEST_POSTGRES"); dsn != "" {
+		return dsn
+	}
+	return Shared(t).DSN()
+}
+
+// Main runs the tests and ends the shared server: os.Exit(pgtest.Main(m)).
+func Main(m *testing.M) int {
+	status := m.Run()
+	if shared.server != nil {
+		if err := shared.server.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "ending the shared PostgreSQL:", err)
+			return max(status, 1)
+		}
+	}
+	return status
+}
+
+// Table returns a table name that no other test has, so that tests can share a
+// database. What is in it is dropped at the end, by the prefix of its tables.
+func Table(t testing.TB) string {
+	t.Helper()
+	name := "t" + strings.ToLower(rand.Text()[:12])
+	dsn := DSN(t)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		c, err := pgx.Connect(ctx, dsn)
+		if err == nil {
+			_, err = c.Exec(ctx, fmt.Sprintf(`DROP VIEW IF EXISTS %[1]q; DROP TABLE IF EXISTS "%[1]s_entries", "%[1]s_moves", "%[1]s_schema"`, name))
+			err = errors.Join(err, c.Close(ctx))
+		}
+		if err != nil {
+			t.Errorf("dropping the tables of %s: %v", name, err)
+		}
+	})
+	return name
+}

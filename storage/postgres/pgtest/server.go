@@ -1,0 +1,303 @@
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// patience bounds how long a server may take to start or to stop. Machines that
+// run tests are busy.
+const patience = 60 * time.Second
+
+// Server is a private PostgreSQL. Its methods are for one goroutine at a time.
+type Server struct {
+	// Port on 127.0.0.1; it stays the same when the server is started again.
+	Port int
+	// Password of the superuser postgres.
+	Password string
+
+	bin, dir string
+	settings []string
+	as       *syscall.Credential
+	cmd      *exec.Cmd
+	ended    chan struct{} // closed when the postmaster has ended
+}
+
+// New makes a database cluster in a new temporary folder and starts it. Settings
+// are of the form name=value. Close ends it.
+func New(settings ...string) (*Server, error) {
+	bin, err := Binaries()
+	if err != nil {
+		return nil, err
+	}
+	as, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has at most 107 bytes
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Password: rand.Text(), bin: bin, dir: dir, as: as, settings: settings}
+	if err := errors.Join(s.initialize(), s.choosePort()); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := s.Start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) initialize() error {
+	if s.as != nil {
+		if err := os.Chown(s.dir, int(s.as.Uid), int(s.as.Gid)); err != nil {
+			return err
+		}
+	}
+	secret := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(secret, []byte(s.Password), 0o644); err != nil { // the folder is closed to others
+		return err
+	}
+	return s.program("initdb", "-D", s.data(), "-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=scram-sha-256", "--pwfile="+secret, "--no-sync")
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// program runs one of PostgreSQL's programs to its end.
+func (s *Server) program(name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attributes()
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+s.Password)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// attributes make a process run as the right user, and end with this one.
+func (s *Server) attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: s.as, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
+}
+
+// choosePort finds a free port below those that the kernel gives to outgoing
+// connections, so that none of those takes it while the server is down.
+func (s *Server) choosePort() error {
+	for range 1000 {
+		n, err := rand.Int(rand.Reader, big.NewInt(20000))
+		if err != nil {
+			return err
+		}
+		port := 10000 + int(n.Int64())
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			s.Port = port
+			return l.Close()
+		}
+	}
+	return errors.New("no free port between 10000 and 30000")
+}
+
+// Start starts the server and waits until it takes connections. After a kill it
+// waits for what is left of the old one to go.
+func (s *Server) Start() error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := s.launch()
+		if err == nil {
+			err = s.await(deadline)
+		}
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond) // children of a killed server still hold its memory
+	}
+}
+
+// launch starts the postmaster in a thread that lives as long as it does: the
+// kernel sends Pdeathsig when that thread ends.
+func (s *Server) launch() error {
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.Port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60",
+		"-c", "shared_buffers=32MB", "-c", "log_min_messages=warning", "-c", "timezone=UTC"}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attributes()
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer func() { _ = log.Close() }()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // it is killed more often than not
+		}
+		close(ended)
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	s.cmd, s.ended = cmd, ended
+	return nil
+}
+
+// await waits until the server takes connections.
+func (s *Server) await(deadline time.Time) error {
+	for {
+		err := s.Exec("SELECT 1")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.ended:
+			return fmt.Errorf("PostgreSQL ended at once:\n%s", s.Log())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("PostgreSQL does not take connections after %s: %w\n%s", patience, err, s.Log())
+		}
+	}
+}
+
+// Exec runs statements as the superuser in the database postgres.
+func (s *Server) Exec(sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := pgx.Connect(ctx, s.DSN())
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(ctx, sql)
+	return errors.Join(err, c.Close(ctx))
+}
+
+// Log is what the server has logged.
+func (s *Server) Log() string {
+	b, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// Address is host and port.
+func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
+
+// DSN names the database postgres as the superuser, with parameters of the form
+// name=value.
+func (s *Server) DSN(parameters ...string) string { return s.DSNAt(s.Address(), parameters...) }
+
+// DSNAt is DSN through another address, such as that of a proxy.
+func (s *Server) DSNAt(address string, parameters ...string) string {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword("postgres", s.Password), Host: address, Path: "/postgres", RawQuery: "sslmode=disable"}
+	for _, p := range parameters {
+		u.RawQuery += "&" + p
+	}
+	return u.String()
+}
+
+// Kill ends the postmaster with SIGKILL, as a crash would.
+func (s *Server) Kill() error { return s.end(syscall.SIGKILL) }
+
+// Stop ends the server in an orderly way, with its clients' transactions rolled
+// back.
+func (s *Server) Stop() error { return s.end(syscall.SIGINT) }
+
+func (s *Server) end(how syscall.Signal) error {
+	if s.cmd == nil {
+		return nil
+	}
+	if err := s.cmd.Process.Signal(how); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("PostgreSQL does not end after %s", patience)
+	}
+}
+
+// Freeze stops every process of the server with SIGSTOP: connections stay, and
+// nothing answers. Thaw goes on.
+func (s *Server) Freeze() error { return s.signal(syscall.SIGSTOP) }
+
+// Thaw ends what Freeze began.
+func (s *Server) Thaw() error { return s.signal(syscall.SIGCONT) }
+
+// signal sends a signal to the postmaster and to all its children: each of them is
+// a process group of its own.
+func (s *Server) signal(sig syscall.Signal) error {
+	pid := s.cmd.Process.Pid
+	if err := syscall.Kill(pid, sig); err != nil { // first, so that it makes no more of them
+		return err
+	}
+	for _, child := range children(pid) {
+		if err := syscall.Kill(child, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// children lists the processes whose parent is pid.
+func children(pid int) []int {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	var found []int
+	for _, file := range stats {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := bytes.Cut(b, []byte(") "))
+		if f := strings.Fields(string(rest)); len(f) > 1 && f[1] == strconv.Itoa(pid) {
+			if child, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+				found = append(found, child)
+			}
+		}
+	}
+	return found
+}
+
+// Close ends the server and deletes its files.
+func (s *Server) Close() error {
+	var err error
+	if s.cmd != nil {
+		_ = s.signal(syscall.SIGCONT) // a frozen one would not end
+		err = s.end(syscall.SIGQUIT)
+	}
+	for range 100 { // its last children may still be writing
+		if removed := os.RemoveAll(s.dir); removed == nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}

@@ -1,0 +1,191 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// migrations are numbered without gaps, from 1. One that has been released never
+// changes.
+//
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// migrationTimeout bounds how long a start waits for another process that makes the
+// tables.
+const migrationTimeout = 30 * time.Second
+
+// steps returns the migrations in order.
+func steps() ([]string, error) {
+	names, err := fs.Glob(migrations, "migrations/*.sql") // sorted
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, name := range names {
+		b, err := migrations.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, string(b))
+	}
+	return texts, nil
+}
+
+// namer fills the names into SQL texts: {s} schema, {t} table. They were checked by
+// ValidSchema and ValidTable, so quotes around them are enough.
+type namer struct{ schema, table string }
+
+func (n namer) fill(sql string) string {
+	return strings.NewReplacer("{s}", n.schema, "{t}", n.table).Replace(sql)
+}
+
+// lock is the key of the advisory lock that whoever changes the tables holds.
+func (n namer) lock() int64 {
+	sum := sha256.Sum256([]byte("caddy-audit-log|" + n.schema + "|" + n.table))
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// Schema returns the SQL that makes the tables, or brings those of an earlier version
+// up to date, and makes the partitions of the month of now and the next ones. It can
+// be run again at any time, and by several at once. A role that is given gets the
+// rights that a Store needs; "" for none.
+func Schema(schema, table, role string, now time.Time) (string, error) {
+	if err := errors.Join(ValidSchema(schema), ValidTable(table)); err != nil {
+		return "", err
+	}
+	n := namer{schema, table}
+	body, err := n.script(now)
+	if err != nil {
+		return "", err
+	}
+	if role != "" {
+		body += n.grants(role)
+	}
+	return "-- The tables of the audit log. Apply with psql -v ON_ERROR_STOP=1.\nBEGIN;\n" + body + "COMMIT;\n", nil
+}
+
+// script is what Schema and migrate run in a transaction.
+func (n namer) script(now time.Time) (string, error) {
+	texts, err := steps()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "SELECT pg_advisory_xact_lock(%d);\n", n.lock())
+	// CREATE ... IF NOT EXISTS asks for the right to create even if it does not.
+	b.WriteString(n.fill(`DO $audit$ BEGIN
+	IF to_regnamespace('"{s}"') IS NULL THEN
+		CREATE SCHEMA "{s}";
+	END IF;
+	IF to_regclass('"{s}"."{t}_schema"') IS NULL THEN
+		CREATE TABLE "{s}"."{t}_schema" (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
+	END IF;
+END $audit$;
+`))
+	for i, text := range texts {
+		fmt.Fprintf(&b, n.fill(`DO $audit$ BEGIN
+IF NOT EXISTS (SELECT FROM "{s}"."{t}_schema" WHERE version = %[1]d) THEN
+
+%[2]s
+INSERT INTO "{s}"."{t}_schema" (version) VALUES (%[1]d);
+END IF;
+END $audit$;
+`), i+1, n.fill(text))
+	}
+	for m := monthOf(now); m <= monthOf(now)+monthsAhead; m++ {
+		b.WriteString(n.partition(m))
+	}
+	return b.String(), nil
+}
+
+// grants gives a role what a Store needs.
+func (n namer) grants(role string) string {
+	return strings.ReplaceAll(n.fill(`GRANT USAGE ON SCHEMA "{s}" TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON "{s}"."{t}_entries", "{s}"."{t}_moves" TO {role};
+GRANT SELECT ON "{s}"."{t}_schema", "{s}"."{t}" TO {role};
+`), "{role}", pgx.Identifier{role}.Sanitize())
+}
+
+// migrate makes the tables unless they are there. Of several processes that start at
+// once one does it, under an advisory lock, and the others find it done.
+func (s *Store) migrate(ctx context.Context) error {
+	texts, err := steps()
+	if err != nil {
+		return err
+	}
+	have, err := s.version(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the version of the tables: %w", err)
+	}
+	switch {
+	case have > len(texts):
+		return fmt.Errorf("table %s in schema %s was made by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another table",
+			s.table, s.schema, have, len(texts))
+	case have == len(texts):
+		return s.checkColumns(ctx)
+	}
+	script, err := s.script(time.Now())
+	if err != nil {
+		return err
+	}
+	err = s.change(ctx, script)
+	switch c := code(err); {
+	case err == nil:
+		return s.checkColumns(ctx)
+	case c == noPrivilege:
+		return fmt.Errorf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql",
+			err, SchemaCommand, s.schema, s.table)
+	case c == duplicateTable, c == duplicateRelation, c == undefinedObject:
+		return fmt.Errorf("%w: something of another program has that name; give the audit log another table or schema", err)
+	}
+	return fmt.Errorf("making the tables: %w", err)
+}
+
+// change runs a script in a transaction with time to wait for the advisory lock.
+func (s *Store) change(ctx context.Context, script string) error {
+	ctx, cancel := context.WithTimeout(ctx, migrationTimeout)
+	defer cancel()
+	return pgx.BeginFunc(ctx, s.read, func(tx pgx.Tx) error {
+		// The clients' own settings may be shorter than what another process needs.
+		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = 0; ", migrationTimeout.Milliseconds())+script)
+		return err
+	})
+}
+
+// version returns that of the tables, 0 if there are none.
+func (s *Store) version(ctx context.Context) (int, error) {
+	var there bool
+	if err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", s.fill(`"{s}"."{t}_schema"`)).Scan(&there); err != nil || !there {
+		return 0, err
+	}
+	var version int
+	err := s.read.QueryRow(ctx, s.fill(`SELECT coalesce(max(version), 0) FROM "{s}"."{t}_schema"`)).Scan(&version)
+	return version, err
+}
+
+// checkColumns refuses tables that somebody has changed since they were made
+// (threats.md E7.7).
+func (s *Store) checkColumns(ctx context.Context) error {
+	rows, err := s.read.Query(ctx, s.fill(`SELECT key, `+rowColumns+` FROM "{s}"."{t}_entries" WHERE false`))
+	if err == nil {
+		rows.Close()
+		err = rows.Err()
+	}
+	switch code(err) {
+	case undefinedTable, undefinedColumn:
+		return fmt.Errorf("%w: the tables are not as caddy-audit-log made them; put back what was changed, or give another table", err)
+	case noPrivilege:
+		return fmt.Errorf("%w: give the role of the DSN its rights with: %s --schema %s --table %s --role <role> | psql", err, SchemaCommand, s.schema, s.table)
+	}
+	return err
+}
