@@ -173,7 +173,7 @@ func (e *Entry) Sanitize() {
 	}
 	e.CreatedAt = clampTime(e.CreatedAt.UTC().Truncate(time.Millisecond))
 	e.Metadata = cleanMetadata(e.Metadata)
-	if e.IdentifierHash != "" && e.IdentifierHash != metadataText(e.Metadata, identifierHashPath) {
+	if e.IdentifierHash != "" && e.IdentifierHash != TextIn(e.Metadata, identifierHashPath) {
 		e.IdentifierHash = ""
 	}
 }

@@ -23,11 +23,11 @@ func TextPaths() []string { return slices.Clone(textPaths[:]) }
 
 // IdentifierHashIn returns metadata.identifierHash: what a store that keeps no
 // more than whether there is an IdentifierHash reads it back from.
-func IdentifierHashIn(m json.RawMessage) string { return metadataText(m, identifierHashPath) }
+func IdentifierHashIn(m json.RawMessage) string { return TextIn(m, identifierHashPath) }
 
-// metadataText returns a text of the metadata, "" for anything but a text. Of
+// TextIn returns the text at a path of the metadata, names joined by dots, "" for anything but a text. Of
 // members with one name the first counts, as in SQLite.
-func metadataText(m json.RawMessage, path string) string {
+func TextIn(m json.RawMessage, path string) string {
 	if v := gjson.GetBytes(m, path); v.Type == gjson.String {
 		return v.Str
 	}
@@ -42,7 +42,7 @@ func (q *Query) contains(e *Entry) bool {
 		return true
 	}
 	for _, path := range textPaths {
-		if v := metadataText(e.Metadata, path); v != "" && has(v) {
+		if v := TextIn(e.Metadata, path); v != "" && has(v) {
 			return true
 		}
 	}

@@ -182,7 +182,7 @@ func (s *Store) queueTotal(b *pgx.Batch, page *storage.Page, runs []run) {
 	for i := range runs {
 		parts = append(parts, s.fill(`(SELECT 1 FROM "{s}"."{t}_entries" WHERE `)+runs[i].where(&args)+fmt.Sprintf(` LIMIT %d)`, storage.MaxTotal+1))
 	}
-	sql := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d) AS found`, strings.Join(parts, " UNION ALL "), storage.MaxTotal+1)
+	sql := fmt.Sprintf(`SELECT least(count(*), %d) FROM (%s) AS found`, storage.MaxTotal+1, strings.Join(parts, " UNION ALL "))
 	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error {
 		var total int
 		err := row.Scan(&total)
