@@ -64,9 +64,22 @@ bench: ## the benchmarks of the pieces
 	go test -run '^$$' -bench . -benchmem ./storage/... ./profile/... ./redact/... ./exchange/... ./severity/...
 
 .PHONY: tools
-tools:
+tools: tools-postgres
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node.js 20 or newer with npm is missing: install it (Debian: apt-get install nodejs npm); the tests run a real Better Auth server" >&2; exit 1; }
 	@command -v gcc >/dev/null || { echo "gcc is missing: install it (Debian: apt-get install gcc libc6-dev); the race detector needs it" >&2; exit 1; }
+
+# Tests start a PostgreSQL of their own (storage/postgres/pgtest). Without one they are
+# skipped, and the report says so.
+.PHONY: tools-postgres
+tools-postgres: ## PostgreSQL's programs for the tests: Debian's package, if root runs this and none is there
+	@if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || pg_config --bindir >/dev/null 2>&1 || [ -n "$${AUDIT_TEST_POSTGRES:-}" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian's postgresql for the tests, without a server that runs"; \
+		apt-get install -y --no-install-recommends postgresql-common && sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf && apt-get install -y --no-install-recommends postgresql \
+			|| echo "PostgreSQL could not be installed: its tests are skipped" >&2; \
+	else \
+		echo "PostgreSQL is not on this machine: its tests are skipped (Debian: apt-get install postgresql; or AUDIT_TEST_POSTGRES=postgres://user:password@host/database)" >&2; \
+	fi
 
 $(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json
 	cd $(EXAMPLE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error

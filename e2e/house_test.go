@@ -38,6 +38,8 @@ var allowed = map[string][]string{
 	"storage":                     {"severity"},
 	"storage/memory":              {"severity", "storage"},
 	"storage/sqlite":              {"severity", "storage", "storage/filelock"},
+	"storage/postgres":            {"severity", "storage"},
+	"storage/postgres/pgtest":     {},
 	"storage/filelock":            {},
 	"storage/spill":               {"severity", "storage", "storage/filelock"},
 	"storage/storagetest":         {"severity", "storage", "storage/memory"},
@@ -65,6 +67,8 @@ func TestTheArrowsOfTheHousePointDown(t *testing.T) {
 				t.Errorf("%s imports %s: Caddy and zap stay in caddymodule", room, dep)
 			case strings.HasPrefix(dep, "modernc.org/") && room != "storage/sqlite":
 				t.Errorf("%s imports %s: the driver stays in storage/sqlite", room, dep)
+			case strings.HasPrefix(dep, "github.com/jackc/") && !strings.HasPrefix(room, "storage/postgres"):
+				t.Errorf("%s imports %s: the driver stays in storage/postgres", room, dep)
 			case (room == "severity" || room == "redact" || room == "profile/pathspell") && strings.Contains(strings.Split(dep, "/")[0], ".") && !ours:
 				t.Errorf("%s imports %s: it needs the standard library only", room, dep)
 			}

@@ -12,8 +12,11 @@ import (
 	"syscall"
 )
 
+// Missing is what a test says that is skipped because there are no programs.
+const Missing = "PostgreSQL is not on this machine"
+
 // errMissing says what to install.
-var errMissing = errors.New("PostgreSQL is not on this machine: run make tools-postgres, or name a server with AUDIT_TEST_POSTGRES=postgres://user:password@host/database")
+var errMissing = errors.New(Missing + ": run make tools-postgres, or name a server with AUDIT_TEST_POSTGRES=postgres://user:password@host/database")
 
 // Binaries returns the folder of initdb and postgres: that of the newest version
 // under /usr/lib/postgresql, or what pg_config says, or PATH.
