@@ -23,7 +23,8 @@
 // writes it again. Its key is derived from the entry, so the row is found by the
 // primary key. A unique index on the id in each partition makes two rows with one
 // id impossible within a month. Ids that are not a UUIDv7 of the entry's own month
-// (an import's) are looked for in all months before they are written.
+// (an import's) are looked for in all months before they are written; those that are a
+// UUIDv7 of another month stand in a table of strays, which every write asks.
 //
 // One goroutine writes for each store, in the order of the calls. It sends COMMIT
 // only after the server has answered the INSERT: the rows are locked by then, and

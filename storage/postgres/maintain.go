@@ -148,7 +148,11 @@ func (s *Store) dropMonth(ctx context.Context, m month) (int, error) {
 	n, err := s.count(ctx, `SELECT count(*) FROM `+table)
 	if err == nil {
 		err = s.patient(ctx, func(t *tx) error {
-			return t.each(ctx, `DROP TABLE `+table, nil, nil, func() error { return nil })
+			if err := t.each(ctx, `DROP TABLE `+table, nil, nil, func() error { return nil }); err != nil {
+				return err
+			}
+			from, to := m.keys()
+			return s.forgetStrays(ctx, t, from, to-1)
 		})
 	}
 	if code(err) == undefinedTable {
@@ -182,6 +186,9 @@ func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (
 		if err != nil || first == nil {
 			return err
 		}
+		if err := s.forgetStrays(ctx, t, *first, *last); err != nil {
+			return err
+		}
 		n = 0
 		var key int64
 		return t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{*first, *last}, []any{&key}, func() error {
@@ -193,6 +200,11 @@ func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (
 		return 0, err
 	}
 	return n, nil
+}
+
+// forgetStrays forgets those whose entries go, from the first key to the last.
+func (s *Store) forgetStrays(ctx context.Context, t *tx, first, last int64) error {
+	return t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_strays" WHERE key BETWEEN $1 AND $2`), []any{first, last}, nil, func() error { return nil })
 }
 
 // mayNotDrop says whether the role may not drop partitions, or somebody uses them.

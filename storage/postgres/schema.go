@@ -111,7 +111,7 @@ END $audit$;
 // grants gives a role what a Store needs.
 func (n namer) grants(role string) string {
 	return strings.ReplaceAll(n.fill(`GRANT USAGE ON SCHEMA "{s}" TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON "{s}"."{t}_entries", "{s}"."{t}_moves" TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON "{s}"."{t}_entries", "{s}"."{t}_strays", "{s}"."{t}_moves" TO {role};
 GRANT SELECT ON "{s}"."{t}_schema", "{s}"."{t}" TO {role};
 `), "{role}", pgx.Identifier{role}.Sanitize())
 }

@@ -53,16 +53,28 @@ func monthsOf(rows []*row) []month {
 	return months
 }
 
-// atHome says whether the id is a UUIDv7 of the month of the key: then nobody has
-// written it in another month.
+// atHome says whether the id is a UUIDv7 of the month of the key: then it is there in
+// another month only if it is among the strays.
 func (r *row) atHome() bool {
-	u, err := uuid.Parse(r.entry.ID)
-	if err != nil || u.Version() != 7 {
+	u, timed := r.timed()
+	if !timed {
 		return false
 	}
 	ms := int64(binary.BigEndian.Uint64(u[:8]) >> 16)
 	from, to := monthOf(storage.KeyTime(r.key)).keys()
 	return storage.KeyTime(from).UnixMilli() <= ms && ms < storage.KeyTime(to).UnixMilli()
+}
+
+// timed returns the id if it says when it was made.
+func (r *row) timed() (uuid.UUID, bool) {
+	u, err := uuid.Parse(r.entry.ID)
+	return u, err == nil && u.Version() == 7
+}
+
+// stray says whether somebody who writes the id again could look in the wrong month.
+func (r *row) stray() bool {
+	_, timed := r.timed()
+	return timed && !r.atHome()
 }
 
 // place inserts or updates the rows, in the transaction t. thorough looks for every
@@ -77,6 +89,7 @@ func (s *Store) place(ctx context.Context, t *tx, rows []*row, thorough bool) er
 	if err := s.find(ctx, t, elsewhere, func(*row) {}); err != nil {
 		return err
 	}
+	all := rows
 	for len(rows) > 0 {
 		inOrder(rows)
 		distinct, clashing := apart(rows)
@@ -90,7 +103,23 @@ func (s *Store) place(ctx context.Context, t *tx, rows []*row, thorough bool) er
 		}
 		rows = append(left, clashing...)
 	}
-	return nil
+	return s.noteStrays(ctx, t, all)
+}
+
+// noteStrays notes which of the rows are strays.
+func (s *Store) noteStrays(ctx context.Context, t *tx, rows []*row) error {
+	var ids []string
+	var keys []int64
+	for _, r := range rows {
+		if r.stray() {
+			ids, keys = append(ids, r.entry.ID), append(keys, r.key)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return t.each(ctx, s.fill(`INSERT INTO "{s}"."{t}_strays" SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT (id) DO NOTHING`),
+		[]any{ids, keys}, nil, func() error { return nil })
 }
 
 // apart returns the rows whose keys are different, and those that share one with them:
@@ -137,11 +166,12 @@ func (s *Store) find(ctx context.Context, t *tx, rows []*row, absent func(*row))
 }
 
 // upsertSQL writes rows whose keys are different. It leaves a row alone, and does not
-// return its id, when another entry has the key. Where an id is there with another key
-// the unique index on ids makes it fail.
+// return its id, when another entry has the key, or its id is a stray's. Where an id is
+// there with another key of the month the unique index on ids makes it fail.
 const upsertSQL = `INSERT INTO "{s}"."{t}_entries" AS e (key, ` + rowColumns + `)
 	SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::smallint[], $8::text[], $9::text[],
-		$10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[])
+		$10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[]) AS n (key, ` + rowColumns + `)
+	WHERE NOT EXISTS (SELECT FROM "{s}"."{t}_strays" AS s WHERE s.id = n.id AND s.key <> n.key)
 	ON CONFLICT (key) DO UPDATE SET user_hash = EXCLUDED.user_hash, user_id = EXCLUDED.user_id, action = EXCLUDED.action, status = EXCLUDED.status,
 		severity = EXCLUDED.severity, ip = EXCLUDED.ip, agent = EXCLUDED.agent, metadata = EXCLUDED.metadata, identifier_hash = EXCLUDED.identifier_hash,
 		identifier = EXCLUDED.identifier, target_user_id = EXCLUDED.target_user_id, error_code = EXCLUDED.error_code

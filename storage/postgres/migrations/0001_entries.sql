@@ -27,6 +27,14 @@ CREATE INDEX ON "{s}"."{t}_entries" (identifier_hash, key) WHERE identifier_hash
 CREATE TABLE "{s}"."{t}_default" PARTITION OF "{s}"."{t}_entries" DEFAULT;
 CREATE UNIQUE INDEX ON "{s}"."{t}_default" (id);
 
+-- Entries whose id is of another month than they are: who writes such an id again, with
+-- a time of the id's month, would not look for it in theirs.
+CREATE TABLE "{s}"."{t}_strays" (
+	id  text COLLATE "C" PRIMARY KEY,
+	key bigint NOT NULL
+);
+CREATE INDEX ON "{s}"."{t}_strays" (key);
+
 -- How far caddy audit-log migrate has come, by source.
 CREATE TABLE "{s}"."{t}_moves" (
 	source text PRIMARY KEY,

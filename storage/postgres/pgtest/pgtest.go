@@ -89,7 +89,7 @@ func Table(t testing.TB) string {
 		defer cancel()
 		c, err := pgx.Connect(ctx, dsn)
 		if err == nil {
-			_, err = c.Exec(ctx, fmt.Sprintf(`DROP VIEW IF EXISTS %[1]q; DROP TABLE IF EXISTS "%[1]s_entries", "%[1]s_moves", "%[1]s_schema"`, name))
+			_, err = c.Exec(ctx, fmt.Sprintf(`DROP VIEW IF EXISTS %[1]q; DROP TABLE IF EXISTS "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, name))
 			err = errors.Join(err, c.Close(ctx))
 		}
 		if err != nil {
