@@ -58,6 +58,13 @@ func passing(err error) bool {
 	return false
 }
 
+// gone says whether there is no server to talk to: the connection broke or was refused,
+// or the server is starting or stopping.
+func gone(err error) bool {
+	c := code(err)
+	return err != nil && (c == "" || c != queryCanceled && (c[:2] == "08" || c[:2] == "57"))
+}
+
 // refused says whether the server works and will never take this value.
 func refused(err error) bool {
 	switch c := code(err); {
@@ -77,6 +84,8 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	switch {
 	case err == nil, errors.Is(err, storage.ErrClosed), errors.Is(err, storage.ErrNotFound), errors.Is(err, storage.ErrBadCursor), errors.As(err, &f):
 		return err
+	case errors.As(err, new(*unfit)):
+		return &storage.Fault{Reason: storage.Unspecified, Err: err}
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("waiting for PostgreSQL: %w", context.Canceled)
 	case refused(err):

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -56,10 +57,19 @@ type Options struct {
 	// prefix of the tables behind it. Empty means DefaultSchema and DefaultTable. See
 	// ValidTable.
 	Schema, Table string
-	// MaxConns bounds the connections; 0 means DefaultMaxConns.
-	MaxConns int
+	// Password takes the place of the DSN's, so that it can come from a file as it is.
+	Password string
+	// TLS is a sslmode, such as verify-full, RootCert the file of the certificates that
+	// are believed, ClientCert and ClientKey the files that the client shows itself with.
+	// Each takes the place of what the DSN says.
+	TLS, RootCert, ClientCert, ClientKey string
+	// MaxConns bounds the connections, 0 means DefaultMaxConns; MinConns are kept open.
+	MaxConns, MinConns int
 	// Logger for what happens in the background; nil discards.
 	Logger *slog.Logger
+
+	// hurried: do not wait for a server that is gone.
+	hurried bool
 }
 
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,47}$`)
@@ -84,14 +94,23 @@ func Check(o Options) error {
 	return err
 }
 
-// Target names the database that a DSN means, without its password: hosts, database
-// and user, as "host:5432/database".
-func Target(dsn string) (string, error) {
-	c, err := Options{DSN: dsn}.parse()
+// Target names the database that the options mean, without user and password:
+// "host:5432/database".
+func Target(o Options) (string, error) {
+	c, err := o.parse()
 	if err != nil {
 		return "", err
 	}
 	return target(c.ConnConfig), nil
+}
+
+// Database is the name of the database that the options mean.
+func Database(o Options) (string, error) {
+	c, err := o.parse()
+	if err != nil {
+		return "", err
+	}
+	return cmp.Or(c.ConnConfig.Database, c.ConnConfig.User), nil // as the server has it
 }
 
 func target(c *pgx.ConnConfig) string {
@@ -125,12 +144,16 @@ func (o Options) parse() (*pgxpool.Config, error) {
 		return nil, err
 	}
 	if o.MaxConns < 1 || o.MaxConns > MaxMaxConns {
-		return nil, fmt.Errorf("max_connections %d: give 1 to %d", o.MaxConns, MaxMaxConns)
+		return nil, fmt.Errorf("max_conns %d: give 1 to %d", o.MaxConns, MaxMaxConns)
 	}
-	if strings.TrimSpace(o.DSN) == "" {
-		return nil, errors.New("the DSN is empty: give postgres://user:password@host:5432/database?sslmode=verify-full")
+	if o.MinConns < 0 || o.MinConns > o.MaxConns {
+		return nil, fmt.Errorf("min_conns %d: give 0 to max_conns, which is %d", o.MinConns, o.MaxConns)
 	}
-	c, err := pgxpool.ParseConfig(strings.TrimSpace(o.DSN))
+	dsn, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	c, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		return nil, dsnError(err)
 	}
@@ -139,6 +162,37 @@ func (o Options) parse() (*pgxpool.Config, error) {
 	}
 	tune(c)
 	return c, nil
+}
+
+// complete is the DSN with what stands beside it.
+func (o Options) complete() (string, error) {
+	dsn := strings.TrimSpace(o.DSN)
+	if dsn == "" {
+		return "", errors.New("the DSN is empty: give postgres://user:password@host:5432/database?sslmode=verify-full")
+	}
+	beside := [][2]string{{"password", o.Password}, {"sslmode", o.TLS}, {"sslrootcert", o.RootCert}, {"sslcert", o.ClientCert}, {"sslkey", o.ClientKey}}
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		for _, b := range beside {
+			if b[1] != "" {
+				dsn += fmt.Sprintf(" %s='%s'", b[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(b[1]))
+			}
+		}
+		return dsn, nil
+	}
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return "", dsnError(err)
+	}
+	q := u.Query()
+	for _, b := range beside {
+		if b[1] != "" {
+			q.Set(b[0], b[1])
+		}
+	}
+	if u.RawQuery = q.Encode(); o.Password != "" && u.User != nil {
+		u.User = url.UserPassword(u.User.Username(), o.Password)
+	}
+	return u.String(), nil
 }
 
 // unprotected says whether a connection over a network would believe any server, or
@@ -196,13 +250,13 @@ func tune(c *pgxpool.Config) {
 
 // pools makes the connections' bounds: those that write have their own, so that
 // readers never take the last one.
-func pools(ctx context.Context, c *pgxpool.Config, maxConns int) (write, read *pgxpool.Pool, err error) {
+func pools(ctx context.Context, c *pgxpool.Config, maxConns, minConns int) (write, read *pgxpool.Pool, err error) {
 	forWriter := 2 // one in use, and one that is still being closed
 	if maxConns < 4 {
 		forWriter = 1
 	}
 	w := c.Copy()
-	w.MaxConns = int32(forWriter)
+	w.MaxConns, w.MinConns = int32(forWriter), int32(min(minConns, 1))
 	if write, err = pgxpool.NewWithConfig(ctx, w); err != nil {
 		return nil, nil, err
 	}
@@ -210,7 +264,7 @@ func pools(ctx context.Context, c *pgxpool.Config, maxConns int) (write, read *p
 		return write, write, nil
 	}
 	r := c.Copy()
-	r.MaxConns = int32(maxConns - forWriter)
+	r.MaxConns, r.MinConns = int32(maxConns-forWriter), int32(min(max(minConns-1, 0), maxConns-forWriter))
 	if read, err = pgxpool.NewWithConfig(ctx, r); err != nil {
 		write.Close()
 		return nil, nil, err

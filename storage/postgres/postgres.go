@@ -29,6 +29,8 @@ type Store struct {
 	// target names the database in messages, without user and password.
 	target string
 	log    *slog.Logger
+	// goneFor is how long a call tries a server again that is gone.
+	goneFor time.Duration
 	// write is for the writer alone; read for all else. They are the same if only one
 	// connection is allowed.
 	write, read *pgxpool.Pool
@@ -60,9 +62,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	o = o.withDefaults()
 	s := &Store{namer: namer{o.Schema, o.Table}, target: target(c.ConnConfig), log: o.Logger, aheadDone: make(chan struct{})}
+	s.goneFor = callTimeout
+	if o.hurried {
+		s.goneFor = goneFor
+	}
 	s.texts.upsert, s.texts.find = s.fill(upsertSQL), s.fill(findSQL)
 	// The pools outlive ctx.
-	if s.write, s.read, err = pools(context.WithoutCancel(ctx), c, o.MaxConns); err != nil {
+	if s.write, s.read, err = pools(context.WithoutCancel(ctx), c, o.MaxConns, o.MinConns); err != nil {
 		return nil, fmt.Errorf("audit log in PostgreSQL at %s: %w", s.target, err)
 	}
 	if err := s.prepare(ctx, unprotected(c.ConnConfig)); err != nil {
@@ -120,14 +126,26 @@ func (s *Store) inspect(ctx context.Context) (server, error) {
 func (v server) judge() error {
 	switch {
 	case v.number < oldestVersion:
-		return fmt.Errorf("the server is PostgreSQL %s: 14 or newer is needed", v.version)
+		return unfitf("the server is PostgreSQL %s: 14 or newer is needed", v.version)
 	case v.encoding != "UTF8":
-		return fmt.Errorf("the database has the encoding %s, in which some entries have no form: make one with createdb -E UTF8 -T template0", v.encoding)
+		return unfitf("the database has the encoding %s, in which some entries have no form: make one with createdb -E UTF8 -T template0", v.encoding)
 	case v.replica:
 		return errors.New("the server is a standby, which only reads: name the primary, or both, in the DSN")
 	}
 	return nil
 }
+
+// unfit is an error that says itself what somebody has to do before the database can
+// have the log.
+type unfit struct{ err error }
+
+// Error implements error.
+func (u *unfit) Error() string { return u.err.Error() }
+
+// Unwrap returns the cause.
+func (u *unfit) Unwrap() error { return u.err }
+
+func unfitf(format string, args ...any) error { return &unfit{fmt.Errorf(format, args...)} }
 
 // warnings are settings that void what durability promises (threats.md E7.5). A
 // synchronous_commit that is off is none: every transaction sets its own.

@@ -129,7 +129,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	}
 	switch {
 	case have > len(texts):
-		return fmt.Errorf("table %s in schema %s was made by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another table",
+		return unfitf("table %s in schema %s was made by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another table",
 			s.table, s.schema, have, len(texts))
 	case have == len(texts):
 		return s.checkColumns(ctx)
@@ -143,10 +143,10 @@ func (s *Store) migrate(ctx context.Context) error {
 	case err == nil:
 		return s.checkColumns(ctx)
 	case c == noPrivilege:
-		return fmt.Errorf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql",
+		return unfitf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql",
 			err, SchemaCommand, s.schema, s.table)
 	case c == duplicateTable, c == duplicateRelation, c == undefinedObject:
-		return fmt.Errorf("%w: something of another program has that name; give the audit log another table or schema", err)
+		return unfitf("%w: something of another program has that name; give the audit log another table or schema", err)
 	}
 	return fmt.Errorf("making the tables: %w", err)
 }
@@ -183,9 +183,9 @@ func (s *Store) checkColumns(ctx context.Context) error {
 	}
 	switch code(err) {
 	case undefinedTable, undefinedColumn:
-		return fmt.Errorf("%w: the tables are not as caddy-audit-log made them; put back what was changed, or give another table", err)
+		return unfitf("%w: the tables are not as caddy-audit-log made them; put back what was changed, or give another table", err)
 	case noPrivilege:
-		return fmt.Errorf("%w: give the role of the DSN its rights with: %s --schema %s --table %s --role <role> | psql", err, SchemaCommand, s.schema, s.table)
+		return unfitf("%w: give the role of the DSN its rights with: %s --schema %s --table %s --role <role> | psql", err, SchemaCommand, s.schema, s.table)
 	}
 	return err
 }

@@ -80,7 +80,7 @@ func (s *Store) with(ctx context.Context, pool *pgxpool.Pool, f func(*pgxpool.Co
 
 // again calls f until it works, fails for good, or the patience or ctx is over.
 func (s *Store) again(ctx context.Context, patience time.Duration, f func() error) error {
-	deadline := time.Now().Add(patience)
+	began := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := f()
 		if err == nil || ctx.Err() != nil || !passing(err) || code(err) == queryCanceled {
@@ -90,7 +90,11 @@ func (s *Store) again(ctx context.Context, patience time.Duration, f func() erro
 			s.write.Reset() // it was demoted: the other connections are no better
 			s.read.Reset()
 		}
-		if time.Now().Add(pause).After(deadline) {
+		limit := patience
+		if gone(err) {
+			limit = min(limit, s.goneFor)
+		}
+		if time.Since(began)+pause > limit {
 			return err
 		}
 		select {

@@ -1,7 +1,6 @@
 package pgtest
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -9,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Start returns a server that ends with the test.
@@ -66,6 +63,12 @@ func DSN(t testing.TB) string {
 	return Shared(t).DSN()
 }
 
+// Exec runs statements in the database that DSN names.
+func Exec(t testing.TB, sql string) error {
+	t.Helper()
+	return execute(DSN(t), sql)
+}
+
 // Main runs the tests and ends the shared server: os.Exit(pgtest.Main(m)).
 func Main(m *testing.M) int {
 	status := m.Run()
@@ -85,13 +88,7 @@ func Table(t testing.TB) string {
 	name := "t" + strings.ToLower(rand.Text()[:12])
 	dsn := DSN(t)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		c, err := pgx.Connect(ctx, dsn)
-		if err == nil {
-			_, err = c.Exec(ctx, fmt.Sprintf(`DROP VIEW IF EXISTS %[1]q; DROP TABLE IF EXISTS "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, name))
-			err = errors.Join(err, c.Close(ctx))
-		}
+		err := execute(dsn, fmt.Sprintf(`DROP VIEW IF EXISTS %[1]q; DROP TABLE IF EXISTS "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, name))
 		if err != nil {
 			t.Errorf("dropping the tables of %s: %v", name, err)
 		}

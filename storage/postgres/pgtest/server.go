@@ -184,10 +184,13 @@ func (s *Server) await(deadline time.Time) error {
 }
 
 // Exec runs statements as the superuser in the database postgres.
-func (s *Server) Exec(sql string) error {
+func (s *Server) Exec(sql string) error { return execute(s.DSN(), sql) }
+
+// execute runs statements over a connection of their own.
+func execute(dsn, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := pgx.Connect(ctx, s.DSN())
+	c, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}

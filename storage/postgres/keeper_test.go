@@ -1,0 +1,185 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
+)
+
+// hang bounds what must not hang.
+const hang = 60 * time.Second
+
+func keep(t *testing.T, o postgres.Options) *postgres.Keeper {
+	t.Helper()
+	k, err := postgres.Keep(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.Close() })
+	return k
+}
+
+// revive waits until the keeper works.
+func revive(t *testing.T, k *postgres.Keeper) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
+	defer cancel()
+	for err := k.Revive(ctx); err != nil; err = k.Revive(ctx) {
+		if ctx.Err() != nil {
+			t.Fatalf("it does not come back: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestAKeeperOpensWhenItsServerComes(t *testing.T) {
+	server := pgtest.Start(t)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	var f *storage.Fault
+	err := k.Write(t.Context(), storagetest.Entry(1))
+	if !errors.As(err, &f) || f.Remedy == "" || strings.Contains(err.Error(), server.Password) {
+		t.Errorf("without a server: %v", err)
+	}
+	if err := k.Check(t.Context()); err == nil {
+		t.Error("it says that it works")
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	revive(t, k)
+	if err := errors.Join(k.Check(t.Context()), k.Write(t.Context(), storagetest.Entry(1))); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 1 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+func TestAKeeperRefusesWhatStaysWrong(t *testing.T) {
+	server := pgtest.Start(t)
+	if err := errors.Join(server.Exec(`CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0`), server.Exec(`CREATE TABLE "taken_schema" (version text)`)); err != nil {
+		t.Fatal(err)
+	}
+	const secret = "not-the-password"
+	for name, c := range map[string]struct {
+		o    postgres.Options
+		says string
+	}{
+		"a wrong password":          {postgres.Options{DSN: server.DSN(), Password: secret}, "check user and password"},
+		"a database that is not":    {postgres.Options{DSN: strings.Replace(server.DSN(), "/postgres?", "/nowhere?", 1)}, "nowhere"},
+		"an encoding without forms": {postgres.Options{DSN: strings.Replace(server.DSN(), "/postgres?", "/latin?", 1)}, "LATIN1"},
+		"somebody else's table":     {postgres.Options{DSN: server.DSN(), Table: "taken"}, "audit log in PostgreSQL"},
+		"a DSN that is none":        {postgres.Options{DSN: "postgres://u:" + secret + "@[::1/x"}, "the DSN cannot be read"},
+		"a certificate that is not": {postgres.Options{DSN: server.DSN(), TLS: "verify-full", RootCert: "/nowhere/ca.pem"}, "the DSN names a file"},
+		"too few connections":       {postgres.Options{DSN: server.DSN(), MaxConns: 2, MinConns: 3}, "min_conns 3"},
+		"a protocol of texts":       {postgres.Options{DSN: server.DSN("default_query_exec_mode=simple_protocol")}, "simple_protocol"},
+	} {
+		k, err := postgres.Keep(t.Context(), c.o)
+		if err == nil {
+			_ = k.Close()
+			t.Errorf("%s is accepted", name)
+			continue
+		}
+		if text := err.Error(); !strings.Contains(text, c.says) || strings.Contains(text, secret) || strings.Contains(text, server.Password) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAKeeperMakesTablesAgainThatWereDropped(t *testing.T) {
+	table := pgtest.Table(t)
+	k := keep(t, postgres.Options{DSN: pgtest.DSN(t), Table: table})
+	drop := fmt.Sprintf(`DROP VIEW %[1]q; DROP TABLE "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, table)
+	if err := pgtest.Exec(t, drop); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Write(t.Context(), storagetest.Entry(1)); err == nil {
+		t.Error("it writes into nothing")
+	}
+	revive(t, k)
+	if err := k.Write(t.Context(), storagetest.Entry(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAKeeperGoesOverToAnotherPassword(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	if err := k.Write(t.Context(), storagetest.Entry(1)); err != nil {
+		t.Fatal(err)
+	}
+	const changed = `it's new\`
+	if err := k.Use(t.Context(), postgres.Options{DSN: server.DSN(), Password: changed}); err == nil || strings.Contains(err.Error(), changed) {
+		t.Errorf("a password that is wrong: %v", err)
+	}
+	if err := k.Write(t.Context(), storagetest.Entry(2)); err != nil {
+		t.Errorf("with the one that is right still: %v", err)
+	}
+	if err := server.Exec(`ALTER ROLE postgres PASSWORD 'it''s new\'`); err != nil {
+		t.Fatal(err)
+	}
+	words := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres password=old", server.Port)
+	for _, o := range []postgres.Options{{DSN: server.DSN(), Password: changed}, {DSN: words, Password: changed, TLS: "disable", MaxConns: 1}} {
+		if err := k.Use(t.Context(), o); err != nil {
+			t.Fatalf("with %d connections: %v", o.MaxConns, err)
+		}
+		if err := k.Write(t.Context(), storagetest.Entry(3)); err != nil {
+			t.Error(err)
+		}
+	}
+	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 4 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+// TestNobodyWaitsForAServerThatIsGone: with a journal in front, entries are taken while
+// the server is away, and are in the database afterwards.
+func TestNobodyWaitsForAServerThatIsGone(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	s, err := spill.New(k, filepath.Join(t.TempDir(), "journal.spill"), spill.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closer, _ := storage.As[storage.Closer](s)
+	t.Cleanup(func() { _ = closer.Close() })
+	if err := s.Write(t.Context(), storagetest.Entry(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < 50; i++ {
+		if err := s.Write(t.Context(), storagetest.Entry(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reporter, _ := storage.As[storage.Reporter](s)
+	if h := reporter.Health(); h.State != storage.Degraded || h.Waiting == 0 || h.Waiting > 49 {
+		t.Errorf("%+v", h)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(hang); reporter.Health().State != storage.Healthy; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not recover: %+v", reporter.Health())
+		}
+	}
+	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 50 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
