@@ -132,7 +132,7 @@ func TestAKeeperGoesOverToAnotherPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres password=old", server.Port)
-	for _, o := range []postgres.Options{{DSN: server.DSN(), Password: changed}, {DSN: words, Password: changed, TLS: "disable", MaxConns: 1}} {
+	for _, o := range []postgres.Options{{DSN: server.DSN("application_name=a+b"), Password: changed}, {DSN: words, Password: changed, TLS: "disable", MaxConns: 1}} {
 		if err := k.Use(t.Context(), o); err != nil {
 			t.Fatalf("with %d connections: %v", o.MaxConns, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,13 +184,17 @@ func (o Options) complete() (string, error) {
 	if err != nil {
 		return "", dsnError(err)
 	}
-	q := u.Query()
+	parameters := strings.FieldsFunc(u.RawQuery, func(r rune) bool { return r == '&' })
 	for _, b := range beside {
-		if b[1] != "" {
-			q.Set(b[0], b[1])
+		if b[1] == "" {
+			continue
 		}
+		parameters = slices.DeleteFunc(parameters, func(p string) bool { return strings.HasPrefix(p, b[0]+"=") })
+		// As PostgreSQL reads it, a plus is no space.
+		parameters = append(parameters, b[0]+"="+strings.ReplaceAll(url.QueryEscape(b[1]), "+", "%20"))
 	}
-	if u.RawQuery = q.Encode(); o.Password != "" && u.User != nil {
+	u.RawQuery = strings.Join(parameters, "&")
+	if o.Password != "" && u.User != nil {
 		u.User = url.UserPassword(u.User.Username(), o.Password)
 	}
 	return u.String(), nil
