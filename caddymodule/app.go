@@ -68,8 +68,13 @@ type StoreModule interface {
 	OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error)
 }
 
-// dataDir is where the audit log keeps its files unless told otherwise.
-func dataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
+// FileStore is a store module that keeps files, which no site may hand out.
+type FileStore interface {
+	Files() []string
+}
+
+// DataDir is where the audit log keeps its files unless told otherwise.
+func DataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
 
 // Provision sets up the app. It opens and creates nothing.
 func (a *App) Provision(ctx caddy.Context) error {
@@ -82,7 +87,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.StoreRaw == nil {
 		a.StoreRaw = caddyconfig.JSONModuleObject(new(SQLiteStore), "backend", "sqlite", nil)
 	}
-	keyFile, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(a.KeyFile, filepath.Join(dataDir(), "hash.key")), true, true)
+	keyFile, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(a.KeyFile, filepath.Join(DataDir(), "hash.key")), true, true)
 	if err != nil {
 		return fmt.Errorf("key_file: %w", err)
 	}
@@ -103,8 +108,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.pooled, a.acquired = pooled.(*pooledStore), true
 	a.files = []string{keyFile}
-	if s, ok := module.(*SQLiteStore); ok {
-		a.files = append(a.files, s.Path)
+	if s, ok := module.(FileStore); ok {
+		a.files = append(a.files, s.Files()...)
 	}
 	if err := checkRetention(time.Duration(a.Retention), module); err != nil {
 		return err

@@ -34,9 +34,19 @@ the server's routes no profile names. It looks through a configuration before it
 (doctor).`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand(), doctorCommand())
+			for _, guest := range guestCommands {
+				cmd.AddCommand(guest())
+			}
 		},
 	})
 }
+
+// guestCommands are those of guest packages.
+var guestCommands []func() *cobra.Command
+
+// RegisterCommand adds a command under caddy audit-log. A guest package calls it when it
+// is initialised.
+func RegisterCommand(command func() *cobra.Command) { guestCommands = append(guestCommands, command) }
 
 // exitIncomplete is the exit status of an import that had to skip rows.
 const exitIncomplete = 2

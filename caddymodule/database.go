@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -11,7 +12,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
-// databases are the SQLite databases that this process has open, by path and table. A
+// databases are what this process has open behind a journal, by the journal's path. A
 // reload that changes something else of the store, such as its key file, has the same
 // database twice for a while; its journal has one owner.
 var databases = struct {
@@ -27,39 +28,70 @@ type database struct {
 	users int
 }
 
-// openDatabase opens a database, or joins those who have it open; the limit of its
-// journal is then the one asked for last.
-func openDatabase(ctx context.Context, o sqlite.Options, limit int64) (storage.Store, error) {
-	o.Table = cmp.Or(o.Table, sqlite.DefaultTable)
-	key := o.Path + "|" + o.Table
+// Spilled is a database with a journal in front of it, for guest stores.
+type Spilled struct {
+	// Journal is the journal's file: it says which database it is, too.
+	Journal string
+	// Limit of the journal in bytes, as spill.Options has it.
+	Limit int64
+	// Open opens the database.
+	Open func() (storage.Store, error)
+	// Join hears of a database that is open already, and may change it; nil for nothing
+	// to change.
+	Join func(storage.Store) error
+	// Logger of the journal.
+	Logger *slog.Logger
+}
+
+// OpenSpilled opens a database, or joins those who have it open in this process; the
+// limit of its journal is then the one asked for last. It is closed with its last user.
+func OpenSpilled(o Spilled) (storage.Store, error) {
 	databases.Lock()
 	defer databases.Unlock()
-	d, there := databases.open[key]
-	if !there {
-		store, err := newDatabase(ctx, o, limit)
+	d, there := databases.open[o.Journal]
+	switch {
+	case !there:
+		store, err := o.open()
 		if err != nil {
 			return nil, err
 		}
 		d = &database{store: store}
-		databases.open[key] = d
-	} else if limiter, ok := storage.As[interface{ SetLimit(int64) }](d.store); ok {
-		limiter.SetLimit(limit)
+		databases.open[o.Journal] = d
+	case o.Join != nil:
+		if err := o.Join(d.store); err != nil {
+			return nil, err
+		}
+		fallthrough
+	default:
+		if limiter, ok := storage.As[interface{ SetLimit(int64) }](d.store); ok {
+			limiter.SetLimit(o.Limit)
+		}
 	}
 	d.users++
-	return &databaseUser{Store: d.store, key: key}, nil
+	return &databaseUser{Store: d.store, key: o.Journal}, nil
 }
 
-// newDatabase opens the database and its journal.
-func newDatabase(ctx context.Context, o sqlite.Options, limit int64) (storage.Store, error) {
-	k, err := sqlite.Keep(ctx, o)
+// open opens the database and its journal.
+func (o *Spilled) open() (storage.Store, error) {
+	primary, err := o.Open()
 	if err != nil {
 		return nil, err
 	}
-	s, err := spill.New(k, journalOf(o), spill.Options{Limit: limit, Logger: o.Logger})
+	s, err := spill.New(primary, o.Journal, spill.Options{Limit: o.Limit, Logger: o.Logger})
 	if err != nil {
-		return nil, errors.Join(err, k.Close())
+		if c, ok := storage.As[storage.Closer](primary); ok {
+			err = errors.Join(err, c.Close())
+		}
+		return nil, err
 	}
 	return s, nil
+}
+
+// openDatabase opens a SQLite database.
+func openDatabase(ctx context.Context, o sqlite.Options, limit int64) (storage.Store, error) {
+	o.Table = cmp.Or(o.Table, sqlite.DefaultTable)
+	open := func() (storage.Store, error) { return sqlite.Keep(ctx, o) }
+	return OpenSpilled(Spilled{Journal: journalOf(o), Limit: limit, Open: open, Logger: o.Logger})
 }
 
 // journalOf is where the journal of a table is: entries go back to where they belong.

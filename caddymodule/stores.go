@@ -49,7 +49,7 @@ func (SQLiteStore) CaddyModule() caddy.ModuleInfo {
 
 // Provision resolves the path.
 func (s *SQLiteStore) Provision(caddy.Context) error {
-	path, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(s.Path, filepath.Join(dataDir(), "audit.db")), true, true)
+	path, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(s.Path, filepath.Join(DataDir(), "audit.db")), true, true)
 	if err != nil {
 		return fmt.Errorf("path: %w", err)
 	}
@@ -65,11 +65,14 @@ func (s *SQLiteStore) Validate() error {
 	if err := sqlite.ValidTable(s.Table); err != nil {
 		return err
 	}
-	if s.SpillBytes != spillOff && s.SpillBytes != 0 && s.SpillBytes < minSpill {
-		return fmt.Errorf("spill_bytes %d: give at least %d, or %d for no journal", s.SpillBytes, minSpill, spillOff)
+	if err := CheckSpill(s.SpillBytes); err != nil {
+		return err
 	}
 	return sqlite.Check(s.Path)
 }
+
+// Files implements FileStore.
+func (s *SQLiteStore) Files() []string { return []string{s.Path} }
 
 // Identity implements StoreModule.
 func (s *SQLiteStore) Identity() string {
@@ -105,7 +108,7 @@ func (s *SQLiteStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "table":
 			field = &s.Table
 		case "spill":
-			if err := s.unmarshalSpill(d); err != nil {
+			if err := UnmarshalSpill(d, &s.SpillBytes); err != nil {
 				return err
 			}
 			continue
@@ -120,16 +123,25 @@ func (s *SQLiteStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 const (
-	// spillOff is SQLiteStore.SpillBytes for no journal.
+	// spillOff is SpillBytes for no journal.
 	spillOff = -1
 	// minSpill is the least size of one: less than what one request may capture is a
 	// mistake.
 	minSpill = 1 << 20
 )
 
-// unmarshalSpill reads the option spill.
-func (s *SQLiteStore) unmarshalSpill(d *caddyfile.Dispenser) error {
-	if s.SpillBytes != 0 {
+// CheckSpill says what is wrong with a journal's limit.
+func CheckSpill(limit int64) error {
+	if limit != spillOff && limit != 0 && limit < minSpill {
+		return fmt.Errorf("spill_bytes %d: give at least %d, or %d for no journal", limit, minSpill, spillOff)
+	}
+	return nil
+}
+
+// UnmarshalSpill reads the option spill of a store: off, or how large its journal may
+// become.
+func UnmarshalSpill(d *caddyfile.Dispenser, limit *int64) error {
+	if *limit != 0 {
 		return d.Err("spill is there twice")
 	}
 	var text string
@@ -137,14 +149,14 @@ func (s *SQLiteStore) unmarshalSpill(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if text == "off" {
-		s.SpillBytes = spillOff
+		*limit = spillOff
 		return nil
 	}
 	n, err := humanize.ParseBytes(text)
 	if err != nil || n < minSpill || n > 1<<40 {
 		return d.Errf("bad spill '%s': give a size of at least 1MiB such as 64MiB, or off", text)
 	}
-	s.SpillBytes = int64(n)
+	*limit = int64(n)
 	return nil
 }
 
@@ -204,6 +216,7 @@ func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 var (
 	_ StoreModule           = (*SQLiteStore)(nil)
+	_ FileStore             = (*SQLiteStore)(nil)
 	_ caddy.Provisioner     = (*SQLiteStore)(nil)
 	_ caddy.Validator       = (*SQLiteStore)(nil)
 	_ caddyfile.Unmarshaler = (*SQLiteStore)(nil)

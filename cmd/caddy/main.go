@@ -6,6 +6,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"
+	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres"
 )
 
 func main() {

@@ -23,7 +23,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // the Caddyfile adapter and the standard modules
 
-	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule" // the module under test
+	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"          // the module under test
+	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres" // and its guest
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
