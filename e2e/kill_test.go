@@ -221,6 +221,7 @@ func (k *killRig) check(t testing.TB, file string, auth *chunkedAuth) tally {
 	return k.compare(t, recovered(t, file), auth)
 }
 
+// compare compares a log with what the clients saw and what the auth server did.
 func (k *killRig) compare(t testing.TB, entries []storage.Entry, auth *chunkedAuth) tally {
 	t.Helper()
 	count, last := byUser(entries)

@@ -49,6 +49,12 @@ func entriesIn(t testing.TB, file string, since time.Time) []storage.Entry {
 			t.Errorf("closing %s: %v", file, err)
 		}
 	}()
+	return everyOf(t, s, since)
+}
+
+// everyOf reads every entry of a log since a time, oldest first.
+func everyOf(t testing.TB, s storage.Lister, since time.Time) []storage.Entry {
+	t.Helper()
 	var all []storage.Entry
 	for q := (storage.Query{From: since, Limit: storage.MaxLimit}); ; {
 		page, err := s.List(context.Background(), q)

@@ -37,13 +37,13 @@ const (
 const (
 	// callTimeout bounds every call of a Store: nobody waits longer than 3 s for the
 	// database (threats.md E7.3), with what a busy machine needs to notice.
-	callTimeout = 2750 * time.Millisecond
+	callTimeout = 2500 * time.Millisecond
 	// connectTimeout bounds the making of a connection.
 	connectTimeout = 3 * time.Second
 	// statementTimeout and lockTimeout are the server's own bounds, for statements
 	// whose client is not there to end them.
 	statementTimeout = 3 * time.Second
-	lockTimeout      = 2500 * time.Millisecond
+	lockTimeout      = 2250 * time.Millisecond
 )
 
 // Options of a Store.
