@@ -74,6 +74,9 @@ func TestTheArrowsOfTheHousePointDown(t *testing.T) {
 			}
 		}
 	}
+	if slices.ContainsFunc(goList(t, "-deps", "./caddymodule"), func(dep string) bool { return strings.HasPrefix(dep, module+"/storage/postgres") }) {
+		t.Error("caddymodule imports storage/postgres: it comes as a guest, caddymodule/postgres")
+	}
 	for _, pkg := range goList(t, "./...") {
 		room := strings.TrimPrefix(pkg, module+"/")
 		if _, known := allowed[room]; !known && !regexp.MustCompile(`^(caddymodule|cmd|e2e|bench|examples)(/|$)`).MatchString(room) {
@@ -114,6 +117,7 @@ var fence = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
 // TestEveryCaddyfileInTheDocumentsWorks adapts, formats and validates every
 // fenced Caddyfile, and the example.
 func TestEveryCaddyfileInTheDocumentsWorks(t *testing.T) {
+	t.Setenv("AUDIT_DB_PASSWORD", "secret") // a document may name it
 	configs := map[string]string{}
 	files, err := filepath.Glob("../docs/*.md")
 	if err != nil {
@@ -179,6 +183,7 @@ import (
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "`+module+`/caddymodule"
+	_ "`+module+`/caddymodule/postgres"
 )
 
 func main() { caddycmd.Main() }
@@ -196,7 +201,7 @@ func main() { caddycmd.Main() }
 	run("go", "mod", "tidy")
 	run("go", "build", "-o", "caddy", ".")
 	modules := run(filepath.Join(dir, "caddy"), "list-modules")
-	for _, id := range []string{"audit_log", "audit_log.stores.memory", "audit_log.stores.sqlite", "http.handlers.audit_log"} {
+	for _, id := range []string{"audit_log", "audit_log.stores.memory", "audit_log.stores.postgres", "audit_log.stores.sqlite", "http.handlers.audit_log"} {
 		if !slices.Contains(strings.Split(modules, "\n"), id) {
 			t.Errorf("list-modules does not show %s", id)
 		}
