@@ -363,11 +363,29 @@ func (p *pooledStore) facts(ctx context.Context) storeFacts {
 	if f.Newest = newest; err != nil {
 		f.Error = err.Error()
 	}
-	if f.Path != "" {
-		f.Disk = diskOf(filepath.Dir(f.Path))
+	file := p.file(f.Path)
+	if file != "" {
+		f.Disk = diskOf(filepath.Dir(file))
 	}
-	f.Files = modes(f.Path, p.keyFile)
+	f.Files = modes(file, p.keyFile)
 	return f
+}
+
+// file is the database's file or, where the database is elsewhere, what its journal is
+// named after; "" for neither.
+func (p *pooledStore) file(path string) string {
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		return path
+	}
+	open, err := p.lease()
+	if err != nil {
+		return ""
+	}
+	defer p.release()
+	if j, ok := storage.As[interface{ Journal() string }](open.store); ok {
+		return strings.TrimSuffix(j.Journal(), ".spill")
+	}
+	return path
 }
 
 // newest is the time of the newest entry; nil if there is none, or the store cannot list.

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -245,4 +246,18 @@ func TestASearchThatTakesTooLongIsEnded(t *testing.T) {
 			t.Errorf("%d %s", got.Code, got.Body)
 		}
 	})
+}
+
+// away is a store whose database is.
+type away struct{ storage.Store }
+
+func (away) List(context.Context, storage.Query) (storage.Page, error) {
+	return storage.Page{}, &storage.Fault{Reason: storage.Unspecified, Err: errors.New("no route to db.internal")}
+}
+
+func TestADatabaseThatIsAwayIsNoFaultOfTheServer(t *testing.T) {
+	got := accessAPI(t, away{memory.New(0)}).as(t, "role", "/list?scope=all")
+	if got.Code != 503 || !strings.Contains(got.Body.String(), "STORE_UNAVAILABLE") || got.Header().Get("Retry-After") == "" || strings.Contains(got.Body.String(), "db.internal") {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
 }

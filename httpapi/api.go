@@ -278,6 +278,11 @@ func (q *request) storeFailed(err error, message string) {
 		return
 	}
 	q.Logger.Error("the audit log's store failed", "error", err)
+	if fault := (*storage.Fault)(nil); errors.As(err, &fault) { // it may work in a moment, and its words are the operator's
+		q.w.Header().Set("Retry-After", "5")
+		q.fail(http.StatusServiceUnavailable, "STORE_UNAVAILABLE", "The audit log's database cannot be asked. Please try again later.")
+		return
+	}
 	q.fail(http.StatusInternalServerError, "INTERNAL_SERVER_ERROR", message)
 }
 

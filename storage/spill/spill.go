@@ -137,6 +137,9 @@ func (s *Store) begin() {
 // Unwrap implements storage.Wrapper.
 func (s *Store) Unwrap() storage.Store { return s.primary }
 
+// Journal is the journal's file.
+func (s *Store) Journal() string { return s.path }
+
 // Write implements storage.Store. It waits for the primary for a second or two at
 // most, and not at all while it fails.
 func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {

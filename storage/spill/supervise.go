@@ -253,21 +253,13 @@ func (s *Store) batch() (batch, error) {
 	}
 }
 
-// fits says whether the change may go with those that the batch has: entries, each
-// id once in one write.
+// fits says whether the change may go with those that the batch has: entries, not too
+// many.
 func (b *batch) fits(c change, size int) bool {
 	if len(b.changes) == 0 {
 		return true
 	}
-	if c.unlink != "" || b.changes[0].unlink != "" || len(b.ids)+len(c.entries) > maxBatch || b.size+size > maxBatchBytes {
-		return false
-	}
-	for i := range c.entries {
-		if _, there := b.ids[c.entries[i].ID]; there {
-			return false
-		}
-	}
-	return true
+	return c.unlink == "" && b.changes[0].unlink == "" && len(b.ids)+len(c.entries) <= maxBatch && b.size+size <= maxBatchBytes
 }
 
 func (b *batch) add(c change, size int) {
@@ -277,14 +269,25 @@ func (b *batch) add(c change, size int) {
 	}
 }
 
-// merged is the batch as one change.
+// merged is the batch as one change, in which each id is once: in its first place, with
+// its first time, as it was written last. Intents and their outcomes are mostly close to
+// each other, and batches that ended between them would never catch up with a load.
 func (b *batch) merged() change {
 	if len(b.changes) == 1 {
 		return b.changes[0]
 	}
 	var c change
+	places := make(map[string]int, len(b.ids))
 	for i := range b.changes {
-		c.entries = append(c.entries, b.changes[i].entries...)
+		for _, e := range b.changes[i].entries {
+			place, again := places[e.ID]
+			if !again {
+				places[e.ID], c.entries = len(c.entries), append(c.entries, e)
+				continue
+			}
+			e.CreatedAt = c.entries[place].CreatedAt
+			c.entries[place] = e
+		}
 	}
 	return c
 }
