@@ -603,6 +603,37 @@ func TestTheLimitCanBeChanged(t *testing.T) {
 	})
 }
 
+// TestIntentsAndOutcomesAreReplayedTogether: a journal in which most ids are twice is
+// written in few batches, each entry as it was last.
+func TestIntentsAndOutcomesAreReplayedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, newPrimary(), t.TempDir(), spill.Options{})
+		defer r.close()
+		r.p.set(fails)
+		var want []storage.Entry
+		for i := range 100 {
+			e := storagetest.Entry(i)
+			e.Status = storage.Unknown
+			r.write(e)
+			later := e
+			later.Status, later.CreatedAt = storage.Success, e.CreatedAt.Add(time.Hour)
+			r.write(later)
+			e.Status = storage.Success // its place stays
+			want = append(want, e)
+		}
+		r.p.takes.Store(int64(100 * time.Millisecond))
+		r.p.set(works)
+		began := time.Now()
+		for r.health().State != storage.Healthy && time.Since(began) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the replay took %v, with 100 ms for each batch", took)
+		}
+		r.holds(want...)
+	})
+}
+
 // TestManyWriteWhileItRecovers: nothing is lost, doubled or undone when the circuit
 // closes under load.
 func TestManyWriteWhileItRecovers(t *testing.T) {
