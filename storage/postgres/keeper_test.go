@@ -145,17 +145,105 @@ func TestAKeeperGoesOverToAnotherPassword(t *testing.T) {
 	}
 }
 
+// spilled puts a journal in front.
+func spilled(t *testing.T, k *postgres.Keeper) storage.Store {
+	t.Helper()
+	s, err := spill.New(k, filepath.Join(t.TempDir(), "journal.spill"), spill.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if c, ok := storage.As[storage.Closer](s); ok {
+			_ = c.Close()
+		}
+	})
+	return s
+}
+
+func healthOf(s storage.Store) storage.Health {
+	r, ok := storage.As[storage.Reporter](s)
+	if !ok {
+		return storage.Health{}
+	}
+	return r.Health()
+}
+
+func awaitHealthy(t *testing.T, s storage.Store) {
+	t.Helper()
+	for end := time.Now().Add(hang); healthOf(s).State != storage.Healthy; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not recover: %+v", healthOf(s))
+		}
+	}
+}
+
+// TestAServerThatOnlyReadsIsLeftForAnother, as after a failover: the DSN names both.
+func TestAServerThatOnlyReadsIsLeftForAnother(t *testing.T) {
+	first, second := pgtest.Start(t), pgtest.Start(t)
+	if err := second.Exec(`ALTER ROLE postgres PASSWORD '` + first.Password + `'`); err != nil {
+		t.Fatal(err)
+	}
+	dsn := fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres dbname=postgres sslmode=disable", first.Port, second.Port)
+	k := keep(t, postgres.Options{DSN: dsn, Password: first.Password})
+	s := spilled(t, k)
+	if err := s.Write(t.Context(), storagetest.Entry(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.Exec("ALTER SYSTEM SET default_transaction_read_only = on"), first.Exec("SELECT pg_reload_conf()")); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(hang); first.Exec("CREATE TABLE probe ()") == nil; time.Sleep(10 * time.Millisecond) {
+		if err := first.Exec("DROP TABLE IF EXISTS probe"); err != nil || time.Now().After(end) {
+			break // it has come
+		}
+	}
+	e := storagetest.Entry(2)
+	if err := s.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	awaitHealthy(t, s)
+	other := open(t, postgres.Options{DSN: dsn, Password: first.Password})
+	if _, err := other.Get(t.Context(), e.ID); err != nil || !strings.Contains(k.Path(), fmt.Sprint(second.Port)) {
+		t.Errorf("the entry is not with the server that takes writes: %v", err)
+	}
+}
+
+// TestAPoolerMayGiveEveryTransactionAnotherConnection: nothing depends on statements that
+// were prepared, or on settings of a connection.
+func TestAPoolerMayGiveEveryTransactionAnotherConnection(t *testing.T) {
+	for _, mode := range []string{"exec", "describe_exec", "cache_describe"} {
+		dsn := pgtest.DSN(t)
+		if strings.Contains(dsn, "?") {
+			dsn += "&default_query_exec_mode=" + mode
+		} else {
+			dsn += "?default_query_exec_mode=" + mode
+		}
+		s := open(t, postgres.Options{DSN: dsn, Table: pgtest.Table(t)})
+		stray := storagetest.Entry(2)
+		stray.CreatedAt = stray.CreatedAt.AddDate(0, -1, 0)
+		if err := s.Write(t.Context(), storagetest.Attempt(1, "tag", storage.Failed), stray); err != nil {
+			t.Fatalf("%s: %v", mode, err)
+		}
+		user, tag := "user-1", "tag"
+		page, err := s.List(t.Context(), storage.Query{UserID: &user, IdentifierHash: tag, Text: "sign", Action: "sign-in:email"})
+		if err != nil || page.Total != 1 || len(page.Entries) != 1 {
+			t.Errorf("%s: %d entries, %v", mode, page.Total, err)
+		}
+		if n, err := s.Unlink(t.Context(), stray.UserID); err != nil || n != 1 {
+			t.Errorf("%s: %d unlinked, %v", mode, n, err)
+		}
+		if n, err := s.Prune(t.Context(), time.Now(), 10); err != nil || n == 0 {
+			t.Errorf("%s: %d pruned, %v", mode, n, err)
+		}
+	}
+}
+
 // TestNobodyWaitsForAServerThatIsGone: with a journal in front, entries are taken while
 // the server is away, and are in the database afterwards.
 func TestNobodyWaitsForAServerThatIsGone(t *testing.T) {
 	server := pgtest.Start(t)
 	k := keep(t, postgres.Options{DSN: server.DSN()})
-	s, err := spill.New(k, filepath.Join(t.TempDir(), "journal.spill"), spill.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closer, _ := storage.As[storage.Closer](s)
-	t.Cleanup(func() { _ = closer.Close() })
+	s := spilled(t, k)
 	if err := s.Write(t.Context(), storagetest.Entry(0)); err != nil {
 		t.Fatal(err)
 	}
@@ -167,18 +255,13 @@ func TestNobodyWaitsForAServerThatIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	reporter, _ := storage.As[storage.Reporter](s)
-	if h := reporter.Health(); h.State != storage.Degraded || h.Waiting == 0 || h.Waiting > 49 {
+	if h := healthOf(s); h.State != storage.Degraded || h.Waiting == 0 || h.Waiting > 49 {
 		t.Errorf("%+v", h)
 	}
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(hang); reporter.Health().State != storage.Healthy; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("it does not recover: %+v", reporter.Health())
-		}
-	}
+	awaitHealthy(t, s)
 	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 50 {
 		t.Errorf("%d entries, %v", page.Total, err)
 	}
