@@ -184,9 +184,9 @@ func runImport(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	bar := newBar(from.total, from.bytes)
-	result, err := plugintable.Copy(ctx, from.rows, to, func(r plugintable.Result) { bar.at(from.done(r)) })
-	bar.end()
+	bar := NewProgress("importing", from.total, from.bytes)
+	result, err := plugintable.Copy(ctx, from.rows, to, func(r plugintable.Result) { bar.At(from.done(r)) })
+	bar.End()
 	return report(result, errors.Join(err, to.Close()), to.Path())
 }
 
@@ -210,31 +210,34 @@ func report(result plugintable.Result, err error, db string) (int, error) {
 	return caddy.ExitCodeSuccess, nil
 }
 
-// progress shows how far an import is, if a person looks.
-type progress struct{ bar *progressbar.ProgressBar }
+// Progress shows how far a command is, if a person looks.
+type Progress struct{ bar *progressbar.ProgressBar }
 
-// newBar returns a progress that shows nothing when standard error is no terminal.
-func newBar(total int64, bytes bool) progress {
+// NewProgress returns a Progress up to total, of bytes or of entries. It shows nothing when
+// standard error is no terminal.
+func NewProgress(doing string, total int64, bytes bool) Progress {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		return progress{}
+		return Progress{}
 	}
 	options := []progressbar.Option{
-		progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("importing"), progressbar.OptionShowCount(),
+		progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription(doing), progressbar.OptionShowCount(),
 		progressbar.OptionThrottle(100 * time.Millisecond), progressbar.OptionClearOnFinish(),
 	}
 	if bytes {
 		options = append(options, progressbar.OptionShowBytes(true))
 	}
-	return progress{progressbar.NewOptions64(total, options...)}
+	return Progress{progressbar.NewOptions64(total, options...)}
 }
 
-func (p progress) at(n int64) {
+// At says how far it is.
+func (p Progress) At(n int64) {
 	if p.bar != nil {
 		_ = p.bar.Set64(n) // what cannot be shown is not worth failing for
 	}
 }
 
-func (p progress) end() {
+// End takes it from the screen.
+func (p Progress) End() {
 	if p.bar != nil {
 		_ = p.bar.Finish()
 	}

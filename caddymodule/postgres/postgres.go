@@ -23,6 +23,7 @@ import (
 func init() {
 	caddy.RegisterModule(Store{})
 	caddymodule.RegisterCommand(schemaCommand)
+	caddymodule.RegisterCommand(migrateCommand)
 }
 
 // Store keeps entries in a PostgreSQL database, version 14 or newer, which any number of

@@ -1,0 +1,223 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-audit-log/caddy-audit-log/caddymodule"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+// exitDiffers is the exit status of a migration whose verification found differences.
+const exitDiffers = 2
+
+// errDiffers says that the two logs are not alike.
+var errDiffers = errors.New("the two logs are not alike")
+
+func migrateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "migrate --from <file> --dsn <dsn> [--password <password>] [--from-table <name>] [--schema <name>] [--table <name>]",
+		Short: "Moves the log from SQLite to PostgreSQL",
+		Long: `
+Copies the entries of a SQLite audit log into the store postgres, newest first, and compares both logs afterwards, by
+count and by digest. Let Caddy use the store postgres before, so that nothing new comes into the SQLite file; a Caddy
+may use either meanwhile. The file is only read, and stays.
+
+It can be interrupted: the same command goes on where it was. It can be repeated: entries that are there are replaced,
+not doubled. Give secrets as placeholders, such as --dsn '{env.AUDIT_DSN}' or --password '{file./run/secrets/audit}':
+other users of the machine see what stands in a command.
+
+Exit status: 0 if both logs are alike, 2 if they are not, 1 if it failed.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.String("from", "", "the SQLite database")
+	f.String("from-table", sqlite.DefaultTable, "the name of the view that shows the log there")
+	f.String("dsn", "", "the PostgreSQL database")
+	f.String("password", "", "the password, instead of the DSN's")
+	f.String("schema", postgres.DefaultSchema, "the schema that the tables are in")
+	f.String("table", postgres.DefaultTable, "the name of the view that shows the log there")
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runMigrate)
+	return cmd
+}
+
+func runMigrate(f caddycmd.Flags) (int, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if f.String("from") == "" || f.String("dsn") == "" {
+		return caddy.ExitCodeFailedStartup, errors.New("--from and --dsn are required: the SQLite database, and the PostgreSQL database")
+	}
+	m, err := openMigration(ctx, f)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	err = errors.Join(m.run(ctx), m.from.Close(), m.to.Close())
+	switch {
+	case errors.Is(err, context.Canceled):
+		return caddy.ExitCodeFailedStartup, errors.New("interrupted: run the same command again to go on")
+	case errors.Is(err, errDiffers):
+		return exitDiffers, err
+	case err != nil:
+		return caddy.ExitCodeFailedStartup, err
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// migration is a move from one log to another.
+type migration struct {
+	from   *sqlite.Store
+	to     *postgres.Store
+	source string // names from in the notes of to
+	total  int
+}
+
+func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
+	s := Store{DSN: f.String("dsn"), Password: f.String("password"), Schema: f.String("schema"), Table: f.String("table")}
+	if err := errors.Join(s.Provision(caddy.Context{}), s.Validate()); err != nil {
+		return nil, err
+	}
+	file, err := filepath.Abs(f.String("from"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(file); err != nil { // opening it would make it
+		return nil, fmt.Errorf("--from: %w", err)
+	}
+	m := &migration{source: file + "|" + f.String("from-table")}
+	if m.from, err = sqlite.Open(ctx, sqlite.Options{Path: file, Table: f.String("from-table")}); err != nil {
+		return nil, err
+	}
+	if m.to, err = postgres.Open(ctx, s.options); err != nil {
+		return nil, errors.Join(err, m.from.Close())
+	}
+	return m, nil
+}
+
+// run copies, compares, and says what came of it.
+func (m *migration) run(ctx context.Context) error {
+	var err error
+	if m.total, err = m.from.CountBefore(ctx, time.Now().AddDate(200, 0, 0)); err != nil {
+		return fmt.Errorf("counting the entries: %w", err)
+	}
+	if err := m.copy(ctx); err != nil {
+		return err
+	}
+	theirs, ours, err := m.compare(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: %d entries, digest %x\n%s: %d of them, digest %x\n", m.from.Path(), theirs.count, theirs.sum, m.to.Path(), ours.count, ours.sum)
+	if err := m.to.SetMoved(ctx, m.source, 0); err != nil || theirs == ours {
+		return err
+	}
+	return fmt.Errorf("%w: entries were changed or deleted in one of them meanwhile; see that only one is written to, and run the same command again, which begins anew", errDiffers)
+}
+
+// copy goes on where an earlier run was.
+func (m *migration) copy(ctx context.Context) error {
+	key, err := m.to.Moved(ctx, m.source)
+	if err != nil {
+		return err
+	}
+	from := ""
+	if key != 0 {
+		from = storage.EncodeCursor(key)
+		fmt.Fprintln(os.Stderr, "going on where the last run was interrupted")
+	}
+	bar := caddymodule.NewProgress("moving", int64(m.total), false)
+	defer bar.End()
+	done := 0
+	return m.pages(ctx, from, func(p storage.Page) error {
+		// Oldest first: of two entries with one sort key the older one comes first.
+		slices.Reverse(p.Entries)
+		if err := m.to.Write(ctx, p.Entries...); err != nil {
+			return fmt.Errorf("after %d entries: %w", done, err)
+		}
+		done += len(p.Entries)
+		bar.At(int64(done))
+		if p.NextCursor == "" {
+			return nil
+		}
+		next, err := storage.DecodeCursor(p.NextCursor)
+		if err != nil {
+			return err
+		}
+		return m.to.SetMoved(ctx, m.source, next)
+	})
+}
+
+// pages calls f for each page of the source after a cursor.
+func (m *migration) pages(ctx context.Context, cursor string, f func(storage.Page) error) error {
+	for q := (storage.Query{Limit: storage.MaxLimit, Cursor: cursor}); ; {
+		page, err := m.from.List(ctx, q)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", m.from.Path(), err)
+		}
+		q.Cursor = page.NextCursor
+		if err := f(page); err != nil || q.Cursor == "" {
+			return err
+		}
+	}
+}
+
+// digest is of a set of entries, whatever their order.
+type digest struct {
+	count int
+	sum   [sha256.Size]byte
+}
+
+// add adds an entry: its hash, by exclusive or.
+func (d *digest) add(e *storage.Entry) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("entry %s: %w", e.ID, err)
+	}
+	sum := sha256.Sum256(slices.Concat(b, e.Metadata, []byte(e.IdentifierHash))) // JSON has the metadata without its spaces
+	for i := range sum {
+		d.sum[i] ^= sum[i]
+	}
+	d.count++
+	return nil
+}
+
+// compare reads both logs, of the second what the first one has.
+func (m *migration) compare(ctx context.Context) (theirs, ours digest, err error) {
+	bar := caddymodule.NewProgress("comparing", int64(m.total), false)
+	defer bar.End()
+	err = m.pages(ctx, "", func(p storage.Page) error {
+		ids := make([]string, len(p.Entries))
+		for i := range p.Entries {
+			ids[i] = p.Entries[i].ID
+			if err := theirs.add(&p.Entries[i]); err != nil {
+				return err
+			}
+		}
+		found, err := m.to.Find(ctx, ids...)
+		if err != nil {
+			return err
+		}
+		for _, e := range found {
+			if err := ours.add(&e); err != nil {
+				return err
+			}
+		}
+		bar.At(int64(theirs.count))
+		return nil
+	})
+	return theirs, ours, err
+}
