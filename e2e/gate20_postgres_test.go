@@ -158,7 +158,7 @@ func (c *crowd) visit(node int) {
 
 // exchange is one request and its answer; false when the connection is over.
 func (c *crowd) exchange(conn net.Conn, in *bufio.Reader, node int) bool {
-	user, request := c.rig.request()
+	n, user, request := c.rig.request()
 	c.rig.sent.Add(1)
 	began := time.Now()
 	if _, err := io.WriteString(conn, request); err != nil {
@@ -176,9 +176,7 @@ func (c *crowd) exchange(conn net.Conn, in *bufio.Reader, node int) bool {
 	}
 	c.answered.Add(1)
 	if status := string(head[9:]); status == "200" || status == "302" {
-		c.rig.mu.Lock()
-		c.rig.acknowledged = append(c.rig.acknowledged, user)
-		c.rig.mu.Unlock()
+		c.rig.note(n, user)
 	} else {
 		c.refused.Add(1)
 	}
@@ -218,7 +216,7 @@ func TestGate20PostgresChaos(t *testing.T) {
 	c.end()
 	rate := float64(c.answered.Load()) / time.Since(began).Seconds()
 	n.stop()
-	total := c.rig.judge(t, everyOf(t, openLog(t, server), time.Time{}), auth)
+	total := c.rig.compare(t, everyOf(t, openLog(t, server), time.Time{}), auth)
 	slowest := time.Duration(c.slowest.Load()).Round(time.Millisecond)
 	gates.Print(t, 20, "%d kills of the postmaster and %s of SIGSTOP at %.0f requests/s: %d acknowledged, %d refused, %d lost, %d duplicates, slowest request %s",
 		do.kills, do.frozen, rate, total.acknowledged, c.refused.Load(), total.lost, total.duplicates, slowest)
@@ -415,7 +413,7 @@ func TestGate20PostgresFleet(t *testing.T) {
 		n.awaitHealthy()
 		n.stop()
 	}
-	total := c.rig.judge(t, everyOf(t, openLog(t, server), time.Time{}), auth)
+	total := c.rig.compare(t, everyOf(t, openLog(t, server), time.Time{}), auth)
 	slowest := time.Duration(c.slowest.Load()).Round(time.Millisecond)
 	gates.Print(t, 20, "two Caddys of one fleet, %d kills by turns under load: %d acknowledged, %d refused, %d lost, %d duplicates, slowest request %s",
 		kills, total.acknowledged, c.refused.Load(), total.lost, total.duplicates, slowest)
