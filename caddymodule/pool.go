@@ -143,11 +143,38 @@ func (p *pooledStore) Destruct() error {
 	if !caddy.Exiting() {
 		return nil
 	}
+	p.interrupt() // at once: who started Caddy may be less patient than we are
 	select {
 	case <-p.idle:
 		return nil
 	case <-time.After(exitWait):
-		return errors.New("requests are still running: their audit log entries may stay without an outcome")
+		p.interrupt()
+		p.closeNow()
+		return errors.New("requests are still running: their audit log entries say that they were interrupted")
+	}
+}
+
+// interrupt gives an entry to each request that is under way.
+func (p *pooledStore) interrupt() {
+	p.mu.Lock()
+	open := p.open
+	p.mu.Unlock()
+	if open == nil {
+		return
+	}
+	if err := open.writer.Interrupt(context.Background()); err != nil {
+		p.log.Error("closing the audit log", "error", err)
+	}
+}
+
+// closeNow closes the store under the requests that hold it: the process ends, and what
+// waits to be written would end with it.
+func (p *pooledStore) closeNow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open != nil {
+		p.open.close(p.log)
+		p.open = nil
 	}
 }
 

@@ -29,12 +29,17 @@ func startWithAdmin(t testing.TB, dir string, port int, config string) *exec.Cmd
 	}
 	cmd := exec.Command(harness.Binary(t), "run", "--config", file, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended already
-		_, _ = cmd.Process.Wait()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("Caddy: %v; it said last:\n%s", cmd.ProcessState, said.Bytes()[max(0, said.Len()-4000):])
+		}
 	})
 	harness.WaitFor(t, fmt.Sprintf("127.0.0.1:%d", port))
 	return cmd

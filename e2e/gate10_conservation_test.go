@@ -147,7 +147,14 @@ func attack(t *testing.T, port int, next func(i int) (request string, more bool)
 						time.Sleep(time.Until(began.Add(time.Duration(i) * 100 * time.Microsecond)))
 					}
 				}
-				c = strike(t, port, c, batch, &done)
+				if c == nil {
+					var err error
+					if c, err = connect(port); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				c = strike(t, c, batch, &done)
 			}
 			if c != nil {
 				_ = c.Close()
@@ -158,16 +165,9 @@ func attack(t *testing.T, port int, next func(i int) (request string, more bool)
 	return done.Load(), time.Since(began)
 }
 
-// strike sends a batch on a connection, which may be nil, and counts the answers. It
-// returns the connection if it can be used further.
-func strike(t *testing.T, port int, c *conn, batch []string, done *atomic.Int64) *conn {
-	if c == nil {
-		var err error
-		if c, err = connect(port); err != nil {
-			t.Error(err)
-			return nil
-		}
-	}
+// strike sends a batch on a connection and counts the answers. It returns the connection
+// if it can be used further.
+func strike(t *testing.T, c *conn, batch []string, done *atomic.Int64) *conn {
 	_ = c.SetDeadline(time.Now().Add(10 * hang)) // against hanging only
 	_, err := io.WriteString(c, strings.Join(batch, ""))
 	for range batch {
@@ -449,6 +449,7 @@ type overflowed struct {
 func overflow(t *testing.T) (o overflowed) {
 	t.Helper()
 	s := startAttackSite(t, "rollup off\n\t\tdurability async", "spill off")
+	attack(t, s.port, func(i int) (string, bool) { return junkBlow.request(i, client(0), false), i < 1 }) // Caddy listens before it has opened the database
 	release := lockDatabase(t, database(s.dir))
 	began := time.Now()
 	least := time.Duration(gates.Figure(0, 10)) * time.Second

@@ -33,7 +33,8 @@ type metadata struct {
 	SessionHash    string          `json:"sessionHash,omitempty"`  // then: keyed hash of the credential, to join entries by
 	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"` // why target or identifier could not be read
 	Aborted        bool            `json:"aborted,omitempty"`
-	Withheld       bool            `json:"withheld,omitempty"` // the client got 503 instead of the answer
+	Withheld       bool            `json:"withheld,omitempty"`    // the client got 503 instead of the answer
+	Interrupted    bool            `json:"interrupted,omitempty"` // the process ended before the answer
 	Source         string          `json:"source"`
 }
 

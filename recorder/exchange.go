@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
@@ -63,6 +64,12 @@ type Exchange struct {
 	withheld bool
 	// aborted is true when the handler panicked.
 	aborted bool
+
+	// mu is held while the entry is completed, or written because the process ends. The
+	// fields that this changes belong to whoever holds it.
+	mu sync.Mutex
+	// cut is true when an entry says that the exchange was interrupted.
+	cut bool
 }
 
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
@@ -150,6 +157,7 @@ func (x *Exchange) Commit(*exchange.Observer) error {
 // ErrRefused when the answer, none of which was sent yet, must be a 503.
 func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
 	defer x.release()
+	defer x.rec.Writer.underWay.remove(x)
 	x.aborted = panicked
 	status := http.StatusOK
 	if err != nil {
@@ -172,6 +180,8 @@ func (x *Exchange) release() {
 // complete writes the finished entry, once. A bug of ours must not cost the
 // client its answer, nor the log the fact that something happened.
 func (x *Exchange) complete() (err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.written {
 		return nil
 	}

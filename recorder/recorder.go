@@ -212,6 +212,14 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	if !m.Route.Known() {
 		rec.Writer.Metrics.UnknownRoute()
 	}
+	x, err := rec.begin(w, r, m, f)
+	if err == nil {
+		rec.Writer.underWay.add(x)
+	}
+	return x, err
+}
+
+func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) (*Exchange, error) {
 	x := newExchange(rec, w, r, m, f)
 	m = x.match
 	if m.Route.Timing != profile.Before || m.Route.Record == profile.Never {

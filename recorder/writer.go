@@ -29,6 +29,11 @@ const (
 	// firstBackoff and maxBackoff space the tries on a store that fails.
 	firstBackoff = 50 * time.Millisecond
 	maxBackoff   = 5 * time.Second
+	// lastTries is for how long a Writer that was closed begins tries on a store that
+	// fails; with the last try an exit takes about 5 s at most (threats.md E1.6).
+	// lastBackoff is the most between two of them.
+	lastTries   = 3 * time.Second
+	lastBackoff = 250 * time.Millisecond
 )
 
 // Stats counts what became of entries since a Writer was made.
@@ -60,10 +65,14 @@ type Writer struct {
 	done  chan struct{}
 
 	closing sync.Once
+	// giveUp is when tries end; it is set before quit is closed.
+	giveUp time.Time
 
 	// rollUps are the events that are counted instead of written.
 	rollUps *rollUps
-	warning rate.Sometimes
+	// underWay are the exchanges that may need an entry when the process ends.
+	underWay underWay
+	warning  rate.Sometimes
 
 	written, writeErrors atomic.Uint64
 
@@ -219,7 +228,10 @@ func (w *Writer) Stats() Stats {
 // that could not be written are counted, logged and part of the error. It may be
 // called again.
 func (w *Writer) Close(ctx context.Context) error {
-	w.closing.Do(func() { close(w.quit) })
+	w.closing.Do(func() {
+		w.giveUp = time.Now().Add(lastTries)
+		close(w.quit)
+	})
 	select {
 	case <-w.done:
 	case <-ctx.Done():
@@ -255,10 +267,13 @@ func (w *Writer) run() {
 }
 
 // deliverLast writes what only the end brings out: roll-ups whose minute is not over,
-// and a gap, if there is one.
+// one whose minute has ended right now, and a gap, if there is one.
 func (w *Writer) deliverLast() {
-	works := true
-	for batch := range slices.Chunk(w.rollUps.close(), maxBatch) {
+	works, left := true, w.rollUps.close()
+	for works && len(w.queue) > 0 { // its put had begun when the Writer was closed
+		works = w.work(<-w.queue)
+	}
+	for batch := range slices.Chunk(left, maxBatch) {
 		if works {
 			works = w.deliver(batch)
 			continue
@@ -350,8 +365,8 @@ func (w *Writer) unlinkNow(userID string) bool {
 	return err == nil
 }
 
-// persist tries until it works, or until the Writer was closed and it has failed
-// for a while.
+// persist tries until it works, or until the Writer was closed and it has failed for a
+// while since then, however long it had failed before.
 func (w *Writer) persist(try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
 		ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
@@ -363,10 +378,10 @@ func (w *Writer) persist(try func(context.Context) error) error {
 		select {
 		case <-time.After(wait):
 		case <-w.quit:
-			if wait > time.Second { // the caller of Close has waited long enough
+			if time.Now().After(w.giveUp) { // the caller of Close has waited long enough
 				return err
 			}
-			time.Sleep(wait)
+			time.Sleep(min(wait, lastBackoff))
 		}
 	}
 }
