@@ -184,6 +184,7 @@ func (g *faultGate) compareWatched(t *testing.T, without, with []string) {
 func init() {
 	caddy.RegisterModule(watchHandler{})
 	caddy.RegisterModule(naiveHandler{})
+	caddy.RegisterModule(closingHandler{})
 	register := func(name string, h caddyhttp.MiddlewareHandler) {
 		httpcaddyfile.RegisterHandlerDirective(name, func(d httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			for d.Next() {
@@ -195,6 +196,7 @@ func init() {
 	}
 	register("e2e_naive", naiveHandler{})
 	register("e2e_watch", watchHandler{})
+	register("e2e_closing", &closingHandler{})
 }
 
 // notes are what handlers noted, in order.

@@ -1,74 +1,93 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
+// TestGate09ReloadStorm reloads while 500 requests come in a second: each has exactly one
+// entry, in one of the stores that were configured, none is answered with an error, and
+// nothing is left behind (threats.md E4.1 to E4.5). A connection may break, see
+// checkLoad. The control closes its log in Cleanup, under the requests that are still
+// under way.
+func TestGate09ReloadStorm(t *testing.T) {
+	var all storm
+	inProcess := []leftovers{}
+	part := func(name string, do func(t *testing.T) storm) (s storm) {
+		t.Run(name, func(t *testing.T) { // Caddy ends with it
+			s = do(t)
+			all.add(s)
+		})
+		return s
+	}
+	for name, s := range storms {
+		grown := part(name, s.run).grown
+		inProcess = append(inProcess, grown)
+	}
+	refused := part("refused configurations", refusedReloads)
+	alone := part("a Caddy of its own", resident)
+	validations, made := validated(t)
+	control := part("control", closingStorm)
+	all.reloads, all.sent, all.broken, all.lost = all.reloads-control.reloads-refused.reloads, all.sent-control.sent, all.broken-control.broken, all.lost-control.lost
+	gates.Print(t, 9, "%d reloads in %d storms of %v at %.0f requests/s: %d requests, %d lost, %d duplicates, %d 5xx, %d broken connections; goroutines and files when stopped %v, after %d refused configurations %v, of a Caddy of its own %v (RSS %+.0f %%); caddy validate, adapt and lint %d times: %d files made or changed; control, closed in Cleanup: %d of %d lost, %d broken connections",
+		all.reloads, len(storms)+1, alone.took.Round(time.Second), float64(alone.sent)/alone.took.Seconds(), all.sent, all.lost, all.twice, all.refused, all.broken,
+		inProcess, refused.reloads, refused.grown, alone.grown, alone.rss, validations, made, control.lost, control.sent, control.broken)
+	if all.lost+all.twice+all.refused+made > 0 || control.lost == 0 {
+		t.Error("nothing may be lost, doubled, answered with an error, or made by a validation, and the control must lose something")
+	}
+	if gates.Full() && alone.rss > 10 {
+		t.Error("the bound is 10 % of RSS")
+	}
+}
+
+// reloads is how often a storm reloads, and reloadEvery how long it waits between.
+func reloads() (n int, every time.Duration) {
+	return gates.Figure(10, 200), time.Duration(gates.Figure(60, 300)) * time.Millisecond
+}
+
 const (
-	reloadClients = 16
-	// upstreamTakes makes 500 requests a second of 16 clients.
+	reloadClients = 64
 	upstreamTakes = 30 * time.Millisecond
 )
 
-// TestGate09ReloadStorm reloads under load, offers configurations that cannot work, and
-// validates (threats.md E4.1 to E4.5).
-func TestGate09ReloadStorm(t *testing.T) {
-	storms := []storm{
-		{name: "the same configuration, forced", databases: []string{"audit.db"}},
-		{name: "two databases in turn", databases: []string{"one.db", "two.db"}},
-		{name: "two databases in turn, behind forward_auth", databases: []string{"one.db", "two.db"}, gated: true},
-	}
-	var lines []string
-	reloads := 0
-	for i := range storms {
-		t.Run(storms[i].name, func(t *testing.T) { storms[i].run(t, gates.Figure(40, 200), gates.Figure(60, 300)) })
-		reloads += storms[i].reloads
-		lines = append(lines, storms[i].String())
-	}
-	refused, made := 0, 0
-	t.Run("refused", func(t *testing.T) { refused = refusedReloads(t, gates.Figure(10, 17)) })
-	t.Run("validate", func(t *testing.T) { made = validates(t) })
-	gates.Print(t, 9, "%d reloads (%s); %d more refused, each while requests went on; caddy validate made %d files", reloads, strings.Join(lines, "; "), refused, made)
-}
-
-// storm is a number of reloads under load, and what they have cost.
+// storm is what came of reloads under load.
 type storm struct {
-	name      string
-	databases []string
-	// gated: a forward_auth in front of the log holds requests up, so that some come to
-	// it when their configuration has ended.
-	gated bool
-
-	reloads, lost, twice int
-	took                 time.Duration
-	clients              *load
-	before, after        leftovers
+	reloads, sent, broken, refused, reached, lost, twice int
+	// took is how long the load lasted.
+	took time.Duration
+	// grown is what is held after it and was not before.
+	grown leftovers
+	// rss is by how many percent the resident memory grew.
+	rss float64
 }
 
-func (s *storm) String() string {
-	if s.clients == nil {
-		return s.name + ": nothing ran"
-	}
-	return fmt.Sprintf("%s: %d at %.0f requests/s, %d lost, %d twice, %d answers of 5xx, goroutines %+d, files %+d", s.name, s.reloads,
-		float64(s.clients.sent.Load())/s.took.Seconds(), s.lost, s.twice, s.clients.refused.Load(), s.after.goroutines-s.before.goroutines, s.after.files-s.before.files)
+func (s *storm) add(o storm) {
+	s.reloads += o.reloads
+	s.sent += o.sent
+	s.broken += o.broken
+	s.refused += o.refused
+	s.lost += o.lost
+	s.twice += o.twice
 }
 
 // slowAuth answers a sign-in with the user whom the request names.
@@ -91,17 +110,30 @@ func (a *slowAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"user":{"id":%q},"token":null}`, user)
 }
 
-// run reloads the configuration while requests are under way. Every one of them has
-// exactly one entry, in one of the stores that were configured, and nothing is left when
-// Caddy has stopped.
-func (s *storm) run(t *testing.T, reloads, everyMillis int) {
+// stormKind is how the configurations of a storm differ.
+type stormKind struct {
+	databases []string
+	// gated: a forward_auth in front of the log holds requests up, so that some come to it
+	// when their configuration has ended.
+	gated bool
+}
+
+var storms = map[string]*stormKind{
+	"the same configuration, forced":             {[]string{"audit.db"}, false},
+	"two databases in turn":                      {[]string{"one.db", "two.db"}, false},
+	"two databases in turn, behind forward_auth": {[]string{"one.db", "two.db"}, true},
+}
+
+// run reloads in this process, so that it can be seen exactly what is left when Caddy
+// has stopped.
+func (k *stormKind) run(t *testing.T) storm {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
 	auth := new(slowAuth)
 	upstream := harness.Upstream(t, auth)
 	config := func(n int) string {
-		c := site(filepath.Join(dir, s.databases[n%len(s.databases)]), port, upstream, "grace_period 10s", "durability fsync")
-		if s.gated {
+		c := site(filepath.Join(dir, k.databases[n%len(k.databases)]), port, upstream, "grace_period 10s", "durability fsync")
+		if k.gated {
 			c = strings.Replace(c, "\treverse_proxy", fmt.Sprintf("\tforward_auth %s {\n\t\turi /gate\n\t}\n\treverse_proxy", upstream), 1)
 		}
 		return c
@@ -111,30 +143,80 @@ func (s *storm) run(t *testing.T, reloads, everyMillis int) {
 		new(load).send(port, fmt.Sprintf("warm-up-%d", n))
 		stop(t)
 	}
-	s.before = settle(leftovers{goroutines: 0, files: 0})
-
+	before := settle(leftovers{goroutines: 0, files: 0})
 	harness.Load(t, config(0))
-	began := time.Now()
-	every := time.Duration(everyMillis) * time.Millisecond
-	s.clients = startLoad(port)
-	for n := 1; n <= reloads; n++ {
-		time.Sleep(time.Until(began.Add(time.Duration(n) * every)))
-		harness.Load(t, config(n))
-		s.reloads++
+	clients := reloadUnderLoad(port, func(n int) { harness.Load(t, config(n)) })
+	stop(t)
+	s := checkLoad(t, clients, auth, dir, k.databases)
+	s.grown = checkLeftovers(t, before, dir).less(before)
+	return s
+}
+
+// reloadUnderLoad calls reload for each reload while clients send requests.
+func reloadUnderLoad(port int, reload func(n int)) *load {
+	clients := startLoad(port)
+	n, every := reloads()
+	for i := 1; i <= n; i++ {
+		time.Sleep(every)
+		reload(i)
 	}
 	time.Sleep(every)
-	s.clients.stop()
-	s.took = time.Since(began)
-	stop(t)
+	clients.stop()
+	clients.reloads = n
+	return clients
+}
 
-	s.lost, s.twice = checkLoad(t, s.clients, auth, dir, s.databases)
-	s.after = checkLeftovers(t, s.before, dir)
-	t.Logf("%s; %d connections broken", s, s.clients.broken.Load())
+// resident reloads a Caddy of its own through its admin endpoint, and compares what it
+// holds while it runs.
+func resident(t *testing.T) storm {
+	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
+	auth := new(slowAuth)
+	upstream := harness.Upstream(t, auth)
+	config := func(n int) string {
+		return site(database(dir), port, upstream, "grace_period 10s\n\tadmin "+admin, "durability "+[]string{"fsync", "commit"}[n%2])
+	}
+	cmd := startWithAdmin(t, dir, port, config(0))
+	for n := range 10 { // what is there once, and a heap as large as reloads need it
+		new(load).send(port, fmt.Sprintf("warm-up-%d", n))
+		reload(t, admin, config(n+1))
+	}
+	process := &sized{pid: cmd.Process.Pid}
+	holds := func() leftovers {
+		_, heap := call(t, "GET", "http://"+admin+"/debug/pprof/heap?gc=1&debug=1", "")
+		_, profile := call(t, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
+		var l leftovers
+		if _, err := fmt.Sscanf(profile, "goroutine profile: total %d", &l.goroutines); err != nil || heap == "" {
+			t.Fatalf("%v: %.100s", err, profile)
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.files = len(fds)
+		return l
+	}
+	before := settled(leftovers{}, holds)
+	memory := process.memory(t, "VmRSS")
+	clients := reloadUnderLoad(port, func(n int) { reload(t, admin, config(n)) })
+	after := settled(before, holds)
+	grown := 100 * (process.memory(t, "VmRSS")/memory - 1)
+	if after.goroutines > before.goroutines+5 || after.files > before.files+2 {
+		t.Errorf("reloads leave something: before %+v, after %+v", before, after)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("Caddy's exit: %v", err)
+	}
+	s := checkLoad(t, clients, auth, dir, []string{"audit.db"})
+	s.grown, s.rss = after.less(before), grown
+	return s
 }
 
 // refusedReloads offers Caddy configurations that it must refuse, at every stage at which
-// one can fail: the one that is loaded goes on working. It returns how many it were.
-func refusedReloads(t *testing.T, rounds int) (refused int) {
+// one can fail: the one that is loaded goes on working (E4.2).
+func refusedReloads(t *testing.T) storm {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
 	auth := new(slowAuth)
@@ -172,7 +254,8 @@ func refusedReloads(t *testing.T, rounds int) (refused int) {
 	new(load).send(port, "warm-up")
 	before := settle(leftovers{})
 	clients := startLoad(port)
-	for round := range rounds {
+	refused := 0
+	for round := range gates.Figure(1, 17) {
 		for _, b := range bad {
 			if err := harness.TryLoad(t, b.config); err == nil {
 				t.Fatalf("round %d: a configuration with %s was accepted", round, b.name)
@@ -187,48 +270,140 @@ func refusedReloads(t *testing.T, rounds int) (refused int) {
 		t.Errorf("refused configurations leave something: before %+v, after %+v\n%s", before, after, openFiles())
 	}
 	stop(t)
-	checkLoad(t, clients, auth, dir, []string{"audit.db"})
-	t.Logf("%d configurations refused, %d requests, %d answers other than 200, %d broken connections; goroutines %d -> %d, files %d -> %d",
-		refused, clients.sent.Load(), clients.refused.Load(), clients.broken.Load(), before.goroutines, after.goroutines, before.files, after.files)
-	return refused
+	clients.reloads = refused
+	s := checkLoad(t, clients, auth, dir, []string{"audit.db"})
+	s.grown = after.less(before)
+	return s
 }
 
-// validates adapts and validates configurations, as caddy validate does, perhaps as
-// another user, on a machine in production. It returns how many files were made.
-func validates(t *testing.T) (made int) {
-	harness.Use(t)
-	dir := t.TempDir()
-	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "xdg"))
-	port := harness.FreePort(t)
+// validated runs commands that only look at a configuration, as somebody may on a
+// machine in production, while a Caddy works with it, and counts what they make or
+// change where the log is (E4.4).
+func validated(t *testing.T) (runs, changed int) {
+	t.Helper()
+	dir, port := t.TempDir(), harness.FreePort(t)
+	running := site(database(dir), port, harness.Upstream(t, new(slowAuth)), "", "durability fsync")
+	harness.Start(t, dir, port, running)
+	new(load).send(port, "somebody")
+	home := t.TempDir() // Caddy itself keeps things there
+	t.Setenv("XDG_DATA_HOME", home)
+	t.Setenv("XDG_CONFIG_HOME", home)
 	configs := map[string]string{
-		"a database in folders that do not exist": site(filepath.Join(dir, "a", "b", "audit.db"), port, "127.0.0.1:9", "", "durability fsync"),
-		"the defaults": fmt.Sprintf("{\n\tpersist_config off\n\tlog {\n\t\toutput discard\n\t}\n}\nhttp://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy 127.0.0.1:9\n}\n", port),
+		"running.Caddyfile":  running,
+		"missing.Caddyfile":  site(filepath.Join(dir, "a", "b", "audit.db"), port, "127.0.0.1:9", "", "durability fsync"),
+		"defaults.Caddyfile": fmt.Sprintf("http://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy 127.0.0.1:9\n}\n", port),
 	}
 	for name, text := range configs {
-		config := new(caddy.Config)
-		if err := json.Unmarshal(harness.Adapt(t, text), config); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		config.Admin = &caddy.AdminConfig{Disabled: true}
-		if err := caddy.Validate(config); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		for _, path := range files(t, dir) {
-			if strings.Contains(path, "audit") || strings.Contains(path, "hash") || strings.HasPrefix(path, filepath.Join(dir, "a")) {
-				t.Errorf("%s: validating made %s", name, path)
-				made++
+	}
+	var before map[string]string
+	eventually(t, "the running Caddy does not come to rest", func() bool {
+		before = looksLike(t, dir)
+		time.Sleep(500 * time.Millisecond)
+		return maps.Equal(before, looksLike(t, dir))
+	})
+	for name := range configs {
+		for _, command := range [][]string{{"validate", "--adapter", "caddyfile", "--config"}, {"adapt", "--config"}, {"fmt"}, {"audit-log", "lint"}} {
+			cmd := exec.Command(harness.Binary(t), append(command, filepath.Join(dir, name))...)
+			out, err := cmd.CombinedOutput()
+			if runs++; err != nil && (command[0] == "validate" || command[0] == "adapt") {
+				t.Errorf("caddy %v %s: %v\n%s", command, name, err, out)
 			}
 		}
 	}
-	return made
+	for path, now := range looksLike(t, dir) {
+		if before[path] != now {
+			changed++
+			t.Errorf("%s was %q, and is %q", path, before[path], now)
+		}
+	}
+	for _, path := range files(t, home) {
+		if strings.Contains(path, "audit") {
+			changed++
+			t.Errorf("validating made %s", path)
+		}
+	}
+	return runs, changed
 }
+
+// looksLike says of everything below dir when it was changed, and how large it is.
+func looksLike(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	seen := map[string]string{}
+	for _, path := range files(t, dir) {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[path] = fmt.Sprint(info.ModTime(), info.Size(), info.Mode())
+	}
+	return seen
+}
+
+// The control.
+
+// closingStorm reloads with the log of closingHandler.
+func closingStorm(t *testing.T) storm {
+	harness.Use(t)
+	dir, port := t.TempDir(), harness.FreePort(t)
+	closingFile = filepath.Join(dir, "audit.log")
+	auth := new(slowAuth)
+	upstream := harness.Upstream(t, auth)
+	config := func(n int) string {
+		return anyHost(filepath.Join(dir, itoa(n%2)+".db"), "", siteOf(port, "e2e_closing", upstream))
+	}
+	harness.Load(t, config(0))
+	clients := reloadUnderLoad(port, func(n int) { harness.Load(t, config(n)) })
+	stop(t)
+	reached := 0
+	auth.seen.Range(func(_, _ any) bool { reached++; return true })
+	log, err := os.ReadFile(closingFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return storm{reloads: clients.reloads, sent: int(clients.sent.Load()), broken: int(clients.broken.Load()), reached: reached, lost: reached - strings.Count(string(log), "\n"), took: clients.took}
+}
+
+// closingFile is the log of closingHandler.
+var closingFile string
+
+// closingHandler opens its log with its configuration and closes it with it.
+type closingHandler struct{ log *os.File }
+
+func (closingHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.e2e_closing", New: func() caddy.Module { return new(closingHandler) }}
+}
+
+// Provision implements caddy.Provisioner.
+func (h *closingHandler) Provision(caddy.Context) (err error) {
+	h.log, err = os.OpenFile(closingFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	return err
+}
+
+// Cleanup implements caddy.CleanerUpper.
+func (h *closingHandler) Cleanup() error { return h.log.Close() }
+
+func (h *closingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	err := next.ServeHTTP(w, r)
+	_, _ = io.WriteString(h.log, "one\n") // the file may be closed: that is the point
+	return err
+}
+
+// The load.
 
 // load is a number of clients that send requests, each with a user of its own.
 type load struct {
 	sent, refused, broken atomic.Int64
 
-	quit chan struct{}
-	wg   sync.WaitGroup
+	quit  chan struct{}
+	wg    sync.WaitGroup
+	began time.Time
+
+	// took and reloads are known when it has stopped.
+	took    time.Duration
+	reloads int
 
 	// mu protects the fields below.
 	mu       sync.Mutex
@@ -236,16 +411,17 @@ type load struct {
 	failed   []string // other answers, for the report
 }
 
+// startLoad sends 500 requests a second, or as many as go.
 func startLoad(port int) *load {
-	l := &load{quit: make(chan struct{})}
+	l := &load{quit: make(chan struct{}), began: time.Now()}
 	for c := range reloadClients {
 		l.wg.Go(func() {
-			for n := 0; ; n++ {
+			for n := c; ; n += reloadClients {
 				select {
 				case <-l.quit:
 					return
-				default:
-					l.send(port, fmt.Sprintf("user-%d-%d", c, n))
+				case <-time.After(time.Until(l.began.Add(time.Duration(n) * 2 * time.Millisecond))):
+					l.send(port, fmt.Sprintf("user-%d", n))
 				}
 			}
 		})
@@ -256,6 +432,7 @@ func startLoad(port int) *load {
 func (l *load) stop() {
 	close(l.quit)
 	l.wg.Wait()
+	l.took = time.Since(l.began)
 }
 
 // send makes one request on a connection of its own: a kept one may be closed by
@@ -288,13 +465,13 @@ func (l *load) note(what string) {
 	l.failed = append(l.failed, what)
 }
 
-// checkLoad looks for each request's entry in the databases together.
+// checkLoad looks for each request's entry in the databases together, and counts.
 //
 // A connection may break: each configuration listens on a socket of its own
 // (SO_REUSEPORT), and Linux resets what is in the queue of one that is closed.
 // That is Caddy's, with and without an audit log, and such a request never gets as
 // far as the auth server.
-func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []string) (lost, twice int) {
+func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []string) storm {
 	t.Helper()
 	if l.refused.Load() > 0 {
 		t.Errorf("%d requests were not answered with 200, the first: %s", l.refused.Load(), l.failed[0])
@@ -313,6 +490,7 @@ func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []st
 		checkIntegrity(t, file)
 	}
 	count, last := byUser(all)
+	lost, twice := 0, 0
 	reached := 0
 	auth.seen.Range(func(user, _ any) bool {
 		reached++
@@ -332,20 +510,37 @@ func checkLoad(t *testing.T, l *load, auth *slowAuth, dir string, databases []st
 	if lost > 0 || twice > 0 {
 		t.Errorf("of %d requests that reached the auth server %d have no entry, and %d have more than one", reached, lost, twice)
 	}
-	return lost, twice
+	return storm{
+		reloads: l.reloads, sent: int(l.sent.Load()), broken: int(l.broken.Load()), refused: int(l.refused.Load()),
+		reached: reached, lost: lost, twice: twice, took: l.took,
+	}
 }
 
 // leftovers are what a process holds.
 type leftovers struct{ goroutines, files int }
 
+// less is how much l is more than o.
+func (l leftovers) less(o leftovers) leftovers {
+	return leftovers{l.goroutines - o.goroutines, l.files - o.files}
+}
+
+func (l leftovers) String() string { return fmt.Sprintf("%+d/%+d", l.goroutines, l.files) }
+
 // settle waits until the process holds no more than wanted, or nothing has changed
 // for half a second, and returns what it holds.
 func settle(wanted leftovers) leftovers {
 	http.DefaultClient.CloseIdleConnections()
-	now, since := holdings(), time.Now()
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	return settled(wanted, func() leftovers {
 		runtime.GC() // files and timers that only a finaliser frees are none of ours
-		next := holdings()
+		return holdings()
+	})
+}
+
+// settled is settle for what holds says.
+func settled(wanted leftovers, holds func() leftovers) leftovers {
+	now, since := holds(), time.Now()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		next := holds()
 		if next != now {
 			now, since = next, time.Now()
 		}
