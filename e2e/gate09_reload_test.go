@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -32,7 +33,7 @@ import (
 // under way.
 func TestGate09ReloadStorm(t *testing.T) {
 	var all storm
-	inProcess := []leftovers{}
+	var inProcess []leftovers
 	part := func(name string, do func(t *testing.T) storm) (s storm) {
 		t.Run(name, func(t *testing.T) { // Caddy ends with it
 			s = do(t)
@@ -40,9 +41,8 @@ func TestGate09ReloadStorm(t *testing.T) {
 		})
 		return s
 	}
-	for name, s := range storms {
-		grown := part(name, s.run).grown
-		inProcess = append(inProcess, grown)
+	for i := range storms {
+		inProcess = append(inProcess, part(storms[i].name, storms[i].run).grown)
 	}
 	refused := part("refused configurations", refusedReloads)
 	alone := part("a Caddy of its own", resident)
@@ -112,16 +112,17 @@ func (a *slowAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // stormKind is how the configurations of a storm differ.
 type stormKind struct {
+	name      string
 	databases []string
 	// gated: a forward_auth in front of the log holds requests up, so that some come to it
 	// when their configuration has ended.
 	gated bool
 }
 
-var storms = map[string]*stormKind{
-	"the same configuration, forced":             {[]string{"audit.db"}, false},
-	"two databases in turn":                      {[]string{"one.db", "two.db"}, false},
-	"two databases in turn, behind forward_auth": {[]string{"one.db", "two.db"}, true},
+var storms = []stormKind{
+	{"the same configuration, forced", []string{"audit.db"}, false},
+	{"two databases in turn", []string{"one.db", "two.db"}, false},
+	{"two databases in turn, behind forward_auth", []string{"one.db", "two.db"}, true},
 }
 
 // run reloads in this process, so that it can be seen exactly what is left when Caddy
@@ -181,20 +182,7 @@ func resident(t *testing.T) storm {
 		reload(t, admin, config(n+1))
 	}
 	process := &sized{pid: cmd.Process.Pid}
-	holds := func() leftovers {
-		_, heap := call(t, "GET", "http://"+admin+"/debug/pprof/heap?gc=1&debug=1", "")
-		_, profile := call(t, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
-		var l leftovers
-		if _, err := fmt.Sscanf(profile, "goroutine profile: total %d", &l.goroutines); err != nil || heap == "" {
-			t.Fatalf("%v: %.100s", err, profile)
-		}
-		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.files = len(fds)
-		return l
-	}
+	holds := func() leftovers { return holdingsOf(t, admin, process.pid) }
 	before := settled(leftovers{}, holds)
 	memory := process.memory(t, "VmRSS")
 	clients := reloadUnderLoad(port, func(n int) { reload(t, admin, config(n)) })
@@ -214,8 +202,54 @@ func resident(t *testing.T) storm {
 	return s
 }
 
-// refusedReloads offers Caddy configurations that it must refuse, at every stage at which
-// one can fail: the one that is loaded goes on working (E4.2).
+// holdingsOf is what a Caddy of its own holds, when its garbage is collected.
+func holdingsOf(t *testing.T, admin string, pid int) (l leftovers) {
+	t.Helper()
+	_, heap := call(t, "GET", "http://"+admin+"/debug/pprof/heap?gc=1&debug=1", "")
+	_, profile := call(t, "GET", "http://"+admin+"/debug/pprof/goroutine?debug=1", "")
+	if _, err := fmt.Sscanf(profile, "goroutine profile: total %d", &l.goroutines); err != nil || heap == "" {
+		t.Fatalf("%v: %.100s", err, profile)
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.files = len(fds)
+	return l
+}
+
+// refusable are configurations that Caddy must refuse, at every stage at which one can
+// fail. taken is a port in use.
+func refusable(t *testing.T, dir string, port, taken int, upstream string) map[string]string {
+	t.Helper()
+	for _, name := range []string{"folder.db", "open"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreign, openKey := filepath.Join(dir, "foreign.db"), filepath.Join(dir, "open", "hash.key")
+	err := errors.Join(
+		os.WriteFile(foreign, []byte(strings.Repeat("not a database\n", 100)), 0o600),
+		os.WriteFile(openKey, []byte(strings.Repeat("ab", 32)), 0o644), //nolint:gosec // that is the point
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := func(file string, port int) string {
+		return site(file, port, upstream, "grace_period 10s", "durability fsync")
+	}
+	return map[string]string{
+		"unknown profile (handler's Provision)":          strings.Replace(config(database(dir), port), "profile better_auth", "profile no_such_profile", 1),
+		"a folder as database (Validate)":                config(filepath.Join(dir, "folder.db"), port),
+		"no database (Validate)":                         config(foreign, port),
+		"a key that others can read (Validate)":          config(filepath.Join(dir, "open", "audit.db"), port),
+		"port in use, same store (another app's Start)":  config(database(dir), taken),
+		"port in use, other store (another app's Start)": config(filepath.Join(dir, "other.db"), taken),
+	}
+}
+
+// refusedReloads offers Caddy what it must refuse: the configuration that is loaded goes
+// on working (E4.2).
 func refusedReloads(t *testing.T) storm {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
@@ -226,39 +260,17 @@ func refusedReloads(t *testing.T) storm {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
-	if err := os.Mkdir(filepath.Join(dir, "folder.db"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	foreign := filepath.Join(dir, "foreign.db")
-	if err := os.WriteFile(foreign, []byte(strings.Repeat("not a database\n", 100)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	openKey := filepath.Join(dir, "open", "audit.db")
-	if err := os.Mkdir(filepath.Dir(openKey), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(openKey), "hash.key"), []byte(strings.Repeat("ab", 32)), 0o644); err != nil { //nolint:gosec // that is the point
-		t.Fatal(err)
-	}
+	bad := refusable(t, dir, port, taken.Addr().(*net.TCPAddr).Port, upstream)
 	good := site(database(dir), port, upstream, "grace_period 10s", "durability fsync")
-	takenPort := taken.Addr().(*net.TCPAddr).Port
-	bad := []struct{ name, config string }{
-		{"unknown profile (handler's Provision)", strings.Replace(good, "profile better_auth", "profile no_such_profile", 1)},
-		{"a folder as database (Validate)", site(filepath.Join(dir, "folder.db"), port, upstream, "grace_period 10s", "durability fsync")},
-		{"no database (Validate)", site(foreign, port, upstream, "grace_period 10s", "durability fsync")},
-		{"a key that others can read (Validate)", site(openKey, port, upstream, "grace_period 10s", "durability fsync")},
-		{"port in use, same store (another app's Start)", site(database(dir), takenPort, upstream, "grace_period 10s", "durability fsync")},
-		{"port in use, other store (another app's Start)", site(filepath.Join(dir, "other.db"), takenPort, upstream, "grace_period 10s", "durability fsync")},
-	}
 	harness.Load(t, good)
 	new(load).send(port, "warm-up")
 	before := settle(leftovers{})
 	clients := startLoad(port)
 	refused := 0
 	for round := range gates.Figure(1, 17) {
-		for _, b := range bad {
-			if err := harness.TryLoad(t, b.config); err == nil {
-				t.Fatalf("round %d: a configuration with %s was accepted", round, b.name)
+		for name, config := range bad {
+			if err := harness.TryLoad(t, config); err == nil {
+				t.Fatalf("round %d: a configuration with %s was accepted", round, name)
 			}
 			refused++
 			new(load).send(port, fmt.Sprintf("probe-%d", refused))
@@ -288,23 +300,14 @@ func validated(t *testing.T) (runs, changed int) {
 	home := t.TempDir() // Caddy itself keeps things there
 	t.Setenv("XDG_DATA_HOME", home)
 	t.Setenv("XDG_CONFIG_HOME", home)
-	configs := map[string]string{
-		"running.Caddyfile":  running,
-		"missing.Caddyfile":  site(filepath.Join(dir, "a", "b", "audit.db"), port, "127.0.0.1:9", "", "durability fsync"),
-		"defaults.Caddyfile": fmt.Sprintf("http://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy 127.0.0.1:9\n}\n", port),
-	}
-	for name, text := range configs {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	names := writeConfigs(t, dir, port, running)
 	var before map[string]string
 	eventually(t, "the running Caddy does not come to rest", func() bool {
 		before = looksLike(t, dir)
 		time.Sleep(500 * time.Millisecond)
 		return maps.Equal(before, looksLike(t, dir))
 	})
-	for name := range configs {
+	for _, name := range names {
 		for _, command := range [][]string{{"validate", "--adapter", "caddyfile", "--config"}, {"adapt", "--config"}, {"fmt"}, {"audit-log", "lint"}} {
 			cmd := exec.Command(harness.Binary(t), append(command, filepath.Join(dir, name))...)
 			out, err := cmd.CombinedOutput()
@@ -326,6 +329,23 @@ func validated(t *testing.T) (runs, changed int) {
 		}
 	}
 	return runs, changed
+}
+
+// writeConfigs writes Caddyfiles into dir: the one that runs, one of a database that is
+// not there, and one of the defaults.
+func writeConfigs(t *testing.T, dir string, port int, running string) (names []string) {
+	t.Helper()
+	for name, text := range map[string]string{
+		"running.Caddyfile":  running,
+		"missing.Caddyfile":  site(filepath.Join(dir, "a", "b", "audit.db"), port, "127.0.0.1:9", "", "durability fsync"),
+		"defaults.Caddyfile": fmt.Sprintf("http://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy 127.0.0.1:9\n}\n", port),
+	} {
+		names = append(names, name)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return names
 }
 
 // looksLike says of everything below dir when it was changed, and how large it is.
