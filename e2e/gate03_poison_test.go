@@ -25,6 +25,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -34,12 +35,20 @@ import (
 // can fill, into SQLite. The control is a store that looks at its text as PostgreSQL
 // does (X14): shown what came in as it came, it refuses; shown our entries, never.
 //
-// PostgreSQL itself is due here when its store exists.
+// PostgreSQL itself gets every byte, too.
 func TestGate03PoisonValues(t *testing.T) {
-	reached, lost := everyByte(t)
+	var reached, lost int
+	t.Run("SQLite", func(t *testing.T) { reached, lost = everyByteInSQLite(t) })
+	inPostgres := "PostgreSQL is not on this machine"
+	t.Run("PostgreSQL", func(t *testing.T) {
+		reached, lost := everyByteInPostgres(t)
+		if inPostgres = fmt.Sprintf("in PostgreSQL %d, %d lost", reached, lost); lost > 0 || reached < 256*3 {
+			t.Error("entries are lost, or too few requests came through")
+		}
+	})
 	f := fuzzRecorder(t, gates.Figure(20_000, 1_000_000))
-	gates.Print(t, 3, "256 bytes x 6 fields: %d requests reached the handler, %d lost; %d random exchanges, %d lost, %d badly stored; control, unsanitised: a store that checks its text refuses %d, of ours %d",
-		reached, lost, f.exchanges, f.lost, f.bad, f.refusable, f.refused.Load())
+	gates.Print(t, 3, "256 bytes x 6 fields: %d requests reached the handler, %d lost; %s; %d random exchanges, %d lost, %d badly stored; control, unsanitised: a store that checks its text refuses %d, of ours %d",
+		reached, lost, inPostgres, f.exchanges, f.lost, f.bad, f.refusable, f.refused.Load())
 	if lost+f.lost+f.bad > 0 || f.refused.Load() > 0 {
 		t.Error("entries are lost, or hold what not every store takes")
 	}
@@ -72,14 +81,30 @@ func poisoned(field, b string) string {
 	return raw("POST", target, agent, "Host: "+host+"\r\n"+header+jsonType, body)
 }
 
+func everyByteInSQLite(t *testing.T) (reached, lost int) {
+	t.Helper()
+	dir := t.TempDir()
+	reached, lost = everyByte(t, func(site string) string { return anyHost(database(dir), "", site) }, func() storage.Lister { return harness.OpenStore(t, dir) })
+	checkColumns(t, database(dir))
+	return reached, lost
+}
+
+func everyByteInPostgres(t *testing.T) (reached, lost int) {
+	t.Helper()
+	server, dir := pgtest.Start(t), t.TempDir()
+	return everyByte(t, func(site string) string { return inPostgres(anyHost(database(dir), "", site), dir, server.DSN()) },
+		func() storage.Lister { return openLog(t, server) })
+}
+
 // everyByte returns how many requests got as far as the handler, and how many of them
-// have no entry, or one that not every store would take.
-func everyByte(t *testing.T) (reached, lost int) {
+// have no entry, or one that not every store would take. The log is where config says,
+// and opened when Caddy has ended.
+func everyByte(t *testing.T, config func(site string) string, open func() storage.Lister) (reached, lost int) {
 	t.Helper()
 	harness.Use(t)
-	dir, port := t.TempDir(), harness.FreePort(t)
+	port := harness.FreePort(t)
 	up := newBytesUpstream(t, always(answer("401 Unauthorized", jsonType, denied)))
-	harness.Load(t, anyHost(database(dir), "", siteOf(port, requestIDs+singly("capture request_body"), up.address)))
+	harness.Load(t, config(siteOf(port, requestIDs+singly("capture request_body"), up.address)))
 	ids := map[string]string{}
 	for _, field := range []string{"user agent", "path", "body", "query", "host", "cookie"} {
 		for b := range 256 {
@@ -99,8 +124,7 @@ func everyByte(t *testing.T) (reached, lost int) {
 		}
 	}
 	stop(t)
-	store := harness.OpenStore(t, dir)
-	eachEntry(t, store, func(e *storage.Entry) {
+	eachEntry(t, open(), func(e *storage.Entry) {
 		if problem := unstorable(e); problem != nil {
 			t.Errorf("%s: %v", ids[metadataOf(t, e).RequestID], problem)
 			lost++
@@ -112,7 +136,6 @@ func everyByte(t *testing.T) (reached, lost int) {
 		t.Errorf("%s: it has no entry", what)
 		lost++
 	}
-	checkColumns(t, database(dir))
 	return reached + len(ids), lost
 }
 

@@ -45,10 +45,15 @@ type node struct {
 
 func newNode(t *testing.T, upstream, dsn string) *node {
 	n := &node{t: t, dir: t.TempDir(), port: harness.FreePort(t), admin: fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))}
-	c := site(database(n.dir), n.port, upstream, "grace_period 10s\n\tadmin "+n.admin, "durability fsync")
-	n.config = strings.Replace(c, fmt.Sprintf("store sqlite {\n\t\t\tpath %s\n", database(n.dir)),
-		fmt.Sprintf("store postgres {\n\t\t\tdsn \"%s\"\n\t\t\tspill_path %s/journal.spill\n", dsn, n.dir), 1)
+	n.config = inPostgres(site(database(n.dir), n.port, upstream, "grace_period 10s\n\tadmin "+n.admin, "durability fsync"), n.dir, dsn)
 	return n
+}
+
+// inPostgres is a configuration of site or anyHost whose log is in PostgreSQL, and whose
+// journal is in dir.
+func inPostgres(config, dir, dsn string) string {
+	return strings.Replace(config, fmt.Sprintf("store sqlite {\n\t\t\tpath %s\n", database(dir)),
+		fmt.Sprintf("store postgres {\n\t\t\tdsn \"%s\"\n\t\t\tspill_path %s/journal.spill\n", dsn, dir), 1)
 }
 
 func (n *node) address() string { return fmt.Sprintf("127.0.0.1:%d", n.port) }
@@ -335,35 +340,38 @@ func compareLog(t *testing.T, log storage.Lister, written []storage.Entry) (lost
 	return lost, doubled
 }
 
-// naiveCommits writes through the cuts as one would first: a row for each entry, once,
-// and then again when there was an error.
+// naiveInsert writes a row as one would first.
+func naiveInsert(t *testing.T, dsn string, n int, again bool) error {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(context.Background()) }()
+	tx, err := c.Begin(t.Context())
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(t.Context(), "INSERT INTO naive VALUES ($1, $2)", n, again); err != nil {
+		return err
+	}
+	return tx.Commit(t.Context())
+}
+
+// naiveCommits writes through the cuts without ids: once, and then again when there was
+// an error.
 func naiveCommits(t *testing.T, proxy *commitProxy, server *pgtest.Server, every int) (lost, doubled int) {
 	t.Helper()
 	if err := server.Exec("CREATE TABLE naive (n int, again bool)"); err != nil {
 		t.Fatal(err)
 	}
-	insert := func(n int, again bool) error {
-		c, err := pgx.Connect(t.Context(), server.DSNAt(proxy.address))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = c.Close(context.Background()) }()
-		tx, err := c.Begin(t.Context())
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(t.Context(), "INSERT INTO naive VALUES ($1, $2)", n, again); err != nil {
-			return err
-		}
-		return tx.Commit(t.Context())
-	}
-	places := 0
+	places, dsn := 0, server.DSNAt(proxy.address)
 	for n := 0; n <= commitBytes; n += every {
 		places++
 		for _, again := range []bool{false, true} {
 			proxy.armed.Store(int64(n))
-			if err := insert(n, again); err != nil && again {
-				_ = insert(n, again) // nothing cuts this one
+			if err := naiveInsert(t, dsn, n, again); err != nil && again {
+				_ = naiveInsert(t, dsn, n, again) // nothing cuts this one
 			}
 			proxy.armed.Store(-1)
 		}
