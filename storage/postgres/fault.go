@@ -13,7 +13,6 @@ import (
 // The SQLSTATEs that this package acts on (postgresql.org/docs, appendix A).
 const (
 	uniqueViolation   = "23505"
-	checkViolation    = "23514"
 	readOnly          = "25006"
 	undefinedTable    = "42P01"
 	undefinedColumn   = "42703"
@@ -65,16 +64,12 @@ func gone(err error) bool {
 	return err != nil && (c == "" || c != queryCanceled && (c[:2] == "08" || c[:2] == "57"))
 }
 
-// refused says whether the server works and will never take this value.
+// refused says whether the server works and will never take this value. Our tables have
+// no constraint that an entry could violate: one that somebody has added, or a trigger,
+// is a fault of the database, not of the entry, which must not be lost to it.
 func refused(err error) bool {
-	switch c := code(err); {
-	case c == "":
-		return false
-	case c == "54000", c == "54001":
-		return true
-	default:
-		return c != uniqueViolation && (c[:2] == "22" || c[:2] == "23" || c[:2] == "P0")
-	}
+	c := code(err)
+	return c == "54000" || c == "54001" || c != "" && c[:2] == "22"
 }
 
 // explain makes a storage.Fault of what went wrong in the database. What callers
@@ -104,6 +99,8 @@ func (s *Store) judge(err error) (storage.Reason, string) {
 		return storage.Forbidden, fmt.Sprintf("let the role of the DSN SELECT, INSERT, UPDATE and DELETE in the tables %s_* of schema %s", s.table, s.schema)
 	case c == undefinedTable, c == undefinedColumn, c == noSchema:
 		return storage.Deleted, "somebody has changed the audit log's tables: restart Caddy, or apply " + SchemaCommand
+	case c != "" && (c[:2] == "23" || c[:2] == "P0"):
+		return storage.Forbidden, "somebody has added a trigger or a constraint to the tables " + s.table + "_*, which refuses entries: take it away"
 	case c == lockNotAvailable:
 		return storage.Locked, "look in pg_stat_activity for a session that holds a lock on " + s.table + "_entries"
 	case c == readOnly:

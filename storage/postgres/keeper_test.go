@@ -1,9 +1,11 @@
 package postgres_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,6 +176,54 @@ func awaitHealthy(t *testing.T, s storage.Store) {
 		if time.Now().After(end) {
 			t.Fatalf("it does not recover: %+v", healthOf(s))
 		}
+	}
+}
+
+// TestATriggerThatRaisesCostsNoEntry: what it refuses waits until it is gone.
+func TestATriggerThatRaisesCostsNoEntry(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	s := spilled(t, k)
+	if err := server.Exec(`CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+		CREATE TRIGGER no BEFORE INSERT ON "auditLog_entries" FOR EACH ROW EXECUTE FUNCTION raise()`); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		if err := s.Write(t.Context(), storagetest.Entry(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := healthOf(s); h.State != storage.Degraded || h.Waiting != 5 || !strings.Contains(h.Remedy, "trigger") {
+		t.Errorf("%+v", h)
+	}
+	if err := server.Exec(`DROP FUNCTION raise CASCADE`); err != nil {
+		t.Fatal(err)
+	}
+	awaitHealthy(t, s)
+	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 5 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+// TestAServerThatKeepsNoPromisesIsNamed (threats.md E7.5). What the role has switched off
+// is switched on for each transaction.
+func TestAServerThatKeepsNoPromisesIsNamed(t *testing.T) {
+	server := pgtest.Start(t, "fsync=off", "full_page_writes=off", "synchronous_commit=off")
+	var said bytes.Buffer
+	s := open(t, postgres.Options{DSN: server.DSN(), Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	if !strings.Contains(said.String(), "fsync is off") || !strings.Contains(said.String(), "full_page_writes is off") || strings.Contains(said.String(), server.Password) {
+		t.Errorf("it says %q", said.String())
+	}
+	if err := server.Exec(`CREATE TABLE modes (mode text); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		INSERT INTO modes VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$;
+		CREATE TRIGGER note BEFORE INSERT ON "auditLog_entries" FOR EACH ROW EXECUTE FUNCTION note()`); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Write(t.Context(), storagetest.Entry(1)), s.Write(storage.WithDurability(t.Context(), storage.Commit), storagetest.Entry(2))); err != nil {
+		t.Fatal(err)
+	}
+	if n := number(t, server.DSN(), `SELECT count(*) FILTER (WHERE mode = 'on') * 10 + count(*) FILTER (WHERE mode = 'off') FROM modes`); n != 11 {
+		t.Errorf("synchronous_commit is on and off %d times (tens and ones), want once each", n)
 	}
 }
 
