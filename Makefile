@@ -59,8 +59,14 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s); what fails stays in testd
 			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 2s; \
 		done; done
 
+# nginx and a disk that is not memory make it complete; ROUNDS and SECONDS_EACH bound it.
 .PHONY: bench
-bench: ## the benchmarks of the pieces
+bench: ## the audit log beside reverse_proxy, access logs, coraza and nginx, interleaved; about half an hour on a quiet machine
+	cd bench && go build -o ../.cache/bin/bench . && for what in "proxy" "rate" "sign-in" "entries" "log"; do \
+		echo "## $$what"; ../.cache/bin/bench $$what --dir "$${DIR:-}" --rounds $${ROUNDS:-5} --seconds $${SECONDS_EACH:-5}; done
+
+.PHONY: bench-pieces
+bench-pieces: ## the benchmarks of the pieces, with their allocations
 	go test -run '^$$' -bench . -benchmem ./storage/... ./profile/... ./redact/... ./exchange/... ./severity/...
 
 .PHONY: tools

@@ -68,9 +68,13 @@ func (s *source) next() storage.Entry {
 		e.Status, e.Severity, e.UserID, code = storage.Failed, severity.Medium, "", 401
 		e.IdentifierHash = fmt.Sprintf("%032x", s.rand.IntN(users))
 	}
+	identifier := ""
+	if e.IdentifierHash != "" {
+		identifier = fmt.Sprintf(`,"identifierHash":%q`, e.IdentifierHash)
+	}
 	e.IPAddress = fmt.Sprintf("203.0.%d.%d", s.rand.IntN(256), s.rand.IntN(256))
-	e.Metadata = json.RawMessage(fmt.Sprintf(`{"requestId":%q,"method":"POST","path":"/api/auth/%s","statusCode":%d,"durationMs":%d,"identifierHash":%q}`,
-		storage.NewID(), e.Action, code, s.rand.IntN(300), e.IdentifierHash))
+	e.Metadata = json.RawMessage(fmt.Sprintf(`{"requestId":%q,"method":"POST","path":"/api/auth/%s","statusCode":%d,"durationMs":%d,"class":"sign-in","source":"proxy"%s}`,
+		storage.NewID(), e.Action, code, s.rand.IntN(300), identifier))
 	e.Sanitize()
 	return e
 }
