@@ -12,6 +12,7 @@ COPY . /src
 RUN --mount=type=cache,target=/cache GOMODCACHE=/cache/mod GOCACHE=/cache/build \
 	xcaddy build v${CADDY_VERSION} \
 	--with github.com/caddy-audit-log/caddy-audit-log/caddymodule \
+	--with github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres \
 	--replace github.com/caddy-audit-log/caddy-audit-log=/src
 
 FROM caddy:${CADDY_VERSION}

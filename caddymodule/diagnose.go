@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -148,7 +149,11 @@ func (d *diagnosis) store(s *storeFacts, now time.Time) {
 	}
 	d.writer(s, of, now)
 	d.newest(s, of, now)
-	d.disk(s, of)
+	if s.Disk != nil && !filepath.IsAbs(of) { // the database is elsewhere, its journal here
+		d.disk(s, s.Disk.Folder)
+	} else {
+		d.disk(s, of)
+	}
 	for _, f := range s.Files {
 		d.mode(f)
 	}

@@ -10,6 +10,9 @@
 //	audit_log.stores.memory       a store for trying out
 //	admin.api.audit_log           status, facts for the doctor, pruning on the admin endpoint
 //
+// A guest is a package of its own that registers a store with what is exported here
+// (StoreModule, OpenSpilled, RegisterCommand): postgres, beside this one.
+//
 // Life cycle: Provision checks and opens nothing, so that caddy adapt and caddy
 // validate leave no trace. The app's Start opens the store. The open store lives
 // in a pool that outlasts configurations: each request takes a lease on it, and
