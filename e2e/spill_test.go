@@ -38,6 +38,11 @@ func (s *spillSite) start(sqlite string) {
 	s.t.Helper()
 	s.port, s.admin = harness.FreePort(s.t), "127.0.0.1:"+itoa(harness.FreePort(s.t))
 	s.cmd = startWithAdmin(s.t, s.dir, s.port, s.config(sqlite, "hash.key"))
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, body := call(s.t, http.MethodGet, "http://"+s.admin+"/audit-log/health", ""); strings.Contains(body, database(s.dir)) {
+			return // Caddy answers before it has opened its stores
+		}
+	}
 }
 
 func (s *spillSite) config(sqlite, key string) string {
