@@ -26,7 +26,7 @@ func TestGate16Shutdown(t *testing.T) {
 	hung := &shutdown{options: "grace_period 200ms", takes: never, impatient: !gates.Full()}
 	late := &shutdown{options: "grace_period 1s", takes: 4 * time.Second}
 	async := &shutdown{options: "grace_period 1s", takes: 4 * time.Second, async: true}
-	queued := &shutdown{takes: time.Second, async: true, queue: gates.Figure(2000, 9_900)}
+	queued := &shutdown{takes: time.Second, async: true, queue: gates.Figure(2000, 9_600)} // 10,000 is full: the requests make 300 more
 	killed := &shutdown{takes: time.Second, signal: syscall.SIGKILL}
 	eternal := &shutdown{takes: 1500 * time.Millisecond}
 	all := []*shutdown{hung, late, async, queued, eternal, killed}

@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"strings"
@@ -67,18 +68,33 @@ func TestWhatIsUnderWayWhenTheProcessEndsHasAnEntryThatSaysSo(t *testing.T) {
 // is tried a while longer when the Writer is closed.
 func TestAQueueOutlastsAStoreThatComesBackAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &flaky{Store: memory.New(0), fail: true}
+		store := &counting{flaky: &flaky{Store: memory.New(0), fail: true}}
 		w := recorder.NewWriter(store, quiet)
-		for range 3 {
+		const queued, batch = 5000, 256
+		for range queued {
 			e := storage.Entry{Action: "x", Status: storage.Success}
 			e.Sanitize()
 			w.Enqueue(e, nil)
-			time.Sleep(time.Minute)
 		}
+		time.Sleep(time.Minute)
 		time.AfterFunc(2*time.Second, func() { store.set(false) })
 		must(t, w.Close(t.Context()))
-		if n := len(store.Entries()); n != 3 {
-			t.Errorf("%d entries, want 3", n)
+		if n := len(store.Entries()); n != queued || store.writes > queued/batch+1 {
+			t.Errorf("%d entries in %d writes, want %d in %d", n, store.writes, queued, queued/batch+1)
 		}
 	})
+}
+
+// counting counts the writes that worked.
+type counting struct {
+	*flaky
+	writes int
+}
+
+func (c *counting) Write(ctx context.Context, entries ...storage.Entry) error {
+	err := c.flaky.Write(ctx, entries...)
+	if err == nil {
+		c.writes++
+	}
+	return err
 }

@@ -304,19 +304,30 @@ func (w *Writer) gather(first item) (batch []item, unlink string) {
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
 	for len(batch) < maxBatch {
-		select {
-		case i := <-w.queue:
-			if i.unlink != "" {
-				return batch, i.unlink
-			}
-			batch = append(batch, i)
-		case <-timer.C:
-			return batch, ""
-		case <-w.quit:
-			return batch, ""
+		i, ok := w.next(timer.C)
+		if !ok || i.unlink != "" {
+			return batch, i.unlink
 		}
+		batch = append(batch, i)
 	}
 	return batch, ""
+}
+
+// next takes from the queue; false when nothing comes until timeout, or the Writer was
+// closed and the queue is empty.
+func (w *Writer) next(timeout <-chan time.Time) (item, bool) {
+	select {
+	case i := <-w.queue: // first: once quit is closed it is always ready, and batches would be of one or two
+		return i, true
+	default:
+	}
+	select {
+	case i := <-w.queue:
+		return i, true
+	case <-timeout:
+	case <-w.quit:
+	}
+	return item{}, false
 }
 
 // deliver writes a batch, however often it takes; false when the Writer was
