@@ -177,10 +177,12 @@ func resident(t *testing.T) storm {
 		return site(database(dir), port, upstream, "grace_period 10s\n\tadmin "+admin, "durability "+[]string{"fsync", "commit"}[n%2])
 	}
 	cmd := startWithAdmin(t, dir, port, config(0))
-	for n := range 10 { // what is there once, and a heap as large as reloads need it
-		new(load).send(port, fmt.Sprintf("warm-up-%d", n))
-		reload(t, admin, config(n+1))
-	}
+	parallel(gates.Figure(200, 5000), reloadClients, func(i int) { // what is there once, and a heap as large as load and reloads need it
+		new(load).send(port, fmt.Sprintf("warm-up-%d", i))
+		if i%100 == 99 {
+			reload(t, admin, config(i/100+1))
+		}
+	})
 	process := &sized{pid: cmd.Process.Pid}
 	holds := func() leftovers { return holdingsOf(t, admin, process.pid) }
 	before := settled(leftovers{}, holds)
