@@ -26,6 +26,9 @@ import (
 // exitDiffers is the exit status of a migration whose verification found differences.
 const exitDiffers = 2
 
+// writeTries is how often a move tries to write a page before it gives up.
+const writeTries = 10
+
 // errDiffers says that the two logs are not alike.
 var errDiffers = errors.New("the two logs are not alike")
 
@@ -145,7 +148,7 @@ func (m *migration) copy(ctx context.Context) error {
 	return m.pages(ctx, from, func(p storage.Page) error {
 		// Oldest first: of two entries with one sort key the older one comes first.
 		slices.Reverse(p.Entries)
-		if err := m.to.Write(ctx, p.Entries...); err != nil {
+		if err := m.write(ctx, p.Entries); err != nil {
 			return fmt.Errorf("after %d entries: %w", done, err)
 		}
 		done += len(p.Entries)
@@ -159,6 +162,22 @@ func (m *migration) copy(ctx context.Context) error {
 		}
 		return m.to.SetMoved(ctx, m.source, next)
 	})
+}
+
+// write tries again for a while when the server is busy or gone: a move takes long.
+func (m *migration) write(ctx context.Context, entries []storage.Entry) error {
+	for try := 1; ; try++ {
+		err := m.to.Write(ctx, entries...)
+		var f *storage.Fault
+		if err == nil || try == writeTries || !errors.As(err, &f) {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // pages calls f for each page of the source after a cursor.

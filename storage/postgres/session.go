@@ -29,11 +29,15 @@ const (
 var (
 	bounds = fmt.Sprintf(`set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
 		set_config('idle_in_transaction_session_timeout', '10000', true)`, statementTimeout.Milliseconds(), lockTimeout.Milliseconds())
+	// byIndex: what the writer looks for has an index. A plan that was made while a table
+	// was small, or before it was analysed, would read the whole of it, for as long as the
+	// plan is kept.
+	byIndex = `set_config('enable_seqscan', 'off', true)`
 	// settingsFsync repairs a synchronous_commit that is off for the role or the
 	// database, and leaves the stronger ones alone.
-	settingsFsync = `SELECT ` + bounds + `, set_config('synchronous_commit',
+	settingsFsync = `SELECT ` + bounds + `, ` + byIndex + `, set_config('synchronous_commit',
 		CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`
-	settingsCommit = `SELECT ` + bounds + `, set_config('synchronous_commit', 'off', true)`
+	settingsCommit = `SELECT ` + bounds + `, ` + byIndex + `, set_config('synchronous_commit', 'off', true)`
 	// settingsRead: a plan that is made without knowing the values would not see how
 	// few rows a page has, and which partial index fits.
 	settingsRead = `SELECT ` + bounds + `, set_config('plan_cache_mode', 'force_custom_plan', true)`
