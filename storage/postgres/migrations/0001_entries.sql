@@ -19,7 +19,9 @@ CREATE TABLE "{s}"."{t}_entries" (
 ) PARTITION BY RANGE (key);
 
 CREATE INDEX ON "{s}"."{t}_entries" (user_hash, key) WHERE user_hash IS NOT NULL;
+CREATE INDEX ON "{s}"."{t}_entries" (key) WHERE user_hash IS NULL;
 CREATE INDEX ON "{s}"."{t}_entries" (action, status, key);
+CREATE INDEX ON "{s}"."{t}_entries" (severity, key) WHERE severity >= 2;
 CREATE INDEX ON "{s}"."{t}_entries" (status, key) WHERE status <> 0;
 CREATE INDEX ON "{s}"."{t}_entries" (identifier_hash, key) WHERE identifier_hash IS NOT NULL;
 
