@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
@@ -81,6 +82,8 @@ func queries(n int) []query {
 		{"failed", storage.Query{Status: storage.Failed}},
 		{"an action, failed", storage.Query{Action: "sign-in:email", Status: storage.Failed}},
 		{"an action, failed, a day", from(storage.Query{Action: "sign-in:email", Status: storage.Failed}, 24*time.Hour)},
+		{"nobody", storage.Query{UserID: new(string)}},
+		{"high", storage.Query{Severity: new(severity.High)}},
 		{"a day", from(storage.Query{}, 24*time.Hour)},
 		{"success, a week", from(storage.Query{Status: storage.Success}, 7*24*time.Hour)},
 	}

@@ -116,6 +116,9 @@ func (s *Store) filters(q *storage.Query) *run {
 	}
 	if q.Severity != nil {
 		r.add("severity = ?", *q.Severity)
+		if *q.Severity >= severity.High && !byUser {
+			r.add("severity >= 2") // the same for the partial index of severities that are rare
+		}
 	}
 	if !q.From.IsZero() {
 		r.add("key >= ?", storage.TimeKey(q.From))

@@ -21,6 +21,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS "{t}_id" ON "{t}_entries" (id);
 CREATE INDEX IF NOT EXISTS "{t}_user" ON "{t}_entries" (user_hash, key, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;
+CREATE INDEX IF NOT EXISTS "{t}_nobody" ON "{t}_entries" (user_hash) WHERE user_hash IS NULL;
+CREATE INDEX IF NOT EXISTS "{t}_severe" ON "{t}_entries" (severity) WHERE severity >= 2;
 CREATE INDEX IF NOT EXISTS "{t}_identifier" ON "{t}_entries" (identifier_hash) WHERE identifier_hash IS NOT NULL;
 CREATE VIEW IF NOT EXISTS "{t}" AS
 	SELECT

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
@@ -177,7 +178,12 @@ func TestListsUseIndexes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	user := "u"
+	user, nobody, high := "u", "", severity.High
+	for index, q := range map[string]storage.Query{"nobody": {UserID: &nobody}, "severe": {Severity: &high}} {
+		if plan := sqlite.ExplainPage(t, path, db, q); !strings.Contains(plan, "auditLog_"+index) || strings.Contains(plan, "USE TEMP B-TREE") {
+			t.Errorf("%+v:\n%s", q, plan)
+		}
+	}
 	for _, q := range []storage.Query{
 		{}, {UserID: &user}, {Action: "a"}, {Action: "a", Status: storage.Failed}, {Status: storage.Failed},
 		{UserID: &user, Status: storage.Failed}, {UserID: &user, Action: "a"},
