@@ -2,7 +2,9 @@ package postgres_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -151,7 +153,11 @@ func TestReloadsKeepTheLog(t *testing.T) {
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute} // a reload ends connections
 	signIn := func() {
-		resp, err := client.Post(fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), "application/json", strings.NewReader(`{"email":"a@example.com"}`))
+		var resp *http.Response
+		err := io.EOF
+		for errors.Is(err, io.EOF) { // an old server may take a connection just when it ends, and reads nothing from it
+			resp, err = client.Post(fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), "application/json", strings.NewReader(`{"email":"a@example.com"}`))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +198,7 @@ func TestReloadsKeepTheLog(t *testing.T) {
 		t.Errorf("%d entries, want 5", total)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "caddy.log"))
-	if err != nil || strings.Contains(string(text), secret) || strings.Contains(string(text), server.Password) || !strings.Contains(string(text), "audit log") {
-		t.Errorf("the log has a secret, or nothing: %v", err)
+	if err != nil || strings.Contains(string(text), secret) || strings.Contains(string(text), server.Password) || strings.Contains(string(text), "panic") || !strings.Contains(string(text), "audit log") {
+		t.Errorf("the log has a secret, a panic, or nothing: %v", err)
 	}
 }
