@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -10,8 +11,8 @@ import (
 func TestTheOldestEntriesAreDroppedAtTheCapacity(t *testing.T) {
 	s := New(3)
 	var ids []string
-	for range 5 {
-		e := storage.Entry{Action: "x"}
+	for i := range 5 {
+		e := storage.Entry{Action: "x", CreatedAt: time.Unix(int64(i), 0)}
 		e.Sanitize()
 		ids = append(ids, e.ID)
 		if err := s.Write(t.Context(), e); err != nil {
