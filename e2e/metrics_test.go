@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 )
@@ -144,6 +145,9 @@ func TestTheAdminAPI(t *testing.T) {
 			t.Fatal(code, body, err)
 		}
 		return s
+	}
+	for end := time.Now().Add(hang); get().Stores[0].Retention == nil && time.Now().Before(end); { // Caddy listens before it has started all of it
+		time.Sleep(5 * time.Millisecond)
 	}
 	if s := get().Stores[0]; s.Store != "sqlite" || s.Path != database(dir) || !s.Open || s.Bytes < 4096 || s.Retention == nil ||
 		s.Retention.Keep != "8760h0m0s" || s.Retention.Every != "1h0m0s" || s.Retention.NextRun == "" {
