@@ -29,6 +29,9 @@ const (
 	// firstBackoff and maxBackoff space the tries on a store that fails.
 	firstBackoff = 50 * time.Millisecond
 	maxBackoff   = 5 * time.Second
+	// severePatience is how long an entry of severity high or critical waits for a place
+	// in the queue (threats.md E6.2).
+	severePatience = 250 * time.Millisecond
 	// lastTries is for how long a Writer that was closed begins tries on a store that
 	// fails; with the last try an exit takes about 5 s at most (threats.md E1.6).
 	// lastBackoff is the most between two of them.
@@ -152,13 +155,28 @@ func (w *Writer) warn(err error) {
 // Enqueue leaves an entry to the background, which writes entries in order and
 // tries again until the store takes them. When the queue is full the entry is
 // dropped and counted, and the next entry that is written says how many are
-// missing; Enqueue then returns false. The observer hears of it once it is
+// missing; Enqueue then returns false. One of severity high or critical waits for a
+// place before that, for severePatience at most. The observer hears of it once it is
 // written; it may be nil.
 func (w *Writer) Enqueue(e storage.Entry, o Observer) bool {
-	if w.put(item{entry: e, observer: o}) {
+	i := item{entry: e, observer: o}
+	if w.put(i) || e.Severity >= severity.High && w.putSoon(i) {
 		return true
 	}
-	w.drop(item{entry: e})
+	w.drop(i)
+	return false
+}
+
+// putSoon is put for what is worth waiting for.
+func (w *Writer) putSoon(i item) bool {
+	timer := time.NewTimer(severePatience)
+	defer timer.Stop()
+	select {
+	case w.queue <- i:
+		return true
+	case <-w.quit:
+	case <-timer.C:
+	}
 	return false
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 )
@@ -25,5 +26,46 @@ func TestARollUpWhoseMinuteEndsAsTheWriterClosesIsWritten(t *testing.T) {
 	w.rollUps.mu.Unlock()
 	if err := <-closed; err != nil || len(store.Entries()) != 1 {
 		t.Errorf("%v, %d entries, want one", err, len(store.Entries()))
+	}
+}
+
+// stuck takes no entry until it is let go.
+type stuck struct {
+	storage.Store
+	free chan struct{}
+}
+
+func (s stuck) Write(ctx context.Context, entries ...storage.Entry) error {
+	<-s.free
+	return s.Store.Write(ctx, entries...)
+}
+
+// TestWhatIsSevereWaitsForAPlaceInTheQueue: a full queue drops what is harmless at once,
+// and what is severe only after a while.
+func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
+	store := stuck{memory.New(0), make(chan struct{})}
+	w := NewWriter(store, slog.New(slog.DiscardHandler))
+	add := func(level severity.Level) bool {
+		e := storage.Entry{Action: "x", Severity: level}
+		e.Sanitize()
+		return w.Enqueue(e, nil)
+	}
+	queued := 0
+	for add(severity.Low) || len(w.queue) < cap(w.queue) { // until it is full
+		queued = len(w.queue)
+	}
+	if began := time.Now(); add(severity.Critical) || time.Since(began) < severePatience {
+		t.Errorf("with %d in the queue a critical entry was given up after %v", queued, time.Since(began))
+	}
+	dropped := w.Stats().Dropped
+	waited := make(chan bool)
+	go func() { waited <- add(severity.High) }()
+	time.Sleep(20 * time.Millisecond)
+	close(store.free)
+	if !<-waited || w.Stats().Dropped != dropped {
+		t.Error("an entry of severity high was dropped though there was a place in time")
+	}
+	if err := w.Close(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
