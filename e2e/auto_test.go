@@ -80,7 +80,7 @@ func TestAutoKeepsWhatItHasRecognised(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.AddCookie(&http.Cookie{Name: "better-auth.session_token", Value: "s-alice"})
-			res, err := http.DefaultClient.Do(r)
+			res, err := again(func() (*http.Response, error) { return http.DefaultClient.Do(r) })
 			if err != nil {
 				t.Fatal(err)
 			}

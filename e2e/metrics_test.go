@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,15 +21,12 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // call sends a request and returns status and body.
 func call(t testing.TB, method, url, body string) (int, string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
+	send := func() (*http.Response, error) { return tryCall(t, method, url, body) }
+	if method == http.MethodGet {
+		try := send
+		send = func() (*http.Response, error) { return again(try) }
 	}
-	r.Close = true // a reload closes idle connections, and a POST is not sent again
-	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := send()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,6 +36,30 @@ func call(t testing.TB, method, url, body string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// again sends a GET request until nobody resets its connection: at a reload Linux does,
+// for what waits at the socket of the old configuration (see checkLoad).
+func again(send func() (*http.Response, error)) (resp *http.Response, err error) {
+	for range 5 {
+		if resp, err = send(); err == nil || !errors.Is(err, syscall.ECONNRESET) {
+			break
+		}
+	}
+	return resp, err
+}
+
+func tryCall(t testing.TB, method, url, body string) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close = true // a reload closes idle connections, and a POST is not sent again
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	return http.DefaultClient.Do(r)
 }
 
 // authServer answers every sign-in with 401 and knows nobody's session.
