@@ -130,6 +130,9 @@ const caddyConfig = `{
 	admin off
 	persist_config off
 	auto_https off
+	log {
+		exclude audit_log.entries
+	}
 	audit_log {
 		store sqlite {
 			path DIR/audit.db

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -44,12 +45,27 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 			return page, err
 		}
 		q.Offset = 0
-		for i := range runs {
-			runs[i].add("key < ?", key)
-		}
+		runs = s.before(q, key)
 	}
 	return s.page(ctx, page, runs, q.PageLimit(), max(q.Offset, 0))
 }
+
+// before are the runs of a query below a key. Each has one upper bound: of two SQLite
+// would go by the first, and read all that is between them.
+func (s *Store) before(q storage.Query, key int64) []run {
+	if !q.To.IsZero() {
+		key = min(key, endKey(q.To))
+		q.To = time.Time{}
+	}
+	runs := s.runs(&q)
+	for i := range runs {
+		runs[i].add("key < ?", key)
+	}
+	return runs
+}
+
+// endKey is the key behind those of a time, to the millisecond.
+func endKey(t time.Time) int64 { return storage.TimeKey(t.Add(time.Millisecond)) }
 
 // run is the WHERE clause, in the making, of a part of the answer. A query is cut
 // into runs so that one index gives each run in order of time; no entry is in two.
@@ -124,7 +140,7 @@ func (s *Store) filters(q *storage.Query) *run {
 		r.add("key >= ?", storage.TimeKey(q.From))
 	}
 	if !q.To.IsZero() {
-		r.add("key < ?", storage.TimeKey(q.To.Add(1e6))) // both ends inclusive, to the millisecond
+		r.add("key < ?", endKey(q.To)) // both ends inclusive
 	}
 	if q.Text != "" {
 		s.addText(r, q)
