@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -33,6 +34,38 @@ func (s Status) Valid() bool {
 		return true
 	}
 	return false
+}
+
+// statuses by their codes.
+var statuses = [...]Status{Success, Failed, Pending, Unknown}
+
+// StatusCodes is how many codes there are, from 0 on.
+const StatusCodes = len(statuses)
+
+// Code is the number that stores in SQL keep instead of the status; that of Unknown for
+// whatever is none. Codes stay as they are: they stand in databases.
+func (s Status) Code() int {
+	for code, known := range statuses {
+		if s == known {
+			return code
+		}
+	}
+	return StatusCodes - 1
+}
+
+// StatusOf is the status of a code, Unknown for whatever is none.
+func StatusOf(code int) Status {
+	if code < 0 || code >= StatusCodes {
+		return Unknown
+	}
+	return statuses[code]
+}
+
+// TextHash is what stores in SQL index instead of a long text: the first 64 bits of its
+// SHA-256, which may be the same for two texts.
+func TextHash(s string) int64 {
+	sum := sha256.Sum256([]byte(s))
+	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
 // Caps of the fields, in bytes (threats.md B6). Longer values are cut on a rune
@@ -261,6 +294,10 @@ const keyBits = 20
 func (e *Entry) SortKey() int64 {
 	return TimeKey(e.CreatedAt) | int64(idBits(e.ID))
 }
+
+// EndKey is the first sort key behind the millisecond of t: both ends of a Query's time are
+// inclusive.
+func EndKey(t time.Time) int64 { return TimeKey(t.Add(time.Millisecond)) }
 
 // TimeKey is the lowest SortKey of the millisecond of t.
 func TimeKey(t time.Time) int64 {

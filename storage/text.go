@@ -25,8 +25,8 @@ func TextPaths() []string { return slices.Clone(textPaths[:]) }
 // more than whether there is an IdentifierHash reads it back from.
 func IdentifierHashIn(m json.RawMessage) string { return TextIn(m, identifierHashPath) }
 
-// TextIn returns the text at a path of the metadata, names joined by dots, "" for anything but a text. Of
-// members with one name the first counts, as in SQLite.
+// TextIn returns the text at a path of the metadata, names joined by dots, "" for anything
+// but a text. Of members with one name the first counts, as in SQLite.
 func TextIn(m json.RawMessage, path string) string {
 	if v := gjson.GetBytes(m, path); v.Type == gjson.String {
 		return v.Str

@@ -47,7 +47,7 @@ func (s *Store) unlinkSome(ctx context.Context, userID string) (int, error) {
 	var n atomic.Int64 // the writer may still be at it when ctx has ended
 	err := s.writer.submit(ctx, &job{do: func(ctx context.Context, t *tx) error {
 		var key, changed int64
-		err := t.each(ctx, sql, []any{textHash(userID), userID}, []any{&key}, func() error {
+		err := t.each(ctx, sql, []any{storage.TextHash(userID), userID}, []any{&key}, func() error {
 			changed++
 			return nil
 		})

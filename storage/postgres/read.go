@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -106,7 +107,7 @@ func (s *Store) runs(q *storage.Query) []run {
 	switch {
 	case q.UserID == nil && q.Action != "" && q.Status == "":
 		var runs []run
-		for code := range statuses { // the index on actions has one run for each status
+		for code := range storage.StatusCodes { // the index on actions has one run for each status
 			runs = append(runs, all.with(fmt.Sprintf("status = %d", code)))
 		}
 		return runs
@@ -115,7 +116,7 @@ func (s *Store) runs(q *storage.Query) []run {
 	case *q.UserID == "":
 		return []run{all.with("user_hash IS NULL")}
 	}
-	own := all.with("user_hash = ? AND user_id = ?", textHash(*q.UserID), *q.UserID)
+	own := all.with("user_hash = ? AND user_id = ?", storage.TextHash(*q.UserID), *q.UserID)
 	if !askable(*q.UserID) {
 		own = all.with("false")
 	}
@@ -123,7 +124,7 @@ func (s *Store) runs(q *storage.Query) []run {
 		return []run{own}
 	}
 	return []run{own, all.with(fmt.Sprintf("identifier_hash = ? AND user_hash IS NULL AND status IN (%d, %d)",
-		statusCode(storage.Failed), statusCode(storage.Pending)), textHash(q.IdentifierHash))}
+		storage.Failed.Code(), storage.Pending.Code()), storage.TextHash(q.IdentifierHash))}
 }
 
 // askable says whether PostgreSQL takes the text. Entries have no others.
@@ -143,7 +144,7 @@ func filters(q *storage.Query) *run {
 		r.add("action = ?", q.Action)
 	}
 	if q.Status != "" {
-		r.add(fmt.Sprintf("status = %d", statusCode(q.Status)))
+		r.add(fmt.Sprintf("status = %d", q.Status.Code()))
 	}
 	if q.Severity != nil {
 		r.add(fmt.Sprintf("severity = %d", *q.Severity))
@@ -152,7 +153,7 @@ func filters(q *storage.Query) *run {
 		r.add("key >= ?", storage.TimeKey(q.From))
 	}
 	if !q.To.IsZero() {
-		r.add("key < ?", storage.TimeKey(q.To.Add(1e6))) // both ends inclusive, to the millisecond
+		r.add("key < ?", storage.EndKey(q.To)) // both ends inclusive
 	}
 	if q.Text != "" {
 		addText(r, q)
@@ -244,13 +245,13 @@ func scan(row pgx.Row) (int64, storage.Entry, error) {
 	if err := row.Scan(&key, &e.ID, &user, &e.Action, &status, &level, &ip, &agent, &meta, &identifier); err != nil {
 		return 0, e, err
 	}
-	e.Status, e.Severity = statusOf(status), levelOf(level)
+	e.Status, e.Severity = storage.StatusOf(int(status)), severity.Level(level)
 	e.UserID, e.IPAddress, e.UserAgent = orEmpty(user), orEmpty(ip), orEmpty(agent)
 	e.Metadata = []byte("{}")
 	if meta != nil {
 		e.Metadata = []byte(*meta)
 	}
-	if tag := storage.IdentifierHashIn(e.Metadata); identifier != nil && textHash(tag) == *identifier {
+	if tag := storage.IdentifierHashIn(e.Metadata); identifier != nil && storage.TextHash(tag) == *identifier {
 		e.IdentifierHash = tag
 	}
 	e.CreatedAt = storage.KeyTime(key)

@@ -3,14 +3,12 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
-	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -220,7 +218,7 @@ func columns(rows []*row) []any {
 		keys[i], ids[i], actions[i] = r.key, e.ID, e.Action
 		userHashes[i], identifierHashes[i] = hashOrNull(e.UserID), hashOrNull(e.IdentifierHash)
 		users[i], ips[i], agents[i], metadata[i] = textOrNull(e.UserID), textOrNull(e.IPAddress), textOrNull(e.UserAgent), metadataOrNull(e)
-		statusCodes[i], levels[i] = statusCode(e.Status), int16(e.Severity)
+		statusCodes[i], levels[i] = int16(e.Status.Code()), int16(e.Severity)
 		for k, path := range storage.TextPaths() {
 			texts[k][i] = textOrNull(storable(storage.TextIn(e.Metadata, path)))
 		}
@@ -233,17 +231,11 @@ func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// textHash is what indexes have instead of a long text.
-func textHash(s string) int64 {
-	sum := sha256.Sum256([]byte(s))
-	return int64(binary.BigEndian.Uint64(sum[:8]))
-}
-
 func hashOrNull(s string) *int64 {
 	if s == "" {
 		return nil
 	}
-	h := textHash(s)
+	h := storage.TextHash(s)
 	return &h
 }
 
@@ -261,23 +253,3 @@ func metadataOrNull(e *storage.Entry) *string {
 	text := string(e.Metadata)
 	return &text
 }
-
-var statuses = [...]storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
-
-func statusCode(s storage.Status) int16 {
-	for code, known := range statuses {
-		if s == known {
-			return int16(code)
-		}
-	}
-	return int16(len(statuses) - 1)
-}
-
-func statusOf(code int16) storage.Status {
-	if code < 0 || int(code) >= len(statuses) {
-		code = int16(len(statuses) - 1)
-	}
-	return statuses[code]
-}
-
-func levelOf(code int16) severity.Level { return severity.Level(code) }

@@ -2,10 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"database/sql/driver"
-	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -157,7 +155,7 @@ func (w *writer) putOne(e *storage.Entry) error {
 	id := idValue(e.ID)
 	for i, v := range [insertArgs]driver.Value{
 		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: action,
-		argStatus: int64(statusCode(e.Status)), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
+		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
 		argAgent: agent, argMetadata: metadataValue(e), argIdentifier: hashOrNull(e.IdentifierHash),
 	} {
 		args[i].Value = v
@@ -229,19 +227,11 @@ func idValue(id string) driver.Value {
 	return id
 }
 
-// textHash is what indexes have instead of a long text.
-func textHash(s string) int64 {
-	sum := sha256.Sum256([]byte(s))
-	return int64(binary.BigEndian.Uint64(sum[:8]))
-}
-
-func userHash(userID string) int64 { return textHash(userID) }
-
 func hashOrNull(s string) driver.Value {
 	if s == "" {
 		return nil
 	}
-	return textHash(s)
+	return storage.TextHash(s)
 }
 
 func textOrNull(s string) driver.Value {
@@ -256,15 +246,4 @@ func metadataValue(e *storage.Entry) driver.Value {
 		return nil
 	}
 	return string(e.Metadata)
-}
-
-var statuses = [...]storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
-
-func statusCode(s storage.Status) int {
-	for code, known := range statuses {
-		if s == known {
-			return code
-		}
-	}
-	return len(statuses) - 1
 }

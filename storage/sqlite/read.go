@@ -54,7 +54,7 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 // would go by the first, and read all that is between them.
 func (s *Store) before(q storage.Query, key int64) []run {
 	if !q.To.IsZero() {
-		key = min(key, endKey(q.To))
+		key = min(key, storage.EndKey(q.To))
 		q.To = time.Time{}
 	}
 	runs := s.runs(&q)
@@ -63,9 +63,6 @@ func (s *Store) before(q storage.Query, key int64) []run {
 	}
 	return runs
 }
-
-// endKey is the key behind those of a time, to the millisecond.
-func endKey(t time.Time) int64 { return storage.TimeKey(t.Add(time.Millisecond)) }
 
 // run is the WHERE clause, in the making, of a part of the answer. A query is cut
 // into runs so that one index gives each run in order of time; no entry is in two.
@@ -96,7 +93,7 @@ func (s *Store) runs(q *storage.Query) []run {
 	switch {
 	case q.UserID == nil && q.Action != "" && q.Status == "":
 		var runs []run
-		for code := range statuses { // the index on actions has one run for each status
+		for code := range storage.StatusCodes { // the index on actions has one run for each status
 			runs = append(runs, all.with("status = ?", code))
 		}
 		return runs
@@ -105,12 +102,12 @@ func (s *Store) runs(q *storage.Query) []run {
 	case *q.UserID == "":
 		return []run{all.with("user_hash IS NULL")}
 	}
-	own := all.with("user_hash = ? AND user_id = ?", textHash(*q.UserID), *q.UserID)
+	own := all.with("user_hash = ? AND user_id = ?", storage.TextHash(*q.UserID), *q.UserID)
 	if !q.Widened() {
 		return []run{own}
 	}
 	return []run{own, all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
-		textHash(q.IdentifierHash), statusCode(storage.Failed), statusCode(storage.Pending))}
+		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code())}
 }
 
 // filters are the terms that all runs have.
@@ -125,7 +122,7 @@ func (s *Store) filters(q *storage.Query) *run {
 		r.add(fmt.Sprintf(`%s = (SELECT code FROM "%s_texts" WHERE text = ?)`, column, s.table), q.Action)
 	}
 	if q.Status != "" {
-		r.add("status = ?", statusCode(q.Status))
+		r.add("status = ?", q.Status.Code())
 		if q.Status != storage.Success && !byUser {
 			r.add("status <> 0") // lets SQLite see that the partial index holds
 		}
@@ -140,7 +137,7 @@ func (s *Store) filters(q *storage.Query) *run {
 		r.add("key >= ?", storage.TimeKey(q.From))
 	}
 	if !q.To.IsZero() {
-		r.add("key < ?", endKey(q.To)) // both ends inclusive
+		r.add("key < ?", storage.EndKey(q.To)) // both ends inclusive
 	}
 	if q.Text != "" {
 		s.addText(r, q)
@@ -240,16 +237,13 @@ func scan(row interface{ Scan(...any) error }) (int64, storage.Entry, error) {
 	case string:
 		e.ID = v
 	}
-	if status < 0 || status >= len(statuses) {
-		status = len(statuses) - 1
-	}
-	e.Status, e.Severity = statuses[status], severity.Level(level)
+	e.Status, e.Severity = storage.StatusOf(status), severity.Level(level)
 	e.UserID, e.IPAddress, e.UserAgent = user.String, ip.String, agent.String
 	e.Metadata = []byte("{}")
 	if meta.Valid {
 		e.Metadata = []byte(meta.String)
 	}
-	if tag := storage.IdentifierHashIn(e.Metadata); identifier.Valid && textHash(tag) == identifier.Int64 {
+	if tag := storage.IdentifierHashIn(e.Metadata); identifier.Valid && storage.TextHash(tag) == identifier.Int64 {
 		e.IdentifierHash = tag
 	}
 	e.CreatedAt = storage.KeyTime(key)

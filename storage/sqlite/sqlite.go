@@ -406,7 +406,7 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 		return 0, nil
 	}
 	return s.exec(ctx, fmt.Sprintf(`UPDATE "%s_entries" SET user_id = NULL, user_hash = NULL WHERE user_hash = ? AND user_id = ?`, s.table),
-		userHash(userID), userID)
+		storage.TextHash(userID), userID)
 }
 
 // exec runs one statement in the writer's next transaction.
