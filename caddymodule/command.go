@@ -45,7 +45,7 @@ the server's routes no profile names. It looks through a configuration before it
 var guestCommands []func() *cobra.Command
 
 // RegisterCommand adds a command under caddy audit-log. A guest package calls it when it
-// is initialised.
+// is initialised; its command runs through Command and prints to Stdout.
 func RegisterCommand(command func() *cobra.Command) { guestCommands = append(guestCommands, command) }
 
 // exitIncomplete is the exit status of an import that had to skip rows.
@@ -74,7 +74,7 @@ when no Caddy runs. --dry-run only counts.`,
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
-	cmd.RunE = command(runPrune)
+	cmd.RunE = Command(runPrune)
 	return cmd
 }
 
@@ -98,9 +98,9 @@ func runPrune(f caddycmd.Flags) (int, error) {
 	for _, r := range results {
 		name, before := oneLine(cmp.Or(r.Path, r.Store)), r.Before.Format(time.RFC3339)
 		if f.Bool("dry-run") {
-			fmt.Fprintf(stdout(), "%s: %d entries from before %s would be deleted\n", name, r.Matched, before)
+			fmt.Fprintf(Stdout(), "%s: %d entries from before %s would be deleted\n", name, r.Matched, before)
 		} else {
-			fmt.Fprintf(stdout(), "%s: %d entries from before %s deleted\n", name, r.Deleted, before)
+			fmt.Fprintf(Stdout(), "%s: %d entries from before %s deleted\n", name, r.Deleted, before)
 		}
 	}
 	return caddy.ExitCodeSuccess, nil
@@ -165,7 +165,7 @@ Exit status: 0 if every row was taken, 2 if some could not be (they are named), 
 	f.String("table", sqlite.DefaultTable, "the plugin's table in a SQLite file")
 	f.String("db", "", "the audit log's database; made if it is not there")
 	f.String("db-table", sqlite.DefaultTable, "the name of the view that shows the log there")
-	cmd.RunE = command(runImport)
+	cmd.RunE = Command(runImport)
 	return cmd
 }
 
@@ -192,7 +192,7 @@ func runImport(f caddycmd.Flags) (int, error) {
 
 // report prints what became of the rows and returns the exit status.
 func report(result plugintable.Result, err error, db string) (int, error) {
-	fmt.Fprintf(stdout(), "%d entries are in %s now, %d rows were skipped\n", result.Written, oneLine(db), result.Skipped)
+	fmt.Fprintf(Stdout(), "%d entries are in %s now, %d rows were skipped\n", result.Written, oneLine(db), result.Skipped)
 	for _, reason := range result.Reasons {
 		fmt.Fprintln(os.Stderr, oneLine(reason))
 	}
@@ -214,7 +214,7 @@ func report(result plugintable.Result, err error, db string) (int, error) {
 type Progress struct{ bar *progressbar.ProgressBar }
 
 // NewProgress returns a Progress up to total, of bytes or of entries. It shows nothing when
-// standard error is no terminal.
+// standard error is no terminal. doing names the work, such as "moving".
 func NewProgress(doing string, total int64, bytes bool) Progress {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return Progress{}

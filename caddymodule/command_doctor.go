@@ -72,9 +72,9 @@ func runDoctor(f caddycmd.Flags) (int, error) {
 		return exitFailures, err
 	}
 	if f.Bool("json") {
-		err = printJSON(stdout(), map[string]any{"checks": d})
+		err = printJSON(Stdout(), map[string]any{"checks": d})
 	} else {
-		err = d.print(stdout())
+		err = d.print(Stdout())
 	}
 	if err != nil {
 		return exitFailures, err

@@ -54,14 +54,14 @@ func calledWith(cmd *cobra.Command, wanted func(caddycmd.Flags) int, run caddycm
 		return exitUsage, fmt.Errorf("%w: the command is caddy audit-log %s", err, cmd.Use)
 	}
 	cmd.Args = cobra.ArbitraryArgs
-	cmd.RunE = command(func(f caddycmd.Flags) (int, error) {
+	cmd.RunE = Command(func(f caddycmd.Flags) (int, error) {
 		if n := wanted(f); f.NArg() != n {
 			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
 		}
 		return run(f)
 	})
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
+		return Command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
 	})
 	return cmd
 }
@@ -73,9 +73,9 @@ func runLint(f caddycmd.Flags) (int, error) {
 		return exitUsage, err
 	}
 	if f.Bool("json") {
-		err = printJSON(stdout(), map[string]any{"findings": append([]lint.Finding{}, findings...)})
+		err = printJSON(Stdout(), map[string]any{"findings": append([]lint.Finding{}, findings...)})
 	} else {
-		err = printFindings(stdout(), file, findings)
+		err = printFindings(Stdout(), file, findings)
 	}
 	switch {
 	case err != nil:

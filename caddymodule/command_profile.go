@@ -30,7 +30,7 @@ func profileCommand() *cobra.Command {
 		Use:   "profile",
 		Short: "Checks, lists and shows profiles of auth servers",
 	}
-	wrong := command(func(f caddycmd.Flags) (int, error) {
+	wrong := Command(func(f caddycmd.Flags) (int, error) {
 		return exitUsage, fmt.Errorf("what to do with profiles is check, list, show or schema, not %q: see caddy audit-log profile --help", f.Arg(0))
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -72,20 +72,20 @@ func simpleCommand(use, short string, n int, run caddycmd.CommandFunc) *cobra.Co
 	wrong := func(err error) (int, error) {
 		return exitUsage, fmt.Errorf("%w: the command is caddy audit-log profile %s", err, use)
 	}
-	cmd.RunE = command(func(f caddycmd.Flags) (int, error) {
+	cmd.RunE = Command(func(f caddycmd.Flags) (int, error) {
 		if f.NArg() != n {
 			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
 		}
 		return run(f)
 	})
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
+		return Command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
 	})
 	return cmd
 }
 
 func listProfiles(caddycmd.Flags) (int, error) {
-	t := tabwriter.NewWriter(stdout(), 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(Stdout(), 0, 0, 2, ' ', 0)
 	for _, name := range profile.Names() {
 		p, err := profile.Builtin(name)
 		if err != nil {
@@ -101,12 +101,12 @@ func showProfile(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	_, err = stdout().Write(text)
+	_, err = Stdout().Write(text)
 	return caddy.ExitCodeSuccess, err
 }
 
 func printSchema(caddycmd.Flags) (int, error) {
-	_, err := stdout().Write(profile.Schema())
+	_, err := Stdout().Write(profile.Schema())
 	return caddy.ExitCodeSuccess, err
 }
 
@@ -167,11 +167,11 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 	}
 	c.sum()
 	if f.Bool("json") {
-		e := json.NewEncoder(stdout())
+		e := json.NewEncoder(Stdout())
 		e.SetIndent("", "\t")
 		err = e.Encode(c)
 	} else {
-		c.print(stdout())
+		c.print(Stdout())
 	}
 	if len(c.Misses) > 0 {
 		return exitMissed, errors.Join(err, fmt.Errorf("the log would be wrong about what was recorded, %d times", len(c.Misses)))

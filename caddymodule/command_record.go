@@ -44,7 +44,7 @@ may still be in it.
 	f.String("output", "", "the file to write (default recording-<time>.jsonl); it must not be there yet")
 	f.String("max-body", "64KiB", "longer bodies are left out; at most 16MiB")
 	f.Bool("keep-secrets", false, "replace passwords only")
-	cmd.RunE = command(runRecord)
+	cmd.RunE = Command(runRecord)
 	return cmd
 }
 

@@ -70,7 +70,7 @@ What the server never had (404, 405) is only counted; --all lists it too.`,
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
-	cmd.RunE = command(runCoverage)
+	cmd.RunE = Command(runCoverage)
 	return cmd
 }
 
@@ -85,7 +85,7 @@ func runCoverage(f caddycmd.Flags) (int, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if f.Bool("json") {
-		_, err := io.Copy(stdout(), resp.Body)
+		_, err := io.Copy(Stdout(), resp.Body)
 		return status(err), err
 	}
 	var answer struct{ Stores []storeCoverage }
@@ -96,7 +96,7 @@ func runCoverage(f caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, errors.New("the running configuration has no audit_log")
 	}
 	for i := range answer.Stores {
-		err = errors.Join(err, answer.Stores[i].print(stdout(), f.Bool("all")))
+		err = errors.Join(err, answer.Stores[i].print(Stdout(), f.Bool("all")))
 	}
 	return status(err), err
 }

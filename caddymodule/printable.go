@@ -51,8 +51,9 @@ type console struct {
 	rest []byte // of a rune that is not complete
 }
 
-// stdout is the console of a command.
-func stdout() io.Writer { return &console{w: os.Stdout} }
+// Stdout is standard output for a command: what a terminal would obey is written out, but
+// for line feeds and tabs.
+func Stdout() io.Writer { return &console{w: os.Stdout} }
 
 // Write implements io.Writer.
 func (c *console) Write(p []byte) (int, error) {
@@ -73,8 +74,8 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// command wraps a command as Caddy does; what it fails with is printable, too.
-func command(run caddycmd.CommandFunc) func(*cobra.Command, []string) error {
+// Command wraps what a command runs as Caddy does; what it fails with is printable, too.
+func Command(run caddycmd.CommandFunc) func(*cobra.Command, []string) error {
 	return caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
 		status, err := run(f)
 		if err != nil {

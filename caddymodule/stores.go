@@ -130,7 +130,8 @@ const (
 	minSpill = 1 << 20
 )
 
-// CheckSpill says what is wrong with a journal's limit.
+// CheckSpill says what is wrong with a journal's limit in bytes: 0 stands for the default,
+// -1 for no journal.
 func CheckSpill(limit int64) error {
 	if limit != spillOff && limit != 0 && limit < minSpill {
 		return fmt.Errorf("spill_bytes %d: give at least %d, or %d for no journal", limit, minSpill, spillOff)

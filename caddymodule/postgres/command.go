@@ -8,6 +8,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-audit-log/caddy-audit-log/caddymodule"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
 )
 
@@ -25,12 +26,12 @@ role where it may not, once a month for the partitions; --role gives Caddy's rol
 	f.String("schema", postgres.DefaultSchema, "the schema that the tables are in")
 	f.String("table", postgres.DefaultTable, "the name of the view that shows the log")
 	f.String("role", "", "the role that Caddy connects as, to be given what it needs")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(f caddycmd.Flags) (int, error) {
+	cmd.RunE = caddymodule.Command(func(f caddycmd.Flags) (int, error) {
 		sql, err := postgres.Schema(f.String("schema"), f.String("table"), f.String("role"), time.Now())
 		if err != nil {
 			return caddy.ExitCodeFailedStartup, err
 		}
-		fmt.Print(sql)
+		fmt.Fprint(caddymodule.Stdout(), sql)
 		return caddy.ExitCodeSuccess, nil
 	})
 	return cmd

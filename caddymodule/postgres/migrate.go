@@ -55,7 +55,7 @@ Exit status: 0 if both logs are alike, 2 if they are not, 1 if it failed.`,
 	f.String("password", "", "the password, instead of the DSN's")
 	f.String("schema", postgres.DefaultSchema, "the schema that the tables are in")
 	f.String("table", postgres.DefaultTable, "the name of the view that shows the log there")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(runMigrate)
+	cmd.RunE = caddymodule.Command(runMigrate)
 	return cmd
 }
 
@@ -124,7 +124,7 @@ func (m *migration) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d entries, digest %x\n%s: %d of them, digest %x\n", m.from.Path(), theirs.count, theirs.sum, m.to.Path(), ours.count, ours.sum)
+	fmt.Fprintf(caddymodule.Stdout(), "%s: %d entries, digest %x\n%s: %d of them, digest %x\n", m.from.Path(), theirs.count, theirs.sum, m.to.Path(), ours.count, ours.sum)
 	if err := m.to.SetMoved(ctx, m.source, 0); err != nil || theirs == ours {
 		return err
 	}
