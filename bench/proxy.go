@@ -50,7 +50,8 @@ type fleet struct {
 	dir      string
 	upstream *server
 	of       map[string]*server
-	missing  []string // variants that this machine does not have, and why
+	missing  []string      // variants that this machine does not have, and why
+	fsync    time.Duration // one fdatasync where the databases are
 }
 
 func (f *fleet) stop() {
@@ -96,6 +97,10 @@ func startAll(ctx context.Context, dir string, of []variant) (f *fleet, err erro
 			return nil, fmt.Errorf("%s: %w", v.name, err)
 		}
 		f.of[v.name] = s
+	}
+	if f.fsync, err = fsyncTime(dir); err != nil {
+		f.stop()
+		return nil, err
 	}
 	return f, nil
 }
@@ -210,10 +215,6 @@ func proxy(ctx context.Context, w io.Writer, o options) error {
 		return err
 	}
 	defer f.stop()
-	fsync, err := fsyncTime(f.dir)
-	if err != nil {
-		return err
-	}
 	idle := map[string]int{}
 	for name, s := range f.of {
 		if idle[name], err = s.memory(); err != nil {
@@ -229,7 +230,7 @@ func proxy(ctx context.Context, w io.Writer, o options) error {
 		}
 		base := measured[plain]
 		_, _ = fmt.Fprintf(w, "\n%d connections, %d rounds of %d s, interleaved; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %s\n\n",
-			clients, o.rounds, o.seconds, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), fsync.Round(time.Microsecond))
+			clients, o.rounds, o.seconds, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), f.fsync.Round(time.Microsecond))
 		t := table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}
 		rows := [][]string{}
 		for i := range of {

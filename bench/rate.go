@@ -45,10 +45,6 @@ func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq reque
 		return err
 	}
 	defer f.stop()
-	fsync, err := fsyncTime(f.dir)
-	if err != nil {
-		return err
-	}
 	var upstream []float64
 	measured, err := f.interleaved(of, o.rounds, func(s *server, v *variant) (*result, error) {
 		before, err := f.upstream.cpu()
@@ -73,7 +69,7 @@ func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq reque
 	base := measured[plain]
 	at := func(r []*result, q float64) float64 { return median(r, func(r *result) float64 { return r.at(q) }) }
 	_, _ = fmt.Fprintf(w, "\n%d requests/s, %d rounds of %d s, interleaved; one fdatasync: %s; CPU of the server behind: %.0f µs a request\n\n",
-		perSecond, o.rounds, o.seconds, fsync.Round(time.Microsecond), quantile(upstream, 0.5))
+		perSecond, o.rounds, o.seconds, f.fsync.Round(time.Microsecond), quantile(upstream, 0.5))
 	var rows [][]string
 	for _, v := range of {
 		m := measured[v.name]

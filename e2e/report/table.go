@@ -20,7 +20,8 @@ type gate struct {
 	verdict string // pass, fail or skip; "" while it runs
 }
 
-// verdicts are what becomes of a test; a gate of several tests has the last of theirs.
+// verdicts are what becomes of a test, from good to bad; a gate of several tests has the
+// worst of theirs.
 var verdicts = []string{"pass", "skip", "fail"}
 
 var (
