@@ -200,14 +200,14 @@ func TestManyWaitForOneFsync(t *testing.T) {
 		for i := range 100 {
 			wg.Go(func() { r.write(storagetest.Entry(i)) })
 		}
-		synctest.Wait() // the first is in its fsync, the others are queued
+		synctest.Wait() // the first is in its fsync, alone or with some of the others; the rest are queued
 		f.mu.Lock()
 		close(f.stall)
 		f.stall = nil
 		f.mu.Unlock()
 		wg.Wait()
-		if n := f.syncs.Load(); n != 2 {
-			t.Errorf("%d fsyncs for 100 entries, want 2", n)
+		if n := f.syncs.Load(); n < 1 || n > 2 {
+			t.Errorf("%d fsyncs for 100 entries, want 1 or 2", n)
 		}
 	})
 }
