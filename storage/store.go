@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -46,6 +47,42 @@ type Unlinker interface {
 	Unlink(ctx context.Context, userID string) (int, error)
 }
 
+// Aggregator is a Store that can count its entries in groups, for charts and statistics.
+// Both methods count exactly, ignore the query's page, and look at as much as they must:
+// the caller's context bounds how long.
+type Aggregator interface {
+	// Histogram counts what q selects by time and status: the buckets that have any,
+	// oldest first. They begin at multiples of step since 1970, UTC; step is at least
+	// a millisecond.
+	Histogram(ctx context.Context, q Query, step time.Duration) ([]Bucket, error)
+	// Tally counts what q selects by action, class, status and severity, the most
+	// frequent first.
+	Tally(ctx context.Context, q Query) ([]Tally, error)
+}
+
+// Bucket is one step of a Histogram.
+type Bucket struct {
+	// At is its beginning.
+	At time.Time
+	// Counts by Status.Code.
+	Counts [StatusCodes]int
+}
+
+// Tally is one group of Aggregator.Tally.
+type Tally struct {
+	Action, Class string
+	Status        Status
+	Severity      severity.Level
+	Count         int
+}
+
+// CompareTallies orders tallies as Aggregator.Tally does: the most frequent first, equal
+// ones by what they count.
+func CompareTallies(a, b Tally) int {
+	return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Class, b.Class),
+		cmp.Compare(a.Status.Code(), b.Status.Code()), cmp.Compare(a.Severity, b.Severity))
+}
+
 // Closer is a Store that holds resources. Close flushes what Write acknowledged
 // and is called once, after the last other call.
 type Closer interface {
@@ -75,10 +112,15 @@ type Query struct {
 	UserID *string
 	// IdentifierHash widens UserID to attempts on that user's account: also
 	// entries without a user, failed or pending, that have this IdentifierHash.
-	// It means nothing without a UserID.
+	// When UserID is nil it selects the entries that have it, whosever they are. With
+	// entries without a user (a pointer to "") it means nothing.
 	IdentifierHash string
 	// Action, exact; empty for any.
 	Action string
+	// Class as metadata.class says it, such as "sign-in"; empty for any.
+	Class string
+	// IPAddress, exact; empty for any.
+	IPAddress string
 	// Status, exact; empty for any.
 	Status Status
 	// Severity, exact; nil for any.
@@ -114,7 +156,10 @@ func (q *Query) PageLimit() int {
 func (q *Query) Matches(e *Entry) bool {
 	switch {
 	case q.UserID != nil && e.UserID != *q.UserID && !q.attempted(e),
+		q.UserID == nil && q.IdentifierHash != "" && e.IdentifierHash != q.IdentifierHash,
 		q.Action != "" && e.Action != q.Action,
+		q.Class != "" && ClassIn(e.Metadata) != q.Class,
+		q.IPAddress != "" && e.IPAddress != q.IPAddress,
 		q.Status != "" && e.Status != q.Status,
 		q.Severity != nil && e.Severity != *q.Severity,
 		!q.From.IsZero() && e.CreatedAt.Before(q.From.Truncate(time.Millisecond)),

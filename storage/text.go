@@ -25,6 +25,9 @@ func TextPaths() []string { return slices.Clone(textPaths[:]) }
 // more than whether there is an IdentifierHash reads it back from.
 func IdentifierHashIn(m json.RawMessage) string { return TextIn(m, identifierHashPath) }
 
+// ClassIn returns metadata.class: the kind of event.
+func ClassIn(m json.RawMessage) string { return TextIn(m, "class") }
+
 // TextIn returns the text at a path of the metadata, names joined by dots, "" for anything
 // but a text. Of members with one name the first counts, as in SQLite.
 func TextIn(m json.RawMessage, path string) string {

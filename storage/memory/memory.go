@@ -39,6 +39,8 @@ var (
 	_ storage.Pruner   = (*Store)(nil)
 	_ storage.Unlinker = (*Store)(nil)
 	_ storage.Closer   = (*Store)(nil)
+
+	_ storage.Aggregator = (*Store)(nil)
 )
 
 // New returns an empty store that keeps up to capacity entries; 0 means
@@ -151,6 +153,46 @@ func (s *Store) page(q *storage.Query, after int64) storage.Page {
 		page.Total, page.TotalIsCapped = storage.MaxTotal, true
 	}
 	return page
+}
+
+// Histogram implements storage.Aggregator.
+func (s *Store) Histogram(_ context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	ms := step.Milliseconds()
+	var buckets []storage.Bucket
+	for i := range s.rows {
+		e := &s.rows[i].entry
+		if !q.Matches(e) {
+			continue
+		}
+		at := e.CreatedAt.UnixMilli()
+		begin := time.UnixMilli(at - at%ms).UTC()
+		if n := len(buckets); n == 0 || !buckets[n-1].At.Equal(begin) {
+			buckets = append(buckets, storage.Bucket{At: begin})
+		}
+		buckets[len(buckets)-1].Counts[e.Status.Code()]++
+	}
+	return buckets, nil
+}
+
+// Tally implements storage.Aggregator.
+func (s *Store) Tally(_ context.Context, q storage.Query) ([]storage.Tally, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	counts := map[storage.Tally]int{}
+	for i := range s.rows {
+		if e := &s.rows[i].entry; q.Matches(e) {
+			counts[storage.Tally{Action: e.Action, Class: storage.ClassIn(e.Metadata), Status: e.Status, Severity: e.Severity}]++
+		}
+	}
+	tallies := make([]storage.Tally, 0, len(counts))
+	for group, n := range counts {
+		group.Count = n
+		tallies = append(tallies, group)
+	}
+	slices.SortFunc(tallies, storage.CompareTallies)
+	return tallies, nil
 }
 
 // Get implements storage.Getter.
