@@ -102,7 +102,7 @@ var ErrClosed = errors.New("audit log store is closed")
 const (
 	DefaultLimit = 50
 	MaxLimit     = 500
-	// MaxTotal is how far List counts; beyond it TotalIsCapped is set.
+	// MaxTotal is how far List counts if it would have to look at each entry.
 	MaxTotal = 10000
 )
 
@@ -184,9 +184,10 @@ func (q *Query) Widened() bool {
 // Page is one answer of List.
 type Page struct {
 	Entries []Entry
-	// Total counts the matches of the query before paging, up to MaxTotal.
+	// Total counts the matches of the query before paging: up to MaxTotal, or exactly if
+	// the store knows it without counting.
 	Total int
-	// TotalIsCapped is true when there are more than MaxTotal matches.
+	// TotalIsCapped is true when there are more matches than Total, which is MaxTotal.
 	TotalIsCapped bool
 	// NextCursor asks for the page after this one; empty on the last page.
 	NextCursor string

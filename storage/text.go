@@ -25,8 +25,16 @@ func TextPaths() []string { return slices.Clone(textPaths[:]) }
 // more than whether there is an IdentifierHash reads it back from.
 func IdentifierHashIn(m json.RawMessage) string { return TextIn(m, identifierHashPath) }
 
-// ClassIn returns metadata.class: the kind of event.
-func ClassIn(m json.RawMessage) string { return TextIn(m, "class") }
+// MaxClass bounds a class, in bytes; what is longer is none.
+const MaxClass = 64
+
+// ClassIn returns metadata.class: the kind of event, "" if there is none.
+func ClassIn(m json.RawMessage) string {
+	if class := TextIn(m, "class"); len(class) <= MaxClass {
+		return class
+	}
+	return ""
+}
 
 // TextIn returns the text at a path of the metadata, names joined by dots, "" for anything
 // but a text. Of members with one name the first counts, as in SQLite.

@@ -14,7 +14,11 @@ import (
 func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string {
 	t.Helper()
 	s := &Store{path: path, table: DefaultTable}
-	keys, args := s.keys(s.runs(&q), 50, 0)
+	k := kinds{asked: q.Action != "" || q.Class != ""}
+	if k.asked {
+		k.codes = []int64{1}
+	}
+	keys, args := s.keys(s.runs(&q, k), 50, 0)
 	rows, err := db.Query("EXPLAIN QUERY PLAN "+keys, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -60,3 +64,35 @@ func OnWait(t *testing.T, s *Store, f func(time.Duration)) {
 		t.Fatal(err)
 	}
 }
+
+// TendCounts does what the background does now and then.
+func TendCounts(t *testing.T, s *Store) {
+	t.Helper()
+	for range 100 { // the background of another Store may write in between
+		if err := s.tendCounts(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.counts.mu.RLock()
+		ready := s.counts.ready
+		s.counts.mu.RUnlock()
+		if ready {
+			return
+		}
+	}
+	t.Fatal("the entries were not counted")
+}
+
+// SaveCounts moves all hours that are over into the table.
+func SaveCounts(t *testing.T, s *Store) {
+	t.Helper()
+	for {
+		if more, err := s.saveCounts(t.Context()); err != nil {
+			t.Fatal(err)
+		} else if !more {
+			return
+		}
+	}
+}
+
+// Distrust has the counts forgotten.
+func Distrust(s *Store) { s.counts.distrust() }

@@ -105,6 +105,7 @@ func (s *Store) verify() error { return s.files.check(s.path) }
 // failed, so that path can be opened anew. If the database was moved elsewhere, it
 // takes with it what is still in the log.
 func (s *Store) abandon() error {
+	s.stopCounting() // a reader would keep the log from being emptied
 	moved := s.files.moved(s.path)
 	complete := false
 	if moved {

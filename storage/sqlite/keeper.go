@@ -62,6 +62,8 @@ var (
 	_ storage.Sizer     = (*Keeper)(nil)
 	_ storage.Counter   = (*Keeper)(nil)
 	_ storage.Compactor = (*Keeper)(nil)
+
+	_ storage.Aggregator = (*Keeper)(nil)
 )
 
 // Keep opens a database like Open, and refuses it if another process keeps it. That
@@ -167,6 +169,16 @@ func (k *Keeper) explain(err error) error {
 // List implements storage.Lister.
 func (k *Keeper) List(ctx context.Context, q storage.Query) (storage.Page, error) {
 	return ask(k, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
+}
+
+// Histogram implements storage.Aggregator.
+func (k *Keeper) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	return ask(k, func(s *Store) ([]storage.Bucket, error) { return s.Histogram(ctx, q, step) })
+}
+
+// Tally implements storage.Aggregator.
+func (k *Keeper) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	return ask(k, func(s *Store) ([]storage.Tally, error) { return s.Tally(ctx, q) })
 }
 
 // Get implements storage.Getter.

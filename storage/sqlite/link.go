@@ -18,9 +18,11 @@ import (
 // statements are prepared once, and no context is watched, for which the driver would start
 // a goroutine with each statement. Only the writer's goroutine uses it.
 type link struct {
-	begin, commit, rollback, version  statement
-	insert, update, findText, newText statement
-	args                              []driver.NamedValue // of insert, used again and again
+	begin, commit, rollback, version statement
+	insert, update, find             statement
+	findText, newText                statement
+	upto, count, forget              statement
+	args                             []driver.NamedValue // of insert, used again and again
 }
 
 // newLink prepares the statements on a connection that stays open longer than the link.
@@ -38,10 +40,15 @@ func newLink(conn *sql.Conn, table string) (*link, error) {
 			{&l.begin, "BEGIN IMMEDIATE"}, {&l.commit, "COMMIT"}, {&l.rollback, "ROLLBACK"}, {&l.version, "PRAGMA data_version"},
 			{&l.insert, `INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash)
 				VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`},
+			{&l.find, `SELECT key, action, status, severity FROM "%s_entries" WHERE id=?`},
 			{&l.update, `UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?,
-				identifier_hash=? WHERE id=?`},
-			{&l.newText, `INSERT INTO "%s_texts" (text) VALUES (?)`},
-			{&l.findText, `SELECT code FROM "%s_texts" WHERE text = ?`},
+				identifier_hash=? WHERE key=?`},
+			{&l.newText, `INSERT INTO "%s_texts" (text, class) VALUES (?, ?)`},
+			{&l.findText, `SELECT code FROM "%s_texts" WHERE text = ? AND class IS ?`},
+			{&l.upto, `SELECT hour FROM "%s_counted"`},
+			{&l.count, `INSERT INTO "%s_counts" (hour, kind, status, severity, n) VALUES (?,?,?,?,?)
+				ON CONFLICT DO UPDATE SET n = n + excluded.n`},
+			{&l.forget, `DELETE FROM "%s_counts" WHERE hour=? AND kind=? AND status=? AND severity=? AND n=0`},
 		} {
 			query := strings.ReplaceAll(p.sql, "%s", table)
 			stmt, err := c.(driver.Conn).Prepare(query)
@@ -58,7 +65,7 @@ func newLink(conn *sql.Conn, table string) (*link, error) {
 
 func (l *link) close() error {
 	var errs []error
-	for _, s := range []statement{l.begin, l.commit, l.rollback, l.version, l.insert, l.update, l.findText, l.newText} {
+	for _, s := range []statement{l.begin, l.commit, l.rollback, l.version, l.insert, l.update, l.find, l.findText, l.newText, l.upto, l.count, l.forget} {
 		if s.Stmt != nil {
 			errs = append(errs, s.Close())
 		}
@@ -88,20 +95,28 @@ func (s statement) exec(args ...driver.NamedValue) (driver.Result, error) {
 	return s.Stmt.(driver.StmtExecContext).ExecContext(context.Background(), args)
 }
 
-// number is the first column of the first row; ok is false when there is none.
-func (s statement) number(args ...driver.NamedValue) (n int64, ok bool, err error) {
+// numbers reads the columns of the first row, which are numbers; ok is false when there is
+// none.
+func (s statement) numbers(row []driver.Value, args ...driver.NamedValue) (ok bool, err error) {
 	rows, err := s.Stmt.(driver.StmtQueryContext).QueryContext(context.Background(), args)
 	if err != nil {
-		return 0, false, err
+		return false, err
 	}
-	var row [1]driver.Value
-	switch err = rows.Next(row[:]); {
+	switch err = rows.Next(row); {
 	case errors.Is(err, io.EOF):
 		err = nil
 	case err == nil:
-		n, ok = row[0].(int64)
+		ok = true
 	}
-	return n, ok, errors.Join(err, rows.Close())
+	return ok, errors.Join(err, rows.Close())
+}
+
+// number is the first column of the first row; ok is false when there is none.
+func (s statement) number(args ...driver.NamedValue) (n int64, ok bool, err error) {
+	var row [1]driver.Value
+	ok, err = s.numbers(row[:], args...)
+	n, _ = row[0].(int64)
+	return n, ok, err
 }
 
 // put writes the entries of the jobs.
@@ -110,7 +125,9 @@ func (w *writer) put(batch []*job) error {
 	if err != nil {
 		return err
 	}
-	w.notice(version)
+	if err := w.notice(version); err != nil {
+		return err
+	}
 	for _, j := range batch {
 		for i := range j.entries {
 			if err := w.putOne(&j.entries[i]); err != nil {
@@ -118,11 +135,11 @@ func (w *writer) put(batch []*job) error {
 			}
 		}
 	}
-	return nil
+	return w.changes.save(w.link)
 }
 
 // Places of the arguments of insert; those of update are the same without the first two,
-// and then the id.
+// and then the key.
 const (
 	argKey = iota
 	argID
@@ -141,46 +158,82 @@ const (
 // putOne inserts, or updates if the id is there, or takes the next key if another entry
 // has the same.
 func (w *writer) putOne(e *storage.Entry) error {
-	action, err := w.text(e.Action)
+	kind, err := w.code(text{e.Action, storage.ClassIn(e.Metadata), true})
 	if err != nil {
 		return err
 	}
 	var agent driver.Value
 	if e.UserAgent != "" {
-		if agent, err = w.text(e.UserAgent); err != nil {
+		if agent, err = w.code(text{text: e.UserAgent}); err != nil {
 			return err
 		}
 	}
 	args := w.link.args
 	id := idValue(e.ID)
 	for i, v := range [insertArgs]driver.Value{
-		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: action,
+		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: kind,
 		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
 		argAgent: agent, argMetadata: metadataValue(e), argIdentifier: hashOrNull(e.IdentifierHash),
 	} {
 		args[i].Value = v
 	}
+	counted := group{kind, int8(e.Status.Code()), int8(e.Severity)}
 	for key := e.SortKey(); ; key++ {
 		args[argKey].Value = key
-		if done, err := changes(w.link.insert.exec(args...)); err != nil || done {
+		if done, err := changed(w.link.insert.exec(args...)); err != nil || done {
+			w.changes.add(hourOf(key), counted, 1)
 			return err
 		}
-		if done, err := changes(w.link.update.exec(updateArgs(args, id)...)); err != nil || done {
+		old, there, err := w.link.row(id)
+		if err != nil {
 			return err
 		}
+		if !there {
+			continue // another entry has the key
+		}
+		w.changes.add(hourOf(old.key), old.group, -1)
+		w.changes.add(hourOf(old.key), counted, 1)
+		_, err = w.link.update.exec(updateArgs(args, old.key)...)
+		return err
 	}
 }
 
-func updateArgs(insert []driver.NamedValue, id driver.Value) []driver.NamedValue {
-	args := append(slices.Clone(insert[argUserHash:]), driver.NamedValue{Value: id})
+// row is what has to be known of an entry that changes.
+type row struct {
+	key int64
+	group
+}
+
+func (l *link) row(id driver.Value) (r row, ok bool, err error) {
+	var v [4]driver.Value
+	ok, err = l.find.numbers(v[:], driver.NamedValue{Ordinal: 1, Value: id})
+	if !ok || err != nil {
+		return r, false, err
+	}
+	r.key, _ = v[0].(int64)
+	r.group = groupOf(v[1], v[2], v[3])
+	return r, true, nil
+}
+
+// groupOf is the group of what the database says of an entry.
+func groupOf(kind, status, level driver.Value) (g group) {
+	g.kind, _ = kind.(int64)
+	s, _ := status.(int64)
+	l, _ := level.(int64)
+	g.status, g.severity = int8(s), int8(l) //nolint:gosec // codes
+	return g
+}
+
+func updateArgs(insert []driver.NamedValue, key int64) []driver.NamedValue {
+	args := append(slices.Clone(insert[argUserHash:]), driver.NamedValue{Value: key})
 	for i := range args {
 		args[i].Ordinal = i + 1
 	}
 	return args
 }
 
-// changes says whether a statement has changed a row.
-func changes(res driver.Result, err error) (bool, error) {
+// changed says whether a statement has changed a row.
+func changed(res driver.Result, err error) (bool, error) {
 	if err != nil {
 		return false, err
 	}
@@ -188,15 +241,21 @@ func changes(res driver.Result, err error) (bool, error) {
 	return n > 0, err
 }
 
-// text returns the code of a text, making one if it is new.
-func (w *writer) text(s string) (int64, error) {
-	code, known := w.texts.Get(s)
+// text is one that has a code: an action with its class, or a user agent.
+type text struct {
+	text, class string
+	action      bool
+}
+
+// code returns the code of a text, making one if it is new.
+func (w *writer) code(t text) (int64, error) {
+	code, known := w.texts.Get(t)
 	if !known {
 		var err error
-		if code, err = w.link.findOrMake(s); err != nil {
+		if code, err = w.link.findOrMake(t); err != nil {
 			return 0, err
 		}
-		w.texts.Add(s, code)
+		w.texts.Add(t, code)
 	}
 	if w.used != nil {
 		w.used[code] = struct{}{}
@@ -204,13 +263,16 @@ func (w *writer) text(s string) (int64, error) {
 	return code, nil
 }
 
-func (l *link) findOrMake(s string) (int64, error) {
-	arg := driver.NamedValue{Ordinal: 1, Value: s}
-	code, known, err := l.findText.number(arg)
+func (l *link) findOrMake(t text) (int64, error) {
+	args := []driver.NamedValue{{Ordinal: 1, Value: t.text}, {Ordinal: 2}}
+	if t.action {
+		args[1].Value = t.class
+	}
+	code, known, err := l.findText.number(args...)
 	if err != nil || known {
 		return code, err
 	}
-	res, err := l.newText.exec(arg)
+	res, err := l.newText.exec(args...)
 	if err != nil {
 		return 0, err
 	}

@@ -33,10 +33,28 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 	}
 	// One upper bound only: with two SQLite would walk along the wrong one.
 	query := fmt.Sprintf(`DELETE FROM "%[1]s_entries" WHERE key <=
-		(SELECT max(key) FROM (SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?))`, s.table)
-	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
-		return tx.ExecContext(ctx, query, storage.TimeKey(before), min(limit, pruneRows))
+		(SELECT max(key) FROM (SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?))
+		RETURNING key, action, status, severity`, s.table)
+	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (int64, error) {
+		return s.deleted(tx.QueryContext(ctx, query, storage.TimeKey(before), min(limit, pruneRows)))
 	})
+}
+
+// deleted counts the entries that a statement has deleted, in a job.
+func (s *Store) deleted(rows *sql.Rows, err error) (n int64, _ error) {
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }()
+	for ; rows.Next(); n++ {
+		var key int64
+		var g group
+		if err := rows.Scan(&key, &g.kind, &g.status, &g.severity); err != nil {
+			return n, err
+		}
+		s.writer.changes.add(hourOf(key), g, -1)
+	}
+	return n, rows.Err()
 }
 
 // tidy deletes something and returns how many rows that was. Its transaction runs
@@ -45,7 +63,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 // pages into the database, before they are so many that the disk is busy with them
 // while somebody waits for it. Callers rest between calls, in proportion to how
 // long one took.
-func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (sql.Result, error)) (int, error) {
+func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (int64, error)) (int, error) {
 	n, err := s.changed(ctx, s.writer.submitIdle, storage.Commit, run)
 	if err == nil && n > 0 {
 		_, failed := s.ticker.move(ctx)
@@ -177,12 +195,12 @@ func (s *Store) eachCode(ctx context.Context, query string, f func(code int64), 
 
 // dropTexts deletes those of the codes that the writer has not used since version.
 func (s *Store) dropTexts(ctx context.Context, version int64, codes []int64) (int, error) {
-	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
+	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (int64, error) {
 		idle := s.writer.idleCodes(version, codes)
 		if len(idle) == 0 {
-			return nil, nil
+			return 0, nil
 		}
-		return tx.ExecContext(ctx, fmt.Sprintf(`DELETE FROM "%s_texts" WHERE code IN (?%s)`, s.table, strings.Repeat(",?", len(idle)-1)), idle...)
+		return affected(tx.ExecContext(ctx, fmt.Sprintf(`DELETE FROM "%s_texts" WHERE code IN (?%s)`, s.table, strings.Repeat(",?", len(idle)-1)), idle...))
 	})
 }
 

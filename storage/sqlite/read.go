@@ -32,32 +32,41 @@ func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
 
 // List implements storage.Lister.
 func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error) {
-	runs := s.runs(&q)
 	page := storage.Page{Entries: []storage.Entry{}}
-	total, err := s.count(ctx, runs)
+	k, err := s.kinds(ctx, &q)
 	if err != nil {
 		return page, err
 	}
-	page.Total, page.TotalIsCapped = min(total, storage.MaxTotal), total > storage.MaxTotal
+	total, exact, err := s.exactly(ctx, &q, k)
+	if err == nil && !exact {
+		total, err = s.count(ctx, s.runs(&q, k))
+		page.TotalIsCapped = total > storage.MaxTotal
+		total = min(total, storage.MaxTotal)
+	}
+	if err != nil {
+		return page, err
+	}
+	page.Total = total
+	runs := s.runs(&q, k)
 	if q.Cursor != "" {
 		key, err := storage.DecodeCursor(q.Cursor)
 		if err != nil {
 			return page, err
 		}
 		q.Offset = 0
-		runs = s.before(q, key)
+		runs = s.before(q, k, key)
 	}
 	return s.page(ctx, page, runs, q.PageLimit(), max(q.Offset, 0))
 }
 
 // before are the runs of a query below a key. Each has one upper bound: of two SQLite
 // would go by the first, and read all that is between them.
-func (s *Store) before(q storage.Query, key int64) []run {
+func (s *Store) before(q storage.Query, k kinds, key int64) []run {
 	if !q.To.IsZero() {
 		key = min(key, storage.EndKey(q.To))
 		q.To = time.Time{}
 	}
-	runs := s.runs(&q)
+	runs := s.runs(&q, k)
 	for i := range runs {
 		runs[i].add("key < ?", key)
 	}
@@ -88,48 +97,149 @@ func (r *run) String() string {
 	return strings.Join(r.terms, " AND ")
 }
 
-func (s *Store) runs(q *storage.Query) []run {
+// kinds are what a query's Action and Class select.
+type kinds struct {
+	// asked is false when they select everything.
+	asked bool
+	// codes of the actions.
+	codes []int64
+	// legacy are those of entries whose own metadata has to say the class.
+	legacy []int64
+	class  string
+	// many is true when so many entries are of them that a page of them is found soonest
+	// by walking through all.
+	many bool
+}
+
+// kinds looks up what Action and Class select.
+func (s *Store) kinds(ctx context.Context, q *storage.Query) (kinds, error) {
+	k := kinds{asked: q.Action != "" || q.Class != "", class: q.Class}
+	if !k.asked {
+		return k, nil
+	}
+	var where run
+	if q.Action != "" {
+		where.add("text = ?", q.Action)
+	}
+	switch {
+	case q.Class == "":
+	case s.counts.old():
+		where.add(fmt.Sprintf(`(class = ? OR class IS NULL AND EXISTS (SELECT 1 FROM "%s_entries" WHERE action = code))`, s.table), q.Class)
+	default:
+		where.add("class = ?", q.Class)
+	}
+	rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT code, class FROM "%s_texts" WHERE %s`, s.table, &where), where.args...)
+	if err != nil {
+		return k, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var code int64
+		var class sql.NullString
+		if err := rows.Scan(&code, &class); err != nil {
+			return k, err
+		}
+		if q.Class == "" || class.Valid {
+			k.codes = append(k.codes, code)
+		} else {
+			k.legacy = append(k.legacy, code)
+		}
+	}
+	k.many = s.counts.many(k.codes)
+	return k, rows.Err()
+}
+
+// maxRuns bounds the runs of a query.
+const maxRuns = 64
+
+func (s *Store) runs(q *storage.Query, k kinds) []run {
 	all := s.filters(q)
 	switch {
-	case q.UserID == nil && q.Action != "" && q.Status == "":
-		var runs []run
-		for code := range storage.StatusCodes { // the index on actions has one run for each status
-			runs = append(runs, all.with("status = ?", code))
-		}
-		return runs
+	case q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != ""):
+		return []run{k.filter(all)}
+	case q.UserID == nil && k.asked && !k.many && len(k.legacy) == 0 && len(k.codes)*storage.StatusCodes <= maxRuns:
+		return k.runs(all, q.Status)
 	case q.UserID == nil:
-		return []run{*all}
+		return []run{k.filter(all)}
 	case *q.UserID == "":
-		return []run{all.with("user_hash IS NULL")}
+		return []run{k.filter(all.with("user_hash IS NULL"))}
 	}
-	own := all.with("user_hash = ? AND user_id = ?", storage.TextHash(*q.UserID), *q.UserID)
+	own := k.filter(all.with("user_hash = ? AND user_id = ?", storage.TextHash(*q.UserID), *q.UserID))
 	if !q.Widened() {
 		return []run{own}
 	}
-	return []run{own, all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
-		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code())}
+	return []run{own, k.filter(all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
+		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code()))}
 }
 
-// filters are the terms that all runs have.
-func (s *Store) filters(q *storage.Query) *run {
-	r := new(run)
-	byUser := q.UserID != nil && *q.UserID != ""
-	if q.Action != "" {
-		column := "action"
-		if byUser {
-			column = "+action" // keeps SQLite from taking the index on actions
+// runs are one for each kind and status, in the order of the index on both.
+func (k *kinds) runs(all run, status storage.Status) []run {
+	runs := []run{}
+	for _, code := range k.codes {
+		if status != "" {
+			runs = append(runs, all.with("action = ?", code))
+			continue
 		}
-		r.add(fmt.Sprintf(`%s = (SELECT code FROM "%s_texts" WHERE text = ?)`, column, s.table), q.Action)
+		for s := range storage.StatusCodes {
+			runs = append(runs, all.with("action = ? AND status = ?", code, s))
+		}
+	}
+	if len(runs) == 0 {
+		runs = append(runs, all.with("0"))
+	}
+	return runs
+}
+
+// filter adds the kinds to a run, and keeps SQLite from taking the index on them.
+func (k *kinds) filter(r run) run {
+	if !k.asked {
+		return r
+	}
+	in := func(codes []int64) (string, []any) {
+		args := make([]any, len(codes))
+		for i, code := range codes {
+			args[i] = code
+		}
+		return "+action IN (-1" + strings.Repeat(",?", len(codes)) + ")", args
+	}
+	term, args := in(k.codes)
+	if len(k.legacy) == 0 {
+		return r.with(term, args...)
+	}
+	old, more := in(k.legacy)
+	return r.with("("+term+" OR "+old+" AND "+legacyClass+" = ?)", slices.Concat(args, more, []any{k.class})...)
+}
+
+// legacyClass is metadata.class as storage.ClassIn reads it.
+const legacyClass = `CASE WHEN json_valid(metadata) AND json_type(metadata, '$.class') = 'text' THEN json_extract(metadata, '$.class') ELSE '' END`
+
+// filters are the terms that all runs have.
+func (s *Store) filters(q *storage.Query) run {
+	var r run
+	byIndex := q.UserID != nil && *q.UserID != "" || q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != "")
+	if q.UserID == nil && q.IdentifierHash != "" {
+		r.add("identifier_hash = ?", storage.TextHash(q.IdentifierHash))
+	}
+	if q.IPAddress != "" {
+		column := "ip"
+		if q.UserID != nil && *q.UserID != "" || q.IdentifierHash != "" {
+			column = "+ip" // the other index finds fewer, or as few
+		}
+		r.add(column+" = ?", q.IPAddress)
 	}
 	if q.Status != "" {
-		r.add("status = ?", q.Status.Code())
-		if q.Status != storage.Success && !byUser {
+		plus := ""
+		if byIndex && q.UserID == nil {
+			plus = "+"
+		}
+		r.add(plus+"status = ?", q.Status.Code())
+		if q.Status != storage.Success && !byIndex {
 			r.add("status <> 0") // lets SQLite see that the partial index holds
 		}
 	}
 	if q.Severity != nil {
 		r.add("severity = ?", *q.Severity)
-		if *q.Severity >= severity.High && !byUser {
+		if *q.Severity >= severity.High && !byIndex {
 			r.add("severity >= 2") // the same for the partial index of severities that are rare
 		}
 	}
@@ -140,7 +250,7 @@ func (s *Store) filters(q *storage.Query) *run {
 		r.add("key < ?", storage.EndKey(q.To)) // both ends inclusive
 	}
 	if q.Text != "" {
-		s.addText(r, q)
+		s.addText(&r, q)
 	}
 	return r
 }

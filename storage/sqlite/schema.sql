@@ -1,15 +1,32 @@
--- Schema 1. {t} is the configured name. Codes: status 0 success, 1 failed,
+-- Schema 2. {t} is the configured name. Codes: status 0 success, 1 failed,
 -- 2 pending, 3 unknown; severity 0 low, 1 medium, 2 high, 3 critical.
 CREATE TABLE IF NOT EXISTS "{t}_texts" (
-	code INTEGER PRIMARY KEY,
-	text TEXT NOT NULL UNIQUE
+	code  INTEGER PRIMARY KEY,
+	text  TEXT NOT NULL, -- an action or a user agent
+	class TEXT           -- of an action: metadata.class of its entries, '' if they have none; NULL: not known, or a user agent
+);
+CREATE INDEX IF NOT EXISTS "{t}_text" ON "{t}_texts" (text, class);
+CREATE INDEX IF NOT EXISTS "{t}_class" ON "{t}_texts" (class) WHERE class IS NOT NULL;
+-- How many entries there are of each kind in the hours before {t}_counted.hour, in
+-- hours since 1970; what is younger the process that writes counts in its memory.
+CREATE TABLE IF NOT EXISTS "{t}_counts" (
+	hour     INTEGER NOT NULL,
+	kind     INTEGER NOT NULL, -- code of an action
+	status   INTEGER NOT NULL,
+	severity INTEGER NOT NULL,
+	n        INTEGER NOT NULL,
+	PRIMARY KEY (hour, kind, status, severity)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS "{t}_counted" (
+	hour   INTEGER NOT NULL,
+	legacy INTEGER NOT NULL -- 1: there may be entries whose action has class NULL; their metadata says it
 );
 CREATE TABLE IF NOT EXISTS "{t}_entries" (
 	key       INTEGER PRIMARY KEY, -- storage.Entry.SortKey: milliseconds << 20 | bits of the id
 	id        BLOB NOT NULL,       -- 16 bytes of a UUID, or the text of another id
 	user_hash INTEGER,             -- first 64 bits of SHA-256(user_id); NULL without a user
 	user_id   TEXT,
-	action    INTEGER NOT NULL,    -- code in {t}_texts
+	action    INTEGER NOT NULL,    -- code in {t}_texts, which says the class, too
 	status    INTEGER NOT NULL,
 	severity  INTEGER NOT NULL,
 	ip        TEXT,
@@ -24,6 +41,10 @@ CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE st
 CREATE INDEX IF NOT EXISTS "{t}_nobody" ON "{t}_entries" (user_hash) WHERE user_hash IS NULL;
 CREATE INDEX IF NOT EXISTS "{t}_severe" ON "{t}_entries" (severity) WHERE severity >= 2;
 CREATE INDEX IF NOT EXISTS "{t}_identifier" ON "{t}_entries" (identifier_hash) WHERE identifier_hash IS NOT NULL;
+CREATE INDEX IF NOT EXISTS "{t}_address" ON "{t}_entries" (ip) WHERE ip IS NOT NULL;
+INSERT INTO "{t}_counted" SELECT CASE WHEN EXISTS (SELECT 1 FROM "{t}_entries") THEN 0 ELSE unixepoch() / 3600 END,
+	EXISTS (SELECT 1 FROM "{t}_texts")
+	WHERE NOT EXISTS (SELECT 1 FROM "{t}_counted");
 CREATE VIEW IF NOT EXISTS "{t}" AS
 	SELECT
 		CASE typeof(e.id) WHEN 'blob' THEN lower(

@@ -31,7 +31,7 @@ const DefaultTable = "auditLog"
 // application_id; schemaVersion is in PRAGMA user_version.
 const (
 	applicationID = 0x43414c67
-	schemaVersion = 1
+	schemaVersion = 2
 )
 
 //go:embed schema.sql
@@ -62,6 +62,9 @@ type Store struct {
 	closed sync.Once
 	// compacting is held by Compact: one at a time.
 	compacting sync.Mutex
+	counts     counts
+	// stopCounting ends keepCounts and waits for its end.
+	stopCounting func()
 }
 
 var (
@@ -74,6 +77,8 @@ var (
 	_ storage.Sizer     = (*Store)(nil)
 	_ storage.Counter   = (*Store)(nil)
 	_ storage.Compactor = (*Store)(nil)
+
+	_ storage.Aggregator = (*Store)(nil)
 )
 
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,47}$`)
@@ -98,7 +103,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
 	}
-	s := &Store{path: path, table: o.Table, log: o.Logger}
+	s := &Store{path: path, table: o.Table, log: o.Logger, stopCounting: func() {}}
 	if err := s.open(ctx); err != nil {
 		s.leave()
 		return nil, fmt.Errorf("audit log database %s: %w", path, err)
@@ -124,10 +129,10 @@ func (s *Store) open(ctx context.Context) error {
 	if s.read, err = openDB(s.path, 4, "query_only(ON)"); err != nil {
 		return errors.Join(err, s.write.Close())
 	}
-	if err := s.migrate(ctx); err != nil {
+	if err := cmp.Or(s.migrate(ctx), s.readLegacy(ctx)); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	if s.writer, err = newWriter(ctx, s.write, s.table); err != nil {
+	if s.writer, err = newWriter(ctx, s.write, s.table, &s.counts); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
 	if s.ticker, err = startCheckpointer(s); err != nil {
@@ -136,6 +141,7 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.watch(ctx); err != nil {
 		return errors.Join(explain(err), s.Close())
 	}
+	s.startCounting()
 	return nil
 }
 
@@ -334,7 +340,7 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-	if err := addColumns(ctx, tx, s.table); err != nil {
+	if err := upgrade(ctx, tx, s.table); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, strings.ReplaceAll(schema, "{t}", s.table)); err != nil {
@@ -411,21 +417,24 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 
 // exec runs one statement in the writer's next transaction.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (int, error) {
-	return s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (sql.Result, error) {
-		return tx.ExecContext(ctx, query, args...)
+	return s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (int64, error) {
+		return affected(tx.ExecContext(ctx, query, args...))
 	})
 }
 
-// changed has the writer run a statement and returns how many rows it changed. A
-// nil result is none.
-func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) error, d storage.Durability, run func(context.Context, *sql.Tx) (sql.Result, error)) (int, error) {
+// affected is how many rows a statement has changed.
+func affected(res sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// changed has the writer run something and returns how many rows that changed.
+func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) error, d storage.Durability, run func(context.Context, *sql.Tx) (int64, error)) (int, error) {
 	var n atomic.Int64 // the writer may still be at it when ctx has ended
 	err := submit(ctx, &job{durability: d, do: func(ctx context.Context, tx *sql.Tx) error {
-		res, err := run(ctx, tx)
-		if err != nil || res == nil {
-			return err
-		}
-		rows, err := res.RowsAffected()
+		rows, err := run(ctx, tx)
 		n.Store(rows)
 		return err
 	}})
@@ -436,6 +445,7 @@ func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) 
 func (s *Store) Close() error {
 	var err error
 	s.closed.Do(func() {
+		s.stopCounting()
 		err = s.ticker.stop()
 		err = errors.Join(err, s.writer.close(), s.read.Close(), s.write.Close())
 		s.leave()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
 )
@@ -286,11 +287,19 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestADatabaseOfAnEarlierVersionIsUpgraded: the column that lists of attempts
-// need is added, and its entries stay.
+// downgrade is what an earlier version would have made.
+const downgrade = `DROP INDEX auditLog_identifier; ALTER TABLE auditLog_entries DROP COLUMN identifier_hash;
+	DROP VIEW auditLog; DROP INDEX auditLog_text; DROP INDEX auditLog_class; DROP INDEX auditLog_address;
+	DROP TABLE auditLog_counts; DROP TABLE auditLog_counted; ALTER TABLE auditLog_texts RENAME TO old;
+	CREATE TABLE auditLog_texts (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+	INSERT INTO auditLog_texts SELECT code, text FROM old; DROP TABLE old; PRAGMA user_version=1`
+
+// TestADatabaseOfAnEarlierVersionIsUpgraded: what lists and counts need is added, and its
+// entries stay and are found.
 func TestADatabaseOfAnEarlierVersionIsUpgraded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	e, attempt := storagetest.Entry(1), storagetest.Attempt(2, "tag", storage.Failed)
+	e.Metadata = []byte(`{"class":"sign-in"}`)
 	s := open(t, path)
 	if err := errors.Join(s.Write(t.Context(), e), s.Close()); err != nil {
 		t.Fatal(err)
@@ -299,18 +308,36 @@ func TestADatabaseOfAnEarlierVersionIsUpgraded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.Exec(`DROP INDEX auditLog_identifier; ALTER TABLE auditLog_entries DROP COLUMN identifier_hash`)
+	_, err = db.Exec(downgrade)
 	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	newer := storagetest.Entry(3)
+	newer.Metadata = e.Metadata
+	model := memory.New(0)
+	if err := model.Write(t.Context(), e, attempt, newer); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		s = open(t, path)
-		if err := s.Write(t.Context(), attempt); err != nil {
+		if err := s.Write(t.Context(), attempt, newer); err != nil {
 			t.Fatal(err)
 		}
+		sqlite.TendCounts(t, s)
 		page, err := s.List(t.Context(), storage.Query{UserID: &e.UserID, IdentifierHash: "tag"})
-		if err = errors.Join(err, s.Close()); err != nil || page.Total != 2 {
+		if err != nil || page.Total != 2 {
 			t.Errorf("%d entries, want 2: %v", page.Total, err)
+		}
+		for _, q := range []storage.Query{{Class: "sign-in"}, {Class: "sign-in", Action: e.Action}, {}, {Class: "none"}} {
+			storagetest.SameCounts(t, s, model, q)
+			got, err := s.List(t.Context(), q)
+			want, _ := model.List(t.Context(), q)
+			if err != nil || got.Total != want.Total || len(got.Entries) != len(want.Entries) {
+				t.Errorf("%+v: %d entries, total %d, want %d: %v", q, len(got.Entries), got.Total, want.Total, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

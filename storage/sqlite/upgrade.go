@@ -6,16 +6,26 @@ import (
 	"fmt"
 )
 
-// addColumns gives the entries of a database that an earlier version made the
-// columns that schema.sql has had since, so that the rest of it can be applied. A
-// new database has no entries table yet, and nothing to add.
-func addColumns(ctx context.Context, tx *sql.Tx, table string) error {
-	var columns, identifiers int
-	err := tx.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(name = 'identifier_hash'), 0) FROM pragma_table_info(?)`, table+"_entries").
-		Scan(&columns, &identifiers)
-	if err != nil || columns == 0 || identifiers > 0 {
-		return err
+// upgrade gives a database that an earlier version made what schema.sql has had since, so
+// that the rest of it can be applied. A new database has no tables yet, and nothing to add.
+func upgrade(ctx context.Context, tx *sql.Tx, table string) error {
+	for _, step := range []struct{ table, column, sql string }{
+		{"entries", "identifier_hash", `ALTER TABLE "%[1]s_entries" ADD COLUMN identifier_hash INTEGER`},
+		// One action may have several classes now. The view names the table: schema.sql
+		// makes it anew.
+		{"texts", "class", `DROP VIEW IF EXISTS "%[1]s"; ALTER TABLE "%[1]s_texts" RENAME TO "%[1]s_texts_1";
+			CREATE TABLE "%[1]s_texts" (code INTEGER PRIMARY KEY, text TEXT NOT NULL, class TEXT);
+			INSERT INTO "%[1]s_texts" (code, text) SELECT code, text FROM "%[1]s_texts_1"; DROP TABLE "%[1]s_texts_1"`},
+	} {
+		var columns, there int
+		err := tx.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(name = ?), 0) FROM pragma_table_info(?)`, step.column, table+"_"+step.table).
+			Scan(&columns, &there)
+		if err == nil && columns > 0 && there == 0 {
+			_, err = tx.ExecContext(ctx, fmt.Sprintf(step.sql, table))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`ALTER TABLE "%s_entries" ADD COLUMN identifier_hash INTEGER`, table))
-	return err
+	return nil
 }

@@ -38,8 +38,10 @@ type job struct {
 	// checkpoint moves the rest of the log into the database, before the
 	// transaction.
 	checkpoint bool
-	queued     time.Time // when it came into the writer's queue
-	done       chan error
+	// then is called after the commit, before anything else is done.
+	then   func()
+	queued time.Time // when it came into the writer's queue
+	done   chan error
 }
 
 // writer is the goroutine that owns the write connection.
@@ -55,10 +57,14 @@ type writer struct {
 	idle    chan *job
 	quit    chan struct{} // closed by close: no more jobs
 	stopped chan struct{} // closed by run when the queue is empty and done
-	texts   *lru.Cache[string, int64]
+	texts   *lru.Cache[text, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
 	commits atomic.Uint64      // transactions so far: nothing new, nothing to move
 	guard   guard
+	// changes are those of the transaction under way, which counts hears of when it is
+	// committed.
+	changes changes
+	counts  *counts
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -73,12 +79,12 @@ type writer struct {
 	used map[int64]struct{}
 }
 
-func newWriter(ctx context.Context, db *sql.DB, table string) (*writer, error) {
-	texts, err := lru.New[string, int64](maxTexts)
+func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts) (*writer, error) {
+	texts, err := lru.New[text, int64](maxTexts)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts}
+	w := &writer{queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
@@ -257,9 +263,14 @@ func (w *writer) transact(batch []*job) error {
 	}
 	if err != nil {
 		w.texts.Purge() // codes made in this transaction are gone
+		clear(w.changes.n)
 		return err
 	}
 	w.commits.Add(1)
+	w.changes.tell(w.counts)
+	if then := batch[0].then; then != nil {
+		then()
+	}
 	return nil
 }
 
@@ -274,8 +285,13 @@ func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
 	}
 	var version int64
 	if err = tx.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err == nil {
-		w.notice(version)
+		err = w.notice(version)
+	}
+	if err == nil {
 		err = do(ctx, tx)
+	}
+	if err == nil {
+		err = w.changes.save(w.link)
 	}
 	if err == nil {
 		err = tx.Commit()
@@ -287,13 +303,20 @@ func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
 }
 
 // notice hears the version of the database at the start of a transaction. If another
-// process has written since the last one, the codes that are remembered may not be true
-// any more.
-func (w *writer) notice(version int64) {
+// process has written since the last one, what is remembered of texts and counts may not
+// be true any more.
+func (w *writer) notice(version int64) error {
 	if version != w.version {
-		w.version = version
+		w.version, w.changes.known = version, false
 		w.texts.Purge()
+		w.counts.distrust()
 	}
+	if w.changes.known {
+		return nil
+	}
+	upto, there, err := w.link.upto.number()
+	w.changes.upto, w.changes.known = upto, there && err == nil
+	return err
 }
 
 // watchTexts begins to note which texts are used, and returns the version of the

@@ -1,0 +1,468 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	// openHours is how many hours besides the current one stay in memory: entries are
+	// completed in them, and each change of an hour in the table costs a page.
+	openHours = 1
+	// saveHours and saveRows bound what one transaction moves into the table.
+	saveHours = 24 * 7
+	saveRows  = 200
+	// maxGroups bounds the groups in memory. Users may invent actions; beyond it there are
+	// no exact totals.
+	maxGroups = 1 << 16
+	// countEvery is how often the background looks whether there is something to do.
+	countEvery = 10 * time.Second
+)
+
+const hour = time.Hour / time.Millisecond
+
+// hourOf is the hour of a sort key, since 1970.
+func hourOf(key int64) int64 { return storage.KeyTime(key).UnixMilli() / int64(hour) }
+
+// hourKey is the lowest sort key of an hour.
+func hourKey(h int64) int64 { return storage.TimeKey(time.UnixMilli(h * int64(hour))) }
+
+// group is what entries are counted by; kind is the code of an action.
+type group struct {
+	kind             int64
+	status, severity int8
+}
+
+type hourGroup struct {
+	hour int64
+	group
+}
+
+// counts knows how many entries there are of each group, exactly: all in all, and in each
+// hour that is not in the table yet. The table has the hours before upto, and changes in
+// the transaction that changes their entries; the writer tells counts of the others when
+// it has committed, before it answers. So counting costs a transaction nothing.
+//
+// After an Open, and after another process has written (which is noticed within countEvery),
+// the memory is filled anew in the background. Until then ready is false, and totals are
+// counted up to storage.MaxTotal.
+type counts struct {
+	// tending is held by tendCounts: one at a time.
+	tending sync.Mutex
+	// mu protects the fields below.
+	mu    sync.RWMutex
+	ready bool
+	// epoch changes whenever the memory stops being true.
+	epoch int
+	// legacy is true if some entries may be of an action whose class is not known.
+	legacy bool
+	upto   int64
+	hours  map[hourGroup]int // from upto on
+	totals map[group]int
+}
+
+// reset begins anew: what is applied from now on is to be added to what is in the database.
+// It returns the epoch that begins.
+func (c *counts) reset(upto int64) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ready, c.upto = false, upto
+	c.epoch++
+	c.hours, c.totals = map[hourGroup]int{}, map[group]int{}
+	return c.epoch
+}
+
+// distrust says that the memory is not true any more.
+func (c *counts) distrust() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ready = false
+	c.epoch++
+}
+
+// add counts n entries more; c.mu is held.
+func (c *counts) add(at hourGroup, n int) {
+	if c.totals == nil {
+		return // nobody has asked yet
+	}
+	bump(c.totals, at.group, n)
+	if at.hour >= c.upto {
+		bump(c.hours, at, n)
+	}
+	if len(c.totals) > maxGroups {
+		c.ready = false
+	}
+}
+
+func bump[K comparable](m map[K]int, key K, n int) {
+	if n += m[key]; n == 0 {
+		delete(m, key)
+	} else {
+		m[key] = n
+	}
+}
+
+// changes are those of one transaction. Only the writer's goroutine uses them.
+type changes struct {
+	upto  int64 // of the table; known is false when it has to be read
+	known bool
+	n     map[hourGroup]int
+}
+
+func (c *changes) add(hour int64, g group, n int) {
+	if c.n == nil {
+		c.n = map[hourGroup]int{}
+	}
+	bump(c.n, hourGroup{hour, g}, n)
+}
+
+// save changes the table, in the transaction, where the hours in it are concerned.
+func (c *changes) save(l *link) error {
+	for at, n := range c.n {
+		if at.hour >= c.upto {
+			continue
+		}
+		args := at.args(int64(n))
+		if _, err := l.count.exec(args...); err != nil {
+			return err
+		}
+		if n > 0 {
+			continue
+		}
+		if _, err := l.forget.exec(args[:4]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h hourGroup) args(n int64) []driver.NamedValue {
+	args := make([]driver.NamedValue, 0, 5)
+	for i, v := range []int64{h.hour, h.kind, int64(h.status), int64(h.severity), n} {
+		args = append(args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return args
+}
+
+// tell counts what a transaction has committed.
+func (c *changes) tell(to *counts) {
+	if len(c.n) == 0 {
+		return
+	}
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	for at, n := range c.n {
+		to.add(at, n)
+	}
+	clear(c.n)
+}
+
+// readLegacy looks whether there may be entries of an earlier version.
+func (s *Store) readLegacy(ctx context.Context) error {
+	return s.read.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy FROM "%s_counted"`, s.table)).Scan(&s.counts.legacy)
+}
+
+// startCounting runs keepCounts in the background.
+func (s *Store) startCounting() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	s.stopCounting = func() { cancel(); <-done }
+	go func() {
+		defer close(done)
+		s.keepCounts(ctx)
+	}()
+}
+
+// keepCounts fills the memory, and moves its hours into the table when they are over,
+// until ctx ends.
+func (s *Store) keepCounts(ctx context.Context) {
+	tick := time.NewTicker(countEvery)
+	defer tick.Stop()
+	for {
+		if err := s.tendCounts(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrClosed) {
+			s.log.Warn("the audit log's entries could not be counted; totals above 10000 are not exact until they are", "path", s.path, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Store) tendCounts(ctx context.Context) error {
+	s.counts.tending.Lock()
+	defer s.counts.tending.Unlock()
+	// A transaction that does nothing: the writer notices if another process has written.
+	if err := s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error { return nil }}); err != nil {
+		return err
+	}
+	s.counts.mu.RLock()
+	ready, groups := s.counts.ready, len(s.counts.totals)
+	s.counts.mu.RUnlock()
+	if !ready && groups <= maxGroups {
+		if err := s.fillCounts(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		if more, err := s.saveCounts(ctx); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// fillCounts reads the database as it is at one moment between two transactions of the
+// writer, from which on the writer tells what it changes.
+func (s *Store) fillCounts(ctx context.Context) error {
+	if err := s.verify(); err != nil { // a connection that is opened now could be to another file
+		return err
+	}
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var upto int64
+	var epoch int
+	err = s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+		if err := tx.QueryRowContext(ctx, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
+			return err
+		}
+		epoch = s.counts.reset(upto)
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	found := map[hourGroup]int{}
+	if err := s.readCounts(ctx, tx, upto, found); err != nil {
+		return err
+	}
+	legacy, err := s.legacy(ctx, tx)
+	if err != nil {
+		return err
+	}
+	s.counts.fill(epoch, found, legacy)
+	return nil
+}
+
+// fill adds what was found at the beginning of an epoch.
+func (c *counts) fill(epoch int, found map[hourGroup]int, legacy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch != epoch {
+		return // somebody else has written meanwhile
+	}
+	for at, n := range found {
+		c.add(at, n)
+	}
+	c.legacy, c.ready = legacy, len(c.totals) <= maxGroups
+}
+
+// legacy says whether entries of an earlier version are still there.
+func (s *Store) legacy(ctx context.Context, q querier) (found bool, err error) {
+	if !s.counts.old() {
+		return false, nil
+	}
+	err = q.QueryRowContext(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT 1 FROM "%[1]s_texts" WHERE class IS NULL AND
+		EXISTS (SELECT 1 FROM "%[1]s_entries" WHERE action = code))`, s.table)).Scan(&found)
+	return found, err
+}
+
+// querier is a connection to read from.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// readCounts adds up what the table has before upto, under hour -1, and counts the entries
+// from there on, a part at a time.
+func (s *Store) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int) error {
+	_, err := eachGroup(ctx, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
+		GROUP BY kind, status, severity`, s.table), upto)
+	if err != nil {
+		return err
+	}
+	query := fmt.Sprintf(`SELECT (key >> 20) / %d AS hour, action, status, severity, count(*), max(key) FROM
+		(SELECT key, action, status, severity FROM "%s_entries" WHERE key > ? ORDER BY key LIMIT %d) GROUP BY 1, 2, 3, 4`, hour, s.table, scanRows)
+	for last := hourKey(upto) - 1; ; {
+		end, err := eachGroup(ctx, q, into, query, last)
+		if err != nil || end <= last {
+			return err
+		}
+		last = end
+		if len(into) > maxGroups*openHours*4 {
+			return errors.New("too many actions")
+		}
+	}
+}
+
+// eachGroup adds the rows of a query (hour, kind, status, severity, number, key) to into,
+// and returns the highest key.
+func eachGroup(ctx context.Context, q querier, into map[hourGroup]int, query string, args ...any) (int64, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }()
+	highest := int64(-1)
+	for rows.Next() {
+		var at hourGroup
+		var n int
+		var key int64
+		if err := rows.Scan(&at.hour, &at.kind, &at.status, &at.severity, &n, &key); err != nil {
+			return 0, err
+		}
+		into[at] += n
+		highest = max(highest, key)
+	}
+	return highest, rows.Err()
+}
+
+// saveCounts moves the oldest hours that are over from the memory into the table. more is
+// true if there may be others.
+func (s *Store) saveCounts(ctx context.Context) (more bool, err error) {
+	end := time.Now().UnixMilli()/int64(hour) - openHours
+	if _, next, _ := s.counts.over(end); next == 0 {
+		return false, nil
+	}
+	var moved int64
+	j := &job{durability: storage.Commit}
+	j.do = func(ctx context.Context, tx *sql.Tx) error {
+		rows, next, upto := s.counts.over(end)
+		if next == 0 || upto != s.writer.changes.upto {
+			return nil
+		}
+		for at, n := range rows {
+			if _, err := s.writer.link.count.exec(at.args(int64(n))...); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE "%s_counted" SET hour = ?`, s.table), next)
+		moved = next
+		return err
+	}
+	j.then = func() {
+		if moved > 0 {
+			s.writer.changes.upto = moved
+			s.counts.saved(moved)
+		}
+	}
+	err = s.writer.submitIdle(ctx, j)
+	return err == nil && moved > 0, err
+}
+
+// over returns some of the hours before end, the hour up to which they are all, 0 if there
+// are none, and the hour before which all are in the table.
+func (c *counts) over(end int64) (found map[hourGroup]int, next, upto int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.ready {
+		return nil, 0, c.upto
+	}
+	byHour, first := map[int64]int{}, end
+	for at := range c.hours {
+		byHour[at.hour]++
+		first = min(first, at.hour)
+	}
+	if first >= end {
+		return nil, 0, c.upto
+	}
+	rows := 0
+	for next = first; next < end && next < first+saveHours && (rows == 0 || rows+byHour[next] <= saveRows); next++ {
+		rows += byHour[next]
+	}
+	found = make(map[hourGroup]int, rows)
+	for at, n := range c.hours {
+		if at.hour < next {
+			found[at] = n
+		}
+	}
+	return found, next, c.upto
+}
+
+// saved forgets the hours before upto: the table has them.
+func (c *counts) saved(upto int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.upto = upto
+	for at := range c.hours {
+		if at.hour < upto {
+			delete(c.hours, at)
+		}
+	}
+}
+
+// scope is what is asked of counts: groups in a span of time.
+type scope struct {
+	kinds            []int64 // nil for any
+	status, severity int8    // -1 for any
+	from, to         int64   // hours, to exclusive
+}
+
+func (o *scope) holds(g group) bool {
+	if o.status >= 0 && g.status != o.status || o.severity >= 0 && g.severity != o.severity {
+		return false
+	}
+	if o.kinds == nil {
+		return true
+	}
+	for _, k := range o.kinds {
+		if k == g.kind {
+			return true
+		}
+	}
+	return false
+}
+
+// where is the same for the table, without the time.
+func (o *scope) where() (string, []any) {
+	terms, args := []string{"1"}, []any(nil)
+	if o.kinds != nil {
+		terms = append(terms, "kind IN (0"+strings.Repeat(",?", len(o.kinds))+")")
+		for _, k := range o.kinds {
+			args = append(args, k)
+		}
+	}
+	if o.status >= 0 {
+		terms, args = append(terms, "status = ?"), append(args, o.status)
+	}
+	if o.severity >= 0 {
+		terms, args = append(terms, "severity = ?"), append(args, o.severity)
+	}
+	return strings.Join(terms, " AND "), args
+}
+
+// remember returns what the memory has of a scope, and the hour from which on it has it.
+// Without a span it is everything, under hour -1.
+func (c *counts) remember(o *scope, span bool) (found map[hourGroup]int, upto int64, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.ready {
+		return nil, 0, false
+	}
+	found = map[hourGroup]int{}
+	if !span {
+		for g, n := range c.totals {
+			if o.holds(g) {
+				found[hourGroup{-1, g}] = n
+			}
+		}
+		return found, 0, true
+	}
+	for at, n := range c.hours {
+		if at.hour >= o.from && at.hour < o.to && o.holds(at.group) {
+			found[at] = n
+		}
+	}
+	return found, c.upto, true
+}

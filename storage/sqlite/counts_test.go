@@ -1,0 +1,147 @@
+package sqlite_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
+)
+
+// TestCountsAreExact writes, completes, prunes, closes, opens, and writes from elsewhere,
+// and looks whether totals, histograms and tallies are those of the entries.
+func TestCountsAreExact(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s, other, model := open(t, path), open(t, path), memory.New(1<<20)
+	rng := rand.New(rand.NewPCG(3, 4))
+	now := time.Now()
+	var written []storage.Entry
+	write := func(to *sqlite.Store) {
+		batch := make([]storage.Entry, 1+rng.IntN(20))
+		for i := range batch {
+			batch[i] = randomEntry(rng, now)
+			if rng.IntN(4) == 0 && len(written) > 0 {
+				batch[i].ID = written[rng.IntN(len(written))].ID
+			}
+			written = append(written, batch[i])
+		}
+		for _, to := range []storage.Store{to, model} {
+			if err := to.Write(t.Context(), batch...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for round := range 60 {
+		write(s)
+		foreign := false
+		switch rng.IntN(6) {
+		case 0:
+			write(other)
+			foreign = true
+		case 1:
+			prune(t, now.Add(-time.Duration(rng.IntN(300))*time.Hour), s, model)
+		case 2:
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, path)
+		case 3:
+			sqlite.SaveCounts(t, s)
+		}
+		if foreign || round%2 == 0 {
+			sqlite.TendCounts(t, s) // what the background does
+		}
+		for range 10 {
+			q := randomSpan(rng, now)
+			storagetest.SameCounts(t, s, model, q)
+			got, err := s.List(t.Context(), q)
+			want, _ := model.List(t.Context(), q)
+			if err != nil || got.Total != want.Total {
+				t.Fatalf("round %d, %+v: total %d, want %d: %v", round, q, got.Total, want.Total, err)
+			}
+		}
+	}
+}
+
+func randomEntry(rng *rand.Rand, now time.Time) storage.Entry {
+	e := storagetest.Entry(0)
+	e.CreatedAt = now.Add(-time.Duration(rng.IntN(10*24*3600*1000)) * time.Millisecond)
+	if rng.IntN(2) == 0 {
+		e.CreatedAt = now.Add(-time.Duration(rng.IntN(5*3600*1000)) * time.Millisecond)
+	}
+	e.Action, e.Status, e.Severity = fmt.Sprint("action-", rng.IntN(4)), storage.StatusOf(rng.IntN(4)), severity.Level(rng.IntN(4))
+	e.Metadata = fmt.Appendf(nil, `{"class":"class-%d"}`, rng.IntN(2))
+	e.Sanitize()
+	return e
+}
+
+func randomSpan(rng *rand.Rand, now time.Time) (q storage.Query) {
+	if rng.IntN(2) == 0 {
+		q.From = now.Add(-time.Duration(rng.IntN(11*24*3600)) * time.Second)
+	}
+	if rng.IntN(2) == 0 {
+		q.To = now.Add(-time.Duration(rng.IntN(11*24*3600)) * time.Second)
+	}
+	if rng.IntN(2) == 0 {
+		q.Action = fmt.Sprint("action-", rng.IntN(5))
+	}
+	if rng.IntN(3) == 0 {
+		q.Class = fmt.Sprint("class-", rng.IntN(3))
+	}
+	if rng.IntN(3) == 0 {
+		q.Status = storage.StatusOf(rng.IntN(4))
+	}
+	if rng.IntN(3) == 0 {
+		level := severity.Level(rng.IntN(4))
+		q.Severity = &level
+	}
+	return q
+}
+
+func prune(t *testing.T, before time.Time, stores ...storage.Pruner) {
+	t.Helper()
+	for _, s := range stores {
+		for {
+			n, err := s.Prune(t.Context(), before, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+}
+
+// TestTotalsOfMoreThanTheCapAreExact also while nobody has counted yet: then they say that
+// they are capped.
+func TestTotalsOfMoreThanTheCapAreExact(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "audit.db"))
+	const entries = storage.MaxTotal + 1500
+	for n := 0; n < entries; n += 500 {
+		batch := make([]storage.Entry, 500)
+		for i := range batch {
+			batch[i] = storagetest.Entry(0)
+			batch[i].CreatedAt = time.Now()
+		}
+		if err := s.Write(t.Context(), batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sqlite.Distrust(s)
+	if page, err := s.List(t.Context(), storage.Query{}); err != nil || page.Total != storage.MaxTotal || !page.TotalIsCapped {
+		t.Errorf("uncounted: %d, capped %v, %v", page.Total, page.TotalIsCapped, err)
+	}
+	sqlite.TendCounts(t, s)
+	for _, q := range []storage.Query{{}, {Action: "sign-in:email"}, {Status: storage.Success}, {From: time.Now().Add(-48 * time.Hour)}} {
+		if page, err := s.List(t.Context(), q); err != nil || page.Total != entries || page.TotalIsCapped {
+			t.Errorf("%+v: %d, capped %v, %v", q, page.Total, page.TotalIsCapped, err)
+		}
+	}
+}
