@@ -38,8 +38,9 @@ func TestTenStoresStartAtOnce(t *testing.T) {
 	if page, err := s.List(t.Context(), storage.Query{}); err != nil || page.Total != 10 {
 		t.Errorf("%d entries, %v", page.Total, err)
 	}
-	if n := number(t, server.DSN(), `SELECT count(*) FROM "auditLog_schema"`); n != 1 {
-		t.Errorf("%d migrations", n)
+	// A migration that ran twice would have failed: its tables and columns were there.
+	if n := number(t, server.DSN(), `SELECT count(*) - max(version) FROM "auditLog_schema"`); n != 0 {
+		t.Errorf("%d migrations more than there are", n)
 	}
 }
 

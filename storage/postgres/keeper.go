@@ -213,6 +213,16 @@ func (k *Keeper) List(ctx context.Context, q storage.Query) (storage.Page, error
 	return ask(k, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
 }
 
+// Histogram implements storage.Aggregator.
+func (k *Keeper) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	return ask(k, func(s *Store) ([]storage.Bucket, error) { return s.Histogram(ctx, q, step) })
+}
+
+// Tally implements storage.Aggregator.
+func (k *Keeper) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	return ask(k, func(s *Store) ([]storage.Tally, error) { return s.Tally(ctx, q) })
+}
+
 // Get implements storage.Getter.
 func (k *Keeper) Get(ctx context.Context, id string) (storage.Entry, error) {
 	return ask(k, func(s *Store) (storage.Entry, error) { return s.Get(ctx, id) })

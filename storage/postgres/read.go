@@ -134,7 +134,7 @@ func askable(text string) bool { return utf8.ValidString(text) && !strings.Conta
 // indexes are found to fit.
 func filters(q *storage.Query) *run {
 	r := new(run)
-	for _, text := range []string{q.Action, q.Text} {
+	for _, text := range []string{q.Action, q.Class, q.IPAddress, q.Text} {
 		if !askable(text) {
 			r.add("false")
 			return r
@@ -142,6 +142,15 @@ func filters(q *storage.Query) *run {
 	}
 	if q.Action != "" {
 		r.add("action = ?", q.Action)
+	}
+	if q.Class != "" {
+		r.add("class = ?", q.Class)
+	}
+	if q.IPAddress != "" {
+		r.add("ip = ?", q.IPAddress)
+	}
+	if q.UserID == nil && q.IdentifierHash != "" {
+		r.add("identifier_hash = ?", storage.TextHash(q.IdentifierHash))
 	}
 	if q.Status != "" {
 		r.add(fmt.Sprintf("status = %d", q.Status.Code()))

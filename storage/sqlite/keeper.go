@@ -226,15 +226,28 @@ func (k *Keeper) Check(ctx context.Context) error {
 	return k.explain(err)
 }
 
-// look reads the schema, the oldest and the newest key. Only damage counts: others may
-// be reading so much that it does not come to it.
+// look reads the schema, the oldest and the newest key, from the file: the connection may
+// remember pages that are damaged there. Only damage counts: others may be reading so much
+// that it does not come to it.
 func (s *Store) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
+	conn, err := s.read.Conn(ctx)
+	if err != nil {
+		return onlyDamage(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.ExecContext(ctx, "PRAGMA shrink_memory"); err != nil {
+		return onlyDamage(err)
+	}
 	var objects int
 	var oldest, newest sql.NullInt64
 	query := fmt.Sprintf(`SELECT (SELECT count(*) FROM sqlite_schema), (SELECT min(key) FROM "%[1]s_entries"), (SELECT max(key) FROM "%[1]s_entries")`, s.table)
-	if err := s.read.QueryRowContext(ctx, query).Scan(&objects, &oldest, &newest); damaged(err) {
+	return onlyDamage(conn.QueryRowContext(ctx, query).Scan(&objects, &oldest, &newest))
+}
+
+func onlyDamage(err error) error {
+	if damaged(err) {
 		return err
 	}
 	return nil
