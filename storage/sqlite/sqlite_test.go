@@ -180,7 +180,10 @@ func TestListsUseIndexes(t *testing.T) {
 	}
 	defer func() { _ = db.Close() }()
 	user, nobody, high := "u", "", severity.High
-	for index, q := range map[string]storage.Query{"nobody": {UserID: &nobody}, "severe": {Severity: &high}} {
+	for index, q := range map[string]storage.Query{
+		"nobody": {UserID: &nobody}, "severe": {Severity: &high}, "address": {IPAddress: "a", Action: "a", Status: storage.Failed},
+		"identifier": {IdentifierHash: "h", IPAddress: "a", Severity: &high},
+	} {
 		if plan := sqlite.ExplainPage(t, path, db, q); !strings.Contains(plan, "auditLog_"+index) || strings.Contains(plan, "USE TEMP B-TREE") {
 			t.Errorf("%+v:\n%s", q, plan)
 		}
