@@ -264,6 +264,16 @@ func locksOn(t *testing.T, path string) int {
 	return strings.Count(string(locks), fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino))
 }
 
+// cpuTime is what this process has used of the processors.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // BenchmarkWrite measures durable entries with many callers waiting.
 func BenchmarkWrite(b *testing.B) {
 	for _, callers := range []int{1, 16, 64, 256} {
@@ -281,11 +291,13 @@ func BenchmarkWrite(b *testing.B) {
 				})
 			}
 			b.ReportAllocs()
+			began := cpuTime(b)
 			for i := range b.N {
 				work <- storagetest.Entry(i)
 			}
 			close(work)
 			wg.Wait()
+			b.ReportMetric(float64((cpuTime(b)-began).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
