@@ -375,7 +375,7 @@ func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string
 // panics are not caught: net/http and reverse_proxy use them to cut connections,
 // and the entry is made while they pass.
 func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
-	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestID: requestID(r), Asker: asker, AnswerOf: answerOf(r)})
+	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestIDOf: func() string { return requestID(r) }, Asker: asker, AnswerOf: answerOf(r)})
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil
@@ -404,7 +404,7 @@ func statusOf(err error) int {
 // clientIP is the client's address as Caddy trusts it, in its shortest form.
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	if addr, err := netip.ParseAddr(ip); err == nil {
+	if addr, err := netip.ParseAddr(ip); err == nil && !addr.Is4() { // one of IPv4 has one spelling
 		return addr.Unmap().WithZone("").String()
 	}
 	return ip

@@ -96,7 +96,7 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 		raw, _ = json.Marshal(m) // strings and numbers
 	}
 	e := storage.Entry{
-		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent, Metadata: raw, CreatedAt: x.began,
+		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent(), Metadata: raw, CreatedAt: x.created,
 		IdentifierHash: m.IdentifierHash,
 	}
 	if x.capture.IPAddress {
@@ -105,6 +105,14 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	e.Severity = x.severity(e.Action, outcome)
 	e.Sanitize()
 	return e
+}
+
+// userAgent is what the client says that it is, if it is captured.
+func (x *Exchange) userAgent() string {
+	if !x.capture.UserAgent || x.agent == "" {
+		return ""
+	}
+	return x.rec.agents.text(x.agent)
 }
 
 // class of the entry: what somebody does to another's account is an administrator's

@@ -29,10 +29,11 @@ type Exchange struct {
 	// What the request said, taken before anybody below could change it.
 	id          string
 	began       time.Time
+	created     time.Time // began, to the millisecond that id carries
 	method      string
 	requestURI  string // only when its path was ambiguous
 	query       string
-	userAgent   string
+	agent       string // the User-Agent as it was sent
 	contentType string
 	encoded     bool // the request's body has a content encoding
 	mistyped    bool // the server may see another Content-Type
@@ -43,6 +44,14 @@ type Exchange struct {
 	host        string
 	url         *url.URL // the request's, while the auth server is not recognised
 	ctx         context.Context
+
+	// quiet is true while the exchange is most likely no event, see Recorder.quiet; kept is
+	// what its entry would need.
+	quiet bool
+	kept  kept
+	// asked and seen are what the rules look at.
+	asked profile.Exchange
+	seen  profile.Answer
 
 	// actor is who acts, once known; resolved says that the auth server (or the
 	// intent's look-up) was asked.
@@ -60,6 +69,8 @@ type Exchange struct {
 	foreign bool
 	// copying is true when the answer's body is copied while it passes.
 	copying bool
+	// listed is true when Interrupt would find the exchange.
+	listed bool
 	// withheld is true when the client gets 503 instead of the answer.
 	withheld bool
 	// aborted is true when the handler panicked.
@@ -73,22 +84,22 @@ type Exchange struct {
 }
 
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
-	x := &Exchange{
-		rec: rec, match: m, facts: f, id: storage.NewID(), began: time.Now(), method: r.Method,
-		creds: rec.Sessions.credentialsOf(r.Header), ctx: r.Context(), query: r.URL.RawQuery, contentType: r.Header.Get("Content-Type"),
-		encoded: encoded(r.Header), mistyped: len(r.Header["Content-Type"]) > 1 || hopByHop(r.Header, "Content-Type"),
+	x := &Exchange{rec: rec, match: m, facts: f, began: time.Now(), method: r.Method, ctx: r.Context(), query: r.URL.RawQuery, quiet: rec.quiet(m)}
+	x.observer = exchange.New(w, r, x)
+	if x.quiet {
+		x.keep(r.Header)
+		return x
 	}
+	x.id, x.created = storage.NewTimedID(x.began)
+	x.takeRequest(r.Header)
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)
 		x.match = rec.Profile.Refine(m, &profile.Exchange{Answer: &profile.Answer{Query: x.query}, Method: x.method, Path: m.Path, SentHeader: x.sent})
+		x.capture = rec.capture(x.match.Route)
 	}
 	if rec.Recognize != nil {
 		u := *r.URL // handlers below may rewrite it
 		x.url, x.host, x.sent = &u, r.Host, sentHeader(r.Header)
-	}
-	x.capture = rec.capture(m.Route)
-	if x.capture.UserAgent {
-		x.userAgent = rec.Redactor.Text(storage.Clean(r.Header.Get("User-Agent"), storage.MaxUserAgent))
 	}
 	if len(rec.Hooks) > 0 {
 		x.request = RequestFacts{Method: r.Method, Path: m.Path, Host: r.Host, ClientIP: f.ClientIP, Header: r.Header.Clone()}
@@ -99,8 +110,19 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody || rec.Recognize != nil {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
 	}
-	x.observer = exchange.New(w, r, x)
 	return x
+}
+
+// takeRequest takes what an entry needs of the request's header.
+func (x *Exchange) takeRequest(h http.Header) {
+	x.creds = x.rec.Sessions.credentialsOf(h)
+	x.contentType = h.Get("Content-Type")
+	x.encoded, x.mistyped = encoded(h), len(h["Content-Type"]) > 1 || hopByHop(h, "Content-Type")
+	x.capture = x.rec.capture(x.match.Route)
+	x.agent = h.Get("User-Agent")
+	if x.facts.RequestIDOf != nil {
+		x.facts.RequestID = x.facts.RequestIDOf()
+	}
 }
 
 // encoded says whether a request's body has a content encoding: some servers undo it.
@@ -157,7 +179,9 @@ func (x *Exchange) Commit(*exchange.Observer) error {
 // ErrRefused when the answer, none of which was sent yet, must be a 503.
 func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
 	defer x.release()
-	defer x.rec.Writer.underWay.remove(x)
+	if x.listed {
+		defer x.rec.Writer.underWay.remove(x)
+	}
 	x.aborted = panicked
 	status := http.StatusOK
 	if err != nil {
@@ -198,6 +222,12 @@ func (x *Exchange) complete() (err error) {
 }
 
 func (x *Exchange) completeNow() error {
+	if x.quiet {
+		if x.uneventful() {
+			return nil
+		}
+		x.wake()
+	}
 	answer := x.observed()
 	if x.rec.Recognize != nil && !x.recognize(answer) {
 		return nil
@@ -267,8 +297,8 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 
 // answer is what the profile's rules look at.
 func (x *Exchange) answer() *profile.Answer {
-	a := &profile.Answer{Status: x.observer.Status(), Header: x.observer.Header()}
-	a.Query = x.query
+	a := &x.seen
+	*a = profile.Answer{Status: x.observer.Status(), Header: x.observer.Header(), Query: x.query}
 	body, complete := x.observer.Body()
 	if complete {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
@@ -311,10 +341,11 @@ func (x *Exchange) observed() *profile.Exchange {
 	if sent == nil && x.creds.cookie != "" {
 		sent = http.Header{"Cookie": {x.creds.cookie}} // addresses to be sent back to may stand there
 	}
-	return &profile.Exchange{
+	x.asked = profile.Exchange{
 		Answer: x.answer(), Method: x.method, Path: x.match.Path, Route: x.match.Route, SentHeader: sent,
 		Sent: body.Bytes, SentType: x.contentType, SentUnseen: body.Truncated || (x.encoded || x.mistyped) && body.Seen > 0,
 	}
+	return &x.asked
 }
 
 // isEvent says whether the exchange is to be recorded at all.

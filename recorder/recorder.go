@@ -108,6 +108,7 @@ type RouteOptions struct {
 type Recorder struct {
 	Options
 	hookFailures atomic.Uint64
+	agents       agents
 }
 
 // ErrRefused says that a request must be answered with 503, because its entry
@@ -128,7 +129,7 @@ func New(o Options) (*Recorder, error) {
 	if o.Sessions.Metrics != o.Writer.Metrics { // another Recorder may be using them
 		o.Sessions.Metrics = o.Writer.Metrics
 	}
-	return &Recorder{Options: o}, nil
+	return &Recorder{Options: o, agents: agents{redactor: o.Redactor}}, nil
 }
 
 // DefaultMaxMetadata is the plugin's limit of an entry's metadata.
@@ -161,6 +162,9 @@ type Facts struct {
 	ClientIP string
 	// RequestID to find the exchange in other logs.
 	RequestID string
+	// RequestIDOf returns the RequestID instead, if it is not nil. It is called once at most,
+	// by the goroutine that serves the request or writes its answer.
+	RequestIDOf func() string
 	// Asker reaches the auth server.
 	Asker Asker
 	// AnswerOf returns the status that the auth server itself has answered, 0 while it
@@ -213,7 +217,8 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		rec.Writer.Metrics.UnknownRoute()
 	}
 	x, err := rec.begin(w, r, m, f)
-	if err == nil {
+	if err == nil && !x.quiet {
+		x.listed = true
 		rec.Writer.underWay.add(x)
 	}
 	return x, err

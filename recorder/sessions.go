@@ -74,6 +74,7 @@ type Sessions struct {
 	Metrics *Metrics
 
 	profile  *profile.Profile
+	kept     []string   // names of the header fields that an entry may need, see kept
 	macs     *sync.Pool // of hash.Hash, keyed
 	owners   *lru.Cache[credential, Session]
 	flows    *flows
@@ -113,7 +114,7 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 		return nil, err
 	}
 	macs := sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}
-	return &Sessions{profile: p, macs: &macs, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
+	return &Sessions{profile: p, kept: keptOf(p), macs: &macs, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
 }
 
 func (s *Sessions) hash(domain string, values ...string) credential {

@@ -121,6 +121,21 @@ func NewID() string {
 	return id.String()
 }
 
+// NewTimedID returns a fresh UUIDv7 and the time that it carries, if that is now: an entry
+// that has both is in its place also among those of the same millisecond, see Entry.SortKey.
+// After a clock was set back it is not, for ids only grow. It is safe for concurrent use.
+func NewTimedID(now time.Time) (string, time.Time) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return NewID(), now
+	}
+	at := time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) //nolint:gosec // 48 bits
+	if d := at.Sub(now); d < -time.Millisecond || d > time.Millisecond {
+		at = now
+	}
+	return id.String(), at.UTC()
+}
+
 // TimeLayout is ISO 8601 as JavaScript's Date.toISOString prints it, which is
 // what the plugin's clients parse.
 const TimeLayout = "2006-01-02T15:04:05.000Z"
