@@ -219,9 +219,19 @@ func checkWords(routes []*Route) error {
 }
 
 // together notes that routes may be told apart only when bodies are known: until
-// then each needs what any of them needs.
+// then each needs what any of them needs. A route that is the only one of its method is
+// known at once.
 func together(group []*Route) {
-	if len(group) < 2 {
+	alone := func(r *Route) bool {
+		return len(r.when) == 0 && !slices.ContainsFunc(group, func(o *Route) bool { return o != r && (o.takes(r.Method) || r.takes(o.Method)) })
+	}
+	var rivals []*Route
+	for _, r := range group {
+		if len(r.Words) > 0 || !alone(r) {
+			rivals = append(rivals, r)
+		}
+	}
+	if group = rivals; len(group) < 2 {
 		return
 	}
 	var body, html, request, headers, addresses bool

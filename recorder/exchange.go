@@ -84,7 +84,7 @@ type Exchange struct {
 }
 
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
-	x := &Exchange{rec: rec, match: m, facts: f, began: time.Now(), method: r.Method, ctx: r.Context(), query: r.URL.RawQuery, quiet: rec.quiet(m)}
+	x := &Exchange{rec: rec, match: m, facts: f, began: time.Now(), method: r.Method, ctx: r.Context(), query: r.URL.RawQuery, quiet: rec.quiet(m, r)}
 	x.observer = exchange.New(w, r, x)
 	if x.quiet {
 		x.keep(r.Header)

@@ -35,12 +35,12 @@ func keptOf(p *profile.Profile) []string {
 // quiet says whether a request is most likely no event, and the answer's head alone can
 // show that it is one: a session check or a list that succeeds. Such exchanges are the
 // most frequent of all; what their entry would need is not found out unless there is one.
-func (rec *Recorder) quiet(m profile.Match) bool {
+func (rec *Recorder) quiet(m profile.Match, r *http.Request) bool {
 	route := m.Route
 	return route.Record == profile.Failures && route.Timing != profile.Before && route.Known() && m.Method && !m.Ambiguous && !m.Doubtful &&
 		rec.Recognize == nil && len(rec.Hooks) == 0 && len(rec.Sessions.kept) <= maxKept && !rec.capture(route).RequestBody &&
-		!route.Deferred() && len(route.Flow) == 0 && !route.NeedsBody() && !route.NeedsPage() && !route.NeedsAddresses() &&
-		!route.NeedsRequestHeader() && !route.NeedsRequestBody()
+		!route.Deferred() && len(route.Flow) == 0 && !route.NeedsBody() && !route.NeedsPage() &&
+		(r.ContentLength == 0 || !route.NeedsAddresses()) && !route.NeedsRequestHeader() && !route.NeedsRequestBody()
 }
 
 // keep takes what wake needs.
