@@ -131,6 +131,12 @@ func (g *killGate) atRandom(t *testing.T, kills int) {
 					time.AfterFunc(rand.N(200*time.Millisecond), p.kill)
 				})
 			})
+			first.Do(func() { // the clients have given up
+				if !early {
+					t.Error("a Caddy that listens has answered nobody")
+				}
+				p.kill()
+			})
 		} else if !early {
 			t.Error("a start failed on what a kill has left")
 		}

@@ -28,13 +28,20 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
+// ports are those that FreePort has given.
+var ports sync.Map
+
 // FreePort returns a loopback port that nobody listens on right now. It lies below
 // the ports that the kernel gives to outgoing connections, so that none of those
-// takes it while a Caddy that was killed starts again.
+// takes it while a Caddy that was killed starts again. It gives none twice: Caddy shares
+// ports, so that one which nobody listens on for a moment would lead to two of them.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := 10000 + rand.IntN(20000)
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()
