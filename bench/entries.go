@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -66,17 +67,24 @@ func (s *source) next() storage.Entry {
 	code := 200
 	if s.rand.IntN(12) == 0 {
 		e.Status, e.Severity, e.UserID, code = storage.Failed, severity.Medium, "", 401
-		e.IdentifierHash = fmt.Sprintf("%032x", s.rand.IntN(users))
-	}
-	identifier := ""
-	if e.IdentifierHash != "" {
-		identifier = fmt.Sprintf(`,"identifierHash":%q`, e.IdentifierHash)
+		e.IdentifierHash = fmt.Sprintf("hmac-sha256:6da8786a:%022d", s.rand.IntN(users))
 	}
 	e.IPAddress = fmt.Sprintf("203.0.%d.%d", s.rand.IntN(256), s.rand.IntN(256))
-	e.Metadata = json.RawMessage(fmt.Sprintf(`{"requestId":%q,"method":"POST","path":"/api/auth/%s","statusCode":%d,"durationMs":%d,"class":"sign-in","source":"proxy"%s}`,
-		storage.NewID(), e.Action, code, s.rand.IntN(300), identifier))
+	e.Metadata = s.metadata(e.Action, code, e.IdentifierHash)
 	e.Sanitize()
 	return e
+}
+
+// metadata is what the recorder writes of an exchange.
+func (s *source) metadata(action string, code int, identifierHash string) json.RawMessage {
+	class, _, _ := strings.Cut(action, ":")
+	failure := ""
+	if identifierHash != "" {
+		failure = fmt.Sprintf(`"error":{"status":"UNAUTHORIZED","code":"INVALID_EMAIL_OR_PASSWORD","message":"Invalid email or password"},`+
+			`"identifier":"a***@example.com","identifierHash":%q,`, identifierHash)
+	}
+	return fmt.Appendf(nil, `{"requestId":%q,"method":"POST","statusCode":%d,"durationMs":%.3f,"class":%q,%s"source":"proxy"}`,
+		storage.NewID(), code, s.rand.Float64()*300, class, failure)
 }
 
 func entriesCommand() *cobra.Command {

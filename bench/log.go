@@ -84,6 +84,10 @@ func queries(n int) []query {
 		{"an action, failed, a day", from(storage.Query{Action: "sign-in:email", Status: storage.Failed}, 24*time.Hour)},
 		{"nobody", storage.Query{UserID: new(string)}},
 		{"high", storage.Query{Severity: new(severity.High)}},
+		{"a class (half of all)", storage.Query{Class: "sign-in"}},
+		{"a rare class", storage.Query{Class: "admin"}},
+		{"an address", storage.Query{IPAddress: "203.0.47.11"}},
+		{"an identifier", storage.Query{IdentifierHash: fmt.Sprintf("hmac-sha256:6da8786a:%022d", 4711)}},
 		{"a day", from(storage.Query{}, 24*time.Hour)},
 		{"success, a week", from(storage.Query{Status: storage.Success}, 7*24*time.Hour)},
 	}

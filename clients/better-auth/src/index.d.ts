@@ -62,7 +62,7 @@ export interface AuditLogFilters {
 /** One page of a list, newest first. */
 export interface AuditLogPage {
 	entries: AuditLogEntry[];
-	/** How many entries fit the filters, counted to 10,000. */
+	/** How many entries fit the filters: exactly, or up to 10,000 where each would have to be looked at. */
 	total: number;
 	/** True when there are more than `total`. */
 	totalIsCapped?: true;
