@@ -39,8 +39,14 @@ func readLog(ctx context.Context, w io.Writer, o options, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
 	took := time.Since(began)
+	if err := s.Close(); err != nil { // so that all is in the database, and nothing in its log
+		return err
+	}
+	if s, err = sqlite.Open(ctx, sqlite.Options{Path: filepath.Join(dir, "audit.db")}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	size, err := s.Size(ctx)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ func (c *counts) old() bool {
 	return c.legacy
 }
 
-// many says whether at least one entry in a hundred is of one of the kinds.
+// many says whether at least one entry in twenty is of one of the kinds.
 func (c *counts) many(kinds []int64) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -37,7 +37,7 @@ func (c *counts) many(kinds []int64) bool {
 			found += n
 		}
 	}
-	return found > 0 && found >= all/100
+	return found > 0 && found >= all/20
 }
 
 // countable says whether counts can tell what a query selects: it looks at nothing but

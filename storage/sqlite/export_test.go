@@ -96,3 +96,11 @@ func SaveCounts(t *testing.T, s *Store) {
 
 // Distrust has the counts forgotten.
 func Distrust(s *Store) { s.counts.distrust() }
+
+// Confuse gives all entries the hash of one user, as if somebody had found ids that have it.
+func Confuse(t *testing.T, s *Store, userID string) {
+	t.Helper()
+	if _, err := s.exec(t.Context(), `UPDATE "auditLog_entries" SET user_hash = ? WHERE user_hash IS NOT NULL`, storage.TextHash(userID)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -47,6 +47,20 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 		return page, err
 	}
 	page.Total = total
+	found, err := s.pageOf(ctx, page, q, k)
+	if err == nil && foreign(&q, found.Entries) {
+		k.alike = true
+		return s.pageOf(ctx, page, q, k)
+	}
+	return found, err
+}
+
+// foreign says whether some entries are another user's.
+func foreign(q *storage.Query, entries []storage.Entry) bool {
+	return q.UserID != nil && *q.UserID != "" && slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.UserID != "" && e.UserID != *q.UserID })
+}
+
+func (s *Store) pageOf(ctx context.Context, page storage.Page, q storage.Query, k kinds) (storage.Page, error) {
 	runs := s.runs(&q, k)
 	if q.Cursor != "" {
 		key, err := storage.DecodeCursor(q.Cursor)
@@ -106,6 +120,10 @@ type kinds struct {
 	// legacy are those of entries whose own metadata has to say the class.
 	legacy []int64
 	class  string
+	// alike is true when users have one hash: then their ids are compared. The index has
+	// the hashes only, and hashes of 64 bits are as good as ids but for those that somebody
+	// has looked for. Counts always go by the hash.
+	alike bool
 	// many is true when so many entries are of them that a page of them is found soonest
 	// by walking through all.
 	many bool
@@ -164,7 +182,10 @@ func (s *Store) runs(q *storage.Query, k kinds) []run {
 	case *q.UserID == "":
 		return []run{k.filter(all.with("user_hash IS NULL"))}
 	}
-	own := k.filter(all.with("user_hash = ? AND user_id = ?", storage.TextHash(*q.UserID), *q.UserID))
+	own := k.filter(all.with("user_hash = ?", storage.TextHash(*q.UserID)))
+	if k.alike {
+		own = own.with("user_id = ?", *q.UserID)
+	}
 	if !q.Widened() {
 		return []run{own}
 	}

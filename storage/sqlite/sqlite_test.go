@@ -302,6 +302,34 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// TestUsersWithOneHashAreToldApart: nobody sees another's entries.
+func TestUsersWithOneHashAreToldApart(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "audit.db"))
+	for i := range 90 {
+		if err := s.Write(t.Context(), storagetest.Entry(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	user := "user-1"
+	sqlite.Confuse(t, s, user)
+	q, seen := storage.Query{UserID: &user, Limit: 7}, 0
+	for more := true; more; more = q.Cursor != "" {
+		page, err := s.List(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Entries {
+			if seen++; e.UserID != user {
+				t.Errorf("an entry of %s", e.UserID)
+			}
+		}
+		q.Cursor = page.NextCursor
+	}
+	if seen != 30 {
+		t.Errorf("%d entries, want 30", seen)
+	}
+}
+
 // downgrade is what an earlier version would have made.
 const downgrade = `DROP INDEX auditLog_identifier; ALTER TABLE auditLog_entries DROP COLUMN identifier_hash;
 	DROP VIEW auditLog; DROP INDEX auditLog_text; DROP INDEX auditLog_class; DROP INDEX auditLog_address;
