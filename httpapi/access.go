@@ -1,11 +1,9 @@
 package httpapi
 
 import (
-	"net/http"
 	"slices"
 	"strings"
 
-	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -29,21 +27,25 @@ func (q *request) own() storage.Query {
 	if typed == "" {
 		return query
 	}
-	if tag := q.Redactor.HashTag("identifier", typed); tag != redact.Placeholder {
-		query.IdentifierHash = tag
-	}
+	query.IdentifierHash = q.identifierHash(typed)
 	return query
 }
 
-// narrow puts into a list's query whose entries it may show: the caller's own,
-// unless an administrator asks for others. It answers the refusal itself.
+// everything says whether the caller may read everybody's entries: whom Caddy let in
+// to the operators' surface, and administrators on the users' own.
+func (q *request) everything() bool { return q.operator || q.administrator() }
+
+// narrow puts into a query whose entries it may show: on the operators' surface
+// everybody's, elsewhere the caller's own, unless an administrator asks for others.
+// It returns false to everybody else who does.
 func (q *request) narrow(wanted *listQuery) bool {
-	foreign := wanted.all || wanted.hasUserID && wanted.userID != q.session.UserID
-	admin := q.administrator()
+	foreign := q.operator || wanted.all || wanted.hasUserID && wanted.userID != q.session.UserID || wanted.identifierHash != ""
+	admin := q.everything()
 	switch {
 	case foreign && !admin:
-		q.fail(http.StatusForbidden, "FORBIDDEN", "Cannot query other users' audit logs")
 		return false
+	case foreign && wanted.identifierHash != "":
+		wanted.UserID, wanted.IdentifierHash = nil, wanted.identifierHash
 	case foreign && wanted.hasUserID:
 		wanted.UserID = &wanted.userID
 	case foreign:
@@ -59,6 +61,9 @@ func (q *request) narrow(wanted *listQuery) bool {
 // mayRead says whether the caller may see an entry: any that the own list would
 // show, and administrators every one.
 func (q *request) mayRead(e *storage.Entry) bool {
+	if q.everything() {
+		return true
+	}
 	own := q.own()
-	return own.Matches(e) || q.administrator()
+	return own.Matches(e)
 }

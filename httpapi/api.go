@@ -39,16 +39,23 @@ type Options struct {
 	// MaxMetadataBytes and MaxMetadataDepth bound inserted metadata; 0 means the
 	// plugin's 65536 and 5.
 	MaxMetadataBytes, MaxMetadataDepth int
+	// Page serves the viewer's page, path "/", and its files, path "/viewer/<file>",
+	// with headers of its own; nil: there is none. It shows nothing of anybody.
+	Page func(w http.ResponseWriter, r *http.Request, path string)
 }
 
 // API answers the requests of one handler. It is safe for concurrent use.
-type API struct{ Options }
+type API struct {
+	Options
+	// operator is true for the operators' surface.
+	operator bool
+}
 
 // New returns an API.
 func New(o Options) *API {
 	o.MaxMetadataBytes = cmp.Or(o.MaxMetadataBytes, recorder.DefaultMaxMetadata)
 	o.MaxMetadataDepth = cmp.Or(o.MaxMetadataDepth, 5)
-	return &API{o}
+	return &API{Options: o}
 }
 
 // Call is what the HTTP edge adds to one request.
@@ -106,6 +113,8 @@ type endpoint struct {
 	// body is true when the endpoint reads a JSON body, and so changes state or
 	// is called like one that does.
 	body bool
+	// stream is true when the answer takes as long as it takes.
+	stream bool
 }
 
 // route finds the endpoint: the plugin's own paths, and those that the client
@@ -119,8 +128,28 @@ func route(method, path string) (endpoint, bool) {
 	case "POST /get-audit-log":
 		return endpoint{serve: (*request).getByBody, body: true}, true
 	}
+	if method != http.MethodGet {
+		return endpoint{}, false
+	}
+	return routeRead(path)
+}
+
+// routeRead finds the endpoints that both surfaces have.
+func routeRead(path string) (endpoint, bool) {
+	switch path {
+	case "/list":
+		return endpoint{serve: (*request).list}, true
+	case "/access":
+		return endpoint{serve: (*request).access}, true
+	case "/histogram":
+		return endpoint{serve: (*request).histogram}, true
+	case "/tally":
+		return endpoint{serve: (*request).tally}, true
+	case "/export":
+		return endpoint{serve: (*request).export, stream: true}, true
+	}
 	id, ok := strings.CutPrefix(path, "/")
-	if method != http.MethodGet || !ok || id == "" || strings.Contains(id, "/") {
+	if !ok || id == "" || strings.Contains(id, "/") {
 		return endpoint{}, false
 	}
 	id, err := url.PathUnescape(id)
@@ -135,12 +164,8 @@ func route(method, path string) (endpoint, bool) {
 // there; we do not tell strangers what a valid query is).
 func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	q := &request{API: a, Call: c, w: w, r: r, ctx: r.Context()}
-	h := w.Header()
-	h.Set("Cache-Control", "no-store, private")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // it is data, whoever looks at it
-	h.Add("Vary", "Cookie, Authorization")
-	if q.preflight() || !q.allow("ip:"+clientKey(c.ClientIP)) {
+	q.head()
+	if q.page() || q.preflight() || !q.allow("ip:"+clientKey(c.ClientIP)) {
 		return
 	}
 	e, ok := route(r.Method, c.Path)
@@ -151,9 +176,51 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	if e.body && !(q.checkMediaType() && q.checkOrigin()) {
 		return
 	}
+	if e.stream && !q.checkSite() {
+		return
+	}
 	if q.authenticate() {
 		e.serve(q)
 	}
+}
+
+// head sets the headers of every answer.
+func (q *request) head() {
+	h := q.w.Header()
+	h.Set("Cache-Control", "no-store, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // it is data, whoever looks at it
+	h.Add("Vary", "Cookie, Authorization")
+}
+
+// page serves the viewer, which is the same for everybody: it asks for what it shows.
+func (q *request) page() (served bool) {
+	if q.Page == nil || q.r.Method != http.MethodGet && q.r.Method != http.MethodHead {
+		return false
+	}
+	switch {
+	case q.Path == "":
+		q.w.Header().Set("Location", lastSegment(q.r.URL.EscapedPath())+"/")
+		q.w.WriteHeader(http.StatusPermanentRedirect)
+	case q.Path == "/", strings.HasPrefix(q.Path, "/viewer/"):
+		q.Page(q.w, q.r, q.Path)
+	default:
+		return false
+	}
+	return true
+}
+
+// lastSegment is what a relative redirect to the same path begins with.
+func lastSegment(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
+// checkSite keeps pages of other sites from starting, with a visitor's cookies, what
+// keeps the server busy (Fetch metadata, Sec-Fetch-Site). They could not read it.
+func (q *request) checkSite() bool {
+	if q.r.Header.Get("Sec-Fetch-Site") != "cross-site" || slices.Contains(q.TrustedOrigins, q.r.Header.Get("Origin")) {
+		return true
+	}
+	q.fail(http.StatusForbidden, "CROSS_SITE", "Pages of other sites may not ask for this")
+	return false
 }
 
 // preflight lets the pages of trusted origins read the answers (Fetch standard,

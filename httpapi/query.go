@@ -26,6 +26,9 @@ type listQuery struct {
 	hasUserID bool
 	// all is true when everybody's entries are asked for.
 	all bool
+	// identifier is what was typed to sign in, and identifierHash the keyed hash of it:
+	// whose attempts are asked for. With one, the entries may be anybody's.
+	identifier, identifierHash string
 }
 
 // parseQuery reads the parameters and returns what is wrong with them, in the
@@ -43,6 +46,9 @@ func parseQuery(raw string) (listQuery, []string) {
 	}
 	q.all = p.option("scope", "own", "all") == "all"
 	q.Action, _ = p.text("action")
+	q.Class, _ = p.text("class")
+	q.IPAddress, _ = p.text("ip")
+	q.identifier, q.identifierHash = p.identifier(q.hasUserID)
 	q.Status = storage.Status(p.option("status", "success", "failed", "pending", "unknown"))
 	q.Severity = p.severity()
 	q.Limit = p.number("limit", 1, storage.MaxLimit, storage.DefaultLimit)
@@ -91,6 +97,19 @@ func (p *problems) option(name string, words ...string) string {
 	return ""
 }
 
+// identifier reads what was typed to sign in, or its hash.
+func (p *problems) identifier(hasUserID bool) (typed, hash string) {
+	typed, _ = p.text("identifier")
+	hash, _ = p.text("identifierHash")
+	switch {
+	case typed != "" && hash != "":
+		p.add("query.identifier", "Invalid input: expected one of identifier and identifierHash")
+	case typed+hash != "" && hasUserID:
+		p.add("query.userId", "Invalid input: it cannot be combined with identifier")
+	}
+	return strings.ToLower(strings.TrimSpace(typed)), hash
+}
+
 func (p *problems) severity() *severity.Level {
 	level, err := severity.Parse(p.option("severity", "low", "medium", "high", "critical"))
 	if err != nil {
@@ -128,7 +147,7 @@ func (p *problems) number(name string, lowest, highest, missing int) int {
 		p.add(field, "Invalid input: expected number, received Infinity")
 	case n < float64(lowest):
 		p.add(field, "Too small: expected number to be >="+strconv.Itoa(lowest))
-	case n > float64(highest) && name == "limit":
+	case n > float64(highest) && name != "offset":
 		p.add(field, "Too big: expected number to be <="+strconv.Itoa(highest))
 	case n != math.Trunc(n):
 		p.add(field, "Invalid input: expected int, received number")

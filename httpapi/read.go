@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -22,6 +23,24 @@ type entry struct {
 	IPAddress *string         `json:"ipAddress"`
 	Metadata  json.RawMessage `json:"metadata"`
 	CreatedAt string          `json:"createdAt"`
+}
+
+// operatorEntry is what operators see: all.
+type operatorEntry struct {
+	entry
+	UserAgent *string `json:"userAgent"`
+}
+
+// shown is the entry as this surface shows it.
+func (q *request) shown(e *storage.Entry) any {
+	if !q.operator {
+		return shown(e)
+	}
+	out := operatorEntry{entry: shown(e)}
+	if e.UserAgent != "" {
+		out.UserAgent = &e.UserAgent
+	}
+	return out
 }
 
 func shown(e *storage.Entry) entry {
@@ -47,10 +66,10 @@ const listTimeout = 2 * time.Second
 
 // page is the answer of list.
 type page struct {
-	Entries       []entry `json:"entries"`
-	Total         int     `json:"total"`
-	TotalIsCapped bool    `json:"totalIsCapped,omitempty"`
-	NextCursor    string  `json:"nextCursor,omitempty"`
+	Entries       []any  `json:"entries"`
+	Total         int    `json:"total"`
+	TotalIsCapped bool   `json:"totalIsCapped,omitempty"`
+	NextCursor    string `json:"nextCursor,omitempty"`
 }
 
 func (q *request) list() {
@@ -59,29 +78,72 @@ func (q *request) list() {
 		q.lacks("list")
 		return
 	}
-	wanted, problems := parseQuery(q.r.URL.RawQuery)
-	if len(problems) > 0 {
-		q.invalid(problems...)
+	wanted, ok := q.wanted()
+	if !ok {
 		return
 	}
-	if !q.narrow(&wanted) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(q.ctx, listTimeout)
-	defer cancel()
-	found, err := lister.List(ctx, wanted.Query)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", ctx.Err(), err) // what the store says of it is its own
-	}
+	found, err := q.listPage(lister, wanted)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
 	}
-	out := page{Entries: make([]entry, len(found.Entries)), Total: found.Total, TotalIsCapped: found.TotalIsCapped, NextCursor: found.NextCursor}
+	out := page{Entries: make([]any, len(found.Entries)), Total: found.Total, TotalIsCapped: found.TotalIsCapped, NextCursor: found.NextCursor}
 	for i := range found.Entries {
-		out.Entries[i] = shown(&found.Entries[i])
+		out.Entries[i] = q.shown(&found.Entries[i])
 	}
 	q.answer(http.StatusOK, out)
+}
+
+// wanted is what the request asks for, of what it may read. It answers what is wrong
+// with it itself.
+func (q *request) wanted() (storage.Query, bool) {
+	wanted, problems := parseQuery(q.r.URL.RawQuery)
+	if wanted.identifier != "" {
+		if wanted.identifierHash = q.identifierHash(wanted.identifier); wanted.identifierHash == "" {
+			problems = append(problems, "[query.identifier] Invalid input: there is no key here to hash it with; use identifierHash")
+		}
+	}
+	if len(problems) > 0 {
+		q.invalid(problems...)
+		return storage.Query{}, false
+	}
+	if !q.narrow(&wanted) {
+		q.foreign()
+		return storage.Query{}, false
+	}
+	return wanted.Query, true
+}
+
+// foreign answers whoever asks for the entries of others without the right to.
+func (q *request) foreign() {
+	q.fail(http.StatusForbidden, "FORBIDDEN", "Cannot query other users' audit logs")
+}
+
+// identifierHash is the hash that entries carry of what was typed, "" without a key.
+func (q *request) identifierHash(typed string) string {
+	if q.Redactor == nil {
+		return ""
+	}
+	if tag := q.Redactor.HashTag("identifier", typed); tag != redact.Placeholder {
+		return tag
+	}
+	return ""
+}
+
+// listPage asks the store for one page, within the time that one may take.
+func (q *request) listPage(lister storage.Lister, wanted storage.Query) (storage.Page, error) {
+	return timed(q.ctx, listTimeout, func(ctx context.Context) (storage.Page, error) { return lister.List(ctx, wanted) })
+}
+
+// timed asks the store something that may take so long, and says so if it did.
+func timed[T any](ctx context.Context, limit time.Duration, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	found, err := ask(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err) // what the store says of it is its own
+	}
+	return found, err
 }
 
 // get answers one entry. An entry of somebody else is answered exactly as one
@@ -101,7 +163,7 @@ func (q *request) get(id string) {
 		q.fail(http.StatusNotFound, "NOT_FOUND", "Audit log entry not found")
 		return
 	}
-	q.answer(http.StatusOK, shown(&e))
+	q.answer(http.StatusOK, q.shown(&e))
 }
 
 // getByBody answers what the README's client call getAuditLog sends:

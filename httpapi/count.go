@@ -1,0 +1,161 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	// countTimeout bounds one histogram or tally.
+	countTimeout = 5 * time.Second
+	// maxSteps bounds a histogram, and maxGroups a tally.
+	maxSteps  = 2000
+	maxGroups = 1000
+)
+
+// accessAnswer says what this surface shows to the caller.
+type accessAnswer struct {
+	Surface string `json:"surface"`
+	// UserID is whose session it is; null for operators.
+	UserID *string `json:"userId"`
+	// Everything is true for who may read everybody's entries.
+	Everything bool    `json:"everything"`
+	Can        canDoes `json:"can"`
+}
+
+// canDoes are the abilities of the store.
+type canDoes struct {
+	Histogram bool `json:"histogram"`
+	Tail      bool `json:"tail"`
+	Export    bool `json:"export"`
+}
+
+// access answers what a viewer has to know before it asks for anything.
+func (q *request) access() {
+	_, lists := storage.As[storage.Lister](q.Store)
+	_, counts := storage.As[storage.Aggregator](q.Store)
+	out := accessAnswer{Surface: "own", Everything: q.everything(), Can: canDoes{Histogram: counts, Export: lists}}
+	if q.operator {
+		out.Surface = "operator"
+	} else {
+		out.UserID = &q.session.UserID
+	}
+	q.answer(http.StatusOK, out)
+}
+
+// histogramAnswer is the answer of histogram.
+type histogramAnswer struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Step in milliseconds.
+	Step    int      `json:"step"`
+	Buckets []bucket `json:"buckets"`
+}
+
+// bucket is one step that has entries.
+type bucket struct {
+	At      string `json:"at"`
+	Success int    `json:"success"`
+	Failed  int    `json:"failed"`
+	Pending int    `json:"pending"`
+	Unknown int    `json:"unknown"`
+}
+
+func (q *request) histogram() {
+	counter, ok := storage.As[storage.Aggregator](q.Store)
+	if !ok {
+		q.lacks("count")
+		return
+	}
+	wanted, ok := q.wanted()
+	if !ok {
+		return
+	}
+	step, problems := parseSteps(q.r.URL.Query(), &wanted)
+	if len(problems) > 0 {
+		q.invalid(problems...)
+		return
+	}
+	found, err := timed(q.ctx, countTimeout, func(ctx context.Context) ([]storage.Bucket, error) {
+		return counter.Histogram(ctx, wanted, time.Duration(step)*time.Millisecond)
+	})
+	if err != nil {
+		q.storeFailed(err, "Failed to count audit log entries")
+		return
+	}
+	out := histogramAnswer{From: isoTime(wanted.From), To: isoTime(wanted.To), Step: step, Buckets: make([]bucket, len(found))}
+	for i, b := range found {
+		n := func(s storage.Status) int { return b.Counts[s.Code()] }
+		out.Buckets[i] = bucket{isoTime(b.At), n(storage.Success), n(storage.Failed), n(storage.Pending), n(storage.Unknown)}
+	}
+	q.answer(http.StatusOK, out)
+}
+
+// parseSteps reads the step of a histogram, in milliseconds, and completes its time.
+func parseSteps(values map[string][]string, wanted *storage.Query) (step int, list []string) {
+	const longest = int(366 * 24 * time.Hour / time.Millisecond)
+	p := problems{values: values}
+	step = p.number("step", 1, longest, 0)
+	if len(values["step"]) == 0 {
+		p.add("query.step", "Invalid input: expected number, received undefined")
+	}
+	if wanted.From.IsZero() {
+		p.add("query.from", "Invalid input: expected date, received undefined")
+	}
+	if wanted.To.IsZero() {
+		wanted.To = time.Now().UTC().Truncate(time.Millisecond)
+	}
+	if len(p.list) > 0 {
+		return 0, p.list
+	}
+	ms := int64(step)
+	if n := wanted.To.UnixMilli()/ms - wanted.From.UnixMilli()/ms + 1; n > maxSteps {
+		p.add("query.step", fmt.Sprintf("Too small: from and to are %d steps apart, expected <=%d", n, maxSteps))
+	}
+	return step, p.list
+}
+
+func isoTime(t time.Time) string { return t.UTC().Format(storage.TimeLayout) }
+
+// tallyAnswer is the answer of tally.
+type tallyAnswer struct {
+	Groups []group `json:"groups"`
+	// GroupsAreCapped is true when there are more than are shown.
+	GroupsAreCapped bool `json:"groupsAreCapped,omitempty"`
+}
+
+// group is what some entries have in common.
+type group struct {
+	Action   string         `json:"action"`
+	Class    string         `json:"class"`
+	Status   storage.Status `json:"status"`
+	Severity string         `json:"severity"`
+	Count    int            `json:"count"`
+}
+
+func (q *request) tally() {
+	counter, ok := storage.As[storage.Aggregator](q.Store)
+	if !ok {
+		q.lacks("count")
+		return
+	}
+	wanted, ok := q.wanted()
+	if !ok {
+		return
+	}
+	found, err := timed(q.ctx, countTimeout, func(ctx context.Context) ([]storage.Tally, error) { return counter.Tally(ctx, wanted) })
+	if err != nil {
+		q.storeFailed(err, "Failed to count audit log entries")
+		return
+	}
+	out := tallyAnswer{Groups: make([]group, min(len(found), maxGroups)), GroupsAreCapped: len(found) > maxGroups}
+	for i := range out.Groups {
+		t := &found[i]
+		out.Groups[i] = group{t.Action, t.Class, t.Status, t.Severity.String(), t.Count}
+	}
+	q.answer(http.StatusOK, out)
+}

@@ -1,0 +1,121 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// streamPatience is how long a client may take to read what it was sent, before the
+// connection is cut.
+const streamPatience = 30 * time.Second
+
+// encoder writes the entries of an export in one format.
+type encoder interface {
+	// Encode writes an entry; it may keep it back until Flush.
+	Encode(e *storage.Entry) error
+	// Flush writes what was kept back, as far as the format allows.
+	Flush() error
+	// Close writes the end. Without it what was written is not complete.
+	Close() error
+}
+
+// format is a format of exports.
+type format struct {
+	media, extension string
+	encoder          func(q *request, w io.Writer) encoder
+}
+
+// formats by their names.
+var formats = map[string]format{
+	"csv":   {"text/csv; charset=utf-8; header=present", "csv", func(q *request, w io.Writer) encoder { return newCSV(w, q.operator) }},
+	"jsonl": {"application/x-ndjson", "jsonl", func(q *request, w io.Writer) encoder { return &lines{q, json.NewEncoder(w)} }},
+}
+
+// export streams everything that the query selects, newest first, page after page, in
+// constant memory. What ends before its end must not look complete: the connection is
+// aborted.
+func (q *request) export() {
+	lister, ok := storage.As[storage.Lister](q.Store)
+	if !ok {
+		q.lacks("list")
+		return
+	}
+	p := problems{values: q.r.URL.Query()}
+	name := p.option("format", "csv", "jsonl", "parquet")
+	f, ok := formats[name]
+	if !ok {
+		if len(p.list) == 0 {
+			p.add("query.format", `Invalid option: expected one of "csv"|"jsonl"|"parquet"`)
+		}
+		q.invalid(p.list...)
+		return
+	}
+	if !q.r.ProtoAtLeast(1, 1) {
+		q.fail(http.StatusHTTPVersionNotSupported, "HTTP_VERSION", "An export needs HTTP/1.1: before it an answer that breaks off looks complete")
+		return
+	}
+	wanted, ok := q.wanted()
+	if !ok {
+		return
+	}
+	wanted.Limit = storage.MaxLimit
+	first, err := q.listPage(lister, wanted)
+	if err != nil {
+		q.storeFailed(err, "Failed to retrieve audit logs")
+		return
+	}
+	h := q.w.Header()
+	h.Set("Content-Type", f.media)
+	h.Set("Content-Disposition", `attachment; filename="audit-log-`+time.Now().UTC().Format("20060102T150405Z")+"."+f.extension+`"`)
+	h.Set("X-Accel-Buffering", "no")
+	q.w.WriteHeader(http.StatusOK)
+	if err := q.stream(lister, wanted, first, f.encoder(q, q.w)); err != nil {
+		q.Logger.Warn("an export of the audit log broke off: the connection is cut, so that what came does not look complete", "error", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// stream writes page after page.
+func (q *request) stream(lister storage.Lister, wanted storage.Query, page storage.Page, out encoder) error {
+	control := http.NewResponseController(q.w)
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	for {
+		// Writers without deadlines are in the process, or let the server decide.
+		_ = control.SetWriteDeadline(time.Now().Add(streamPatience))
+		for i := range page.Entries {
+			if err := out.Encode(&page.Entries[i]); err != nil {
+				return err
+			}
+		}
+		if page.NextCursor == "" {
+			return out.Close()
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		wanted.Cursor, wanted.Offset = page.NextCursor, 0
+		var err error
+		if page, err = q.listPage(lister, wanted); err != nil {
+			return err
+		}
+	}
+}
+
+// lines is JSON lines: each entry as list shows it.
+type lines struct {
+	q *request
+	w *json.Encoder
+}
+
+// Encode implements encoder.
+func (l *lines) Encode(e *storage.Entry) error { return l.w.Encode(l.q.shown(e)) }
+
+// Flush implements encoder.
+func (*lines) Flush() error { return nil }
+
+// Close implements encoder.
+func (*lines) Close() error { return nil }
