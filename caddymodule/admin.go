@@ -28,6 +28,8 @@ const (
 	adminCoverage = "/audit-log/coverage"
 	adminDoctor   = "/audit-log/doctor"
 	adminHealth   = "/audit-log/health"
+	// adminEntries is where the operators' surface begins.
+	adminEntries = "/audit-log/entries/"
 )
 
 // maxAdminBody bounds the body of a request to the admin endpoints.
@@ -41,6 +43,7 @@ const maxAdminBody = 64 << 10
 //	GET  /audit-log/doctor
 //	GET  /audit-log/health
 //	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true}
+//	GET  /audit-log/entries/...   the operators' surface, see docs/api.md
 //
 // It holds nothing itself: Caddy never cleans admin modules up.
 type adminAPI struct{}
@@ -58,6 +61,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: adminCoverage, Handler: only(http.MethodGet, serveCoverage)},
 		{Pattern: adminDoctor, Handler: only(http.MethodGet, serveDoctor)},
 		{Pattern: adminHealth, Handler: only(http.MethodGet, serveHealth)},
+		{Pattern: adminEntries, Handler: only(http.MethodGet, serveEntries)},
 	}
 }
 

@@ -95,18 +95,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the audit log's store: %w", err)
 	}
-	open, identity, err := opener(module)
-	if err != nil {
+	a.keyFile = keyFile
+	if a.pooled, a.poolKey, err = acquire(module, keyFile, a.log); err != nil {
 		return err
 	}
-	a.keyFile, a.poolKey = keyFile, identity+"|"+keyFile
-	pooled, _, err := stores.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
-		return newPooledStore(identity, open, keyFile, a.log), nil
-	})
-	if err != nil {
-		return err
-	}
-	a.pooled, a.acquired = pooled.(*pooledStore), true
+	a.acquired = true
 	a.files = []string{keyFile}
 	if s, ok := module.(FileStore); ok {
 		a.files = append(a.files, s.Files()...)
@@ -115,6 +108,23 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	return registerMetrics(ctx, a.pooled)
+}
+
+// acquire takes a store module's store from the pool, or puts it there. Whoever has it
+// gives it back by its key.
+func acquire(module any, keyFile string, log *slog.Logger) (pooled *pooledStore, poolKey string, err error) {
+	open, identity, err := opener(module)
+	if err != nil {
+		return nil, "", err
+	}
+	poolKey = identity + "|" + keyFile
+	found, _, err := stores.LoadOrNew(poolKey, func() (caddy.Destructor, error) {
+		return newPooledStore(identity, open, keyFile, log), nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return found.(*pooledStore), poolKey, nil
 }
 
 // opener returns how to open a store module, and its identity.

@@ -12,7 +12,6 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-audit-log/caddy-audit-log/caddymodule/lint"
-	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 func init() {
@@ -51,7 +50,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.NextBlock(0) {
 		switch d.Val() {
 		case "store":
-			if err := a.unmarshalStore(d); err != nil {
+			if err := unmarshalStore(d, &a.StoreRaw); err != nil {
 				return err
 			}
 		case "key_file":
@@ -66,30 +65,6 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("unrecognized audit_log option '%s': use store, key_file or retention here; what concerns one site goes into its audit_log directive", d.Val())
 		}
 	}
-	return nil
-}
-
-func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
-	if a.StoreRaw != nil {
-		return d.Err("store is there twice: an audit log has one")
-	}
-	if !d.NextArg() {
-		return d.Err("store needs a name, such as sqlite")
-	}
-	name := d.Val()
-	if _, err := caddy.GetModule("audit_log.stores." + name); err != nil {
-		return d.Errf("unknown store '%s': use one of %s, or build Caddy with the module audit_log.stores.%[1]s", name, strings.Join(storeNames(), ", "))
-	}
-	module, err := caddyfile.UnmarshalModule(d, "audit_log.stores."+name)
-	if err != nil {
-		return err
-	}
-	_, factory := module.(StoreModule)
-	_, store := module.(storage.Store)
-	if !factory && !store {
-		return d.Errf("module audit_log.stores.%s is no audit log store: it must implement caddymodule.StoreModule or storage.Store", name)
-	}
-	a.StoreRaw = caddyconfig.JSONModuleObject(module, "backend", name, nil)
 	return nil
 }
 

@@ -358,7 +358,7 @@ func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*
 	api := httpapi.New(httpapi.Options{
 		AdminRoles: admins.Roles, AdminIDs: admins.IDs,
 		Profile: now.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
-		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth,
+		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth, Page: viewerPage,
 	})
 	return &running{recorder: rec, api: api, store: store, reading: now, sessions: sessions}, nil
 }

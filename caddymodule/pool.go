@@ -64,6 +64,7 @@ type openStore struct {
 	writer    *recorder.Writer
 	retention *retention.Runner
 	limiter   *httpapi.Limiter
+	operator  *httpapi.Operator
 	coverage  *recorder.Coverage
 	// recognized outlives it.
 	recognized *recognitions
@@ -98,12 +99,16 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
+	operator, err := newOperator(key, p.log)
+	if err != nil {
+		return err
+	}
 	store, err := p.opener(ctx, p.log)
 	if err != nil {
 		return err
 	}
 	p.open = &openStore{
-		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
+		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: operator, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
 	p.open.writer.Metrics = p.metrics

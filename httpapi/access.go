@@ -1,6 +1,9 @@
 package httpapi
 
 import (
+	"net"
+	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -66,4 +69,48 @@ func (q *request) mayRead(e *storage.Entry) bool {
 	}
 	own := q.own()
 	return own.Matches(e)
+}
+
+// Door is what the server in front knows of whoever asks for the operators' surface.
+// The zero value is closed.
+type Door struct {
+	// Decided: somebody else has let them in, Caddy's admin endpoint or a process that
+	// reads its own database.
+	Decided bool
+	// User is whom Caddy itself has authenticated.
+	User string
+	// Forwarded is whom another server named when Caddy asked it about this request.
+	Forwarded string
+	// Certificate: the client has shown a certificate that Caddy has verified.
+	Certificate bool
+	// Local: only programs on this machine reach the listener, over loopback or a unix
+	// socket.
+	Local bool
+}
+
+// lets says whether the request may see the whole log. What is local may still be a
+// browser that a page of another site drives by a name that it resolves to this machine
+// (DNS rebinding), or a proxy that passes on what is not local.
+func (d *Door) lets(r *http.Request) bool {
+	if d.Decided || d.User != "" || d.Forwarded != "" || d.Certificate {
+		return true
+	}
+	return d.Local && isLocalName(r.Host) && !slices.ContainsFunc(proxyHeaders, func(name string) bool { return len(r.Header[name]) > 0 })
+}
+
+// proxyHeaders are those by which proxies say for whom they ask.
+var proxyHeaders = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"}
+
+// isLocalName says whether a Host header, with or without a port, names this machine
+// whatever the resolver says.
+func isLocalName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
 }

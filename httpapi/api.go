@@ -70,6 +70,8 @@ type Call struct {
 	Store storage.Store
 	// Writer to insert through.
 	Writer *recorder.Writer
+	// Door of the operators' surface; nobody else needs it.
+	Door Door
 }
 
 // Path says whether a request is the API's: the path under Prefix, still escaped.

@@ -19,8 +19,7 @@ type OperatorOptions struct {
 	Page func(w http.ResponseWriter, r *http.Request, path string)
 }
 
-// Operator shows the whole log, to whoever asks: who may ask is decided in front of
-// it (by Caddy, or because the caller reads the database as it is). It reads and never
+// Operator shows the whole log to whom the Door of the call lets in. It reads and never
 // writes, counts no requests, and lets no page of another site in. It is safe for
 // concurrent use.
 type Operator struct{ api *API }
@@ -35,7 +34,7 @@ func NewOperator(o OperatorOptions) *Operator {
 	return &Operator{api}
 }
 
-// Serve answers one request. Of the Call only Path and Store need to be there.
+// Serve answers one request. Of the Call only Path, Store and Door need to be there.
 func (o *Operator) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	q := &request{API: o.api, Call: c, w: w, r: r, ctx: r.Context()}
 	q.head()
@@ -44,6 +43,10 @@ func (o *Operator) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		q.fail(http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "This audit log can only be read here: use GET")
+		return
+	}
+	if !c.Door.lets(r) {
+		q.fail(http.StatusForbidden, "NOT_LET_IN", howToOpen)
 		return
 	}
 	if !q.sameSite() {
@@ -65,11 +68,15 @@ func (o *Operator) Serve(w http.ResponseWriter, r *http.Request, c Call) {
 	}
 }
 
-// Handler serves a store, at paths that begin below Prefix ("/list", "/tally"): for a
-// process that has no Caddy.
+// howToOpen says what makes a Door open.
+const howToOpen = "The audit log is shown only to people whom Caddy let in. In front of audit_log_api use basic_auth, forward_auth with allow_header, " +
+	"or TLS client certificates; or let its site listen on a loopback address or a unix socket only, and ask for localhost"
+
+// Handler serves a store, at paths that begin below Prefix ("/list", "/tally"), to
+// everybody: for a process that reads its own database.
 func (o *Operator) Handler(store storage.Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		o.Serve(w, r, Call{Path: r.URL.EscapedPath(), Store: store})
+		o.Serve(w, r, Call{Path: r.URL.EscapedPath(), Store: store, Door: Door{Decided: true}})
 	})
 }
 
