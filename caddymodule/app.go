@@ -168,6 +168,9 @@ func (a *App) Start() error {
 // Stop takes the retention of this configuration back, and leaves the store open:
 // requests may still be running. See Cleanup.
 func (a *App) Stop() error {
+	a.pooled.mu.Lock()
+	a.pooled.endLongest()
+	a.pooled.mu.Unlock()
 	a.pooled.flushNews(a.out)
 	a.pooled.withdraw(a)
 	return nil

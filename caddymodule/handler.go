@@ -113,6 +113,7 @@ type Handler struct {
 
 	app        *App
 	log        *slog.Logger
+	ending     *ending
 	reading    atomic.Pointer[reading]
 	durability recorder.Durability
 	fail       recorder.FailPolicy
@@ -189,7 +190,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the handler. It opens and creates nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.log = ctx.Slogger()
+	h.log, h.ending = ctx.Slogger(), endingOf(ctx)
 	app, err := ctx.App("audit_log")
 	if err != nil {
 		return err
@@ -266,7 +267,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if !h.mayAuthorize(now) {
 			return elsewhere(w)
 		}
-		return run.serveAPI(w, r, path, ambiguous, asker)
+		return h.serveAPI(run, w, r, path, ambiguous, asker)
 	}
 	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
 		return next.ServeHTTP(w, r)
@@ -358,16 +359,16 @@ func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*
 	api := httpapi.New(httpapi.Options{
 		AdminRoles: admins.Roles, AdminIDs: admins.IDs,
 		Profile: now.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
-		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth, Page: viewerPage,
+		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth, Page: viewerPage, Streams: store.streams,
 	})
 	return &running{recorder: rec, api: api, store: store, reading: now, sessions: sessions}, nil
 }
 
-func (run *running) serveAPI(w http.ResponseWriter, r *http.Request, path string, ambiguous bool, asker recorder.Asker) error {
+func (h *Handler) serveAPI(run *running, w http.ResponseWriter, r *http.Request, path string, ambiguous bool, asker recorder.Asker) error {
 	if ambiguous {
 		return rejectAmbiguous(w, r)
 	}
-	run.api.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Asker: asker, Store: run.store.store, Writer: run.store.writer})
+	run.api.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Asker: asker, Store: run.store.store, Writer: run.store.writer, Ending: h.ending, Exiting: caddy.Exiting})
 	return nil
 }
 

@@ -101,7 +101,7 @@ func (o *OperatorAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	defer o.pooled.release()
-	store.operator.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Store: store.store, Door: o.door(r)})
+	store.operator.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Store: store.store, Door: o.door(r), Ending: o.ending, Exiting: caddy.Exiting})
 	return nil
 }
 
@@ -146,12 +146,8 @@ func onlyLocal(r *http.Request) bool {
 }
 
 // newOperator is the operators' surface of a store.
-func newOperator(key []byte, log *slog.Logger) (*httpapi.Operator, error) {
-	redactor, err := redact.New(redact.Options{Key: key})
-	if err != nil {
-		return nil, err
-	}
-	return httpapi.NewOperator(httpapi.OperatorOptions{Redactor: redactor, Logger: log, Page: viewerPage}), nil
+func newOperator(redactor *redact.Redactor, streams *httpapi.Streams, log *slog.Logger) *httpapi.Operator {
+	return httpapi.NewOperator(httpapi.OperatorOptions{Redactor: redactor, Logger: log, Page: viewerPage, Streams: streams})
 }
 
 // ending says when the answers of one handler that last have to end: its server begins
@@ -164,11 +160,16 @@ type ending struct {
 // endingOf is the ending of the handler that is provisioned. Cleanup comes too late: it
 // waits for all requests.
 func endingOf(ctx caddy.Context) *ending {
-	e := new(ending)
-	e.Context, e.end = context.WithCancel(context.Background())
+	e := newEnding()
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterOnShutdown(e.end)
 	}
+	return e
+}
+
+func newEnding() *ending {
+	e := new(ending)
+	e.Context, e.end = context.WithCancel(context.Background())
 	return e
 }
 
@@ -193,7 +194,7 @@ func serveEntries(w http.ResponseWriter, r *http.Request) error {
 	if path == "/" || strings.HasPrefix(path, "/viewer/") {
 		return apiError(http.StatusNotFound, errors.New("the page is not on the admin endpoint: use audit_log_api"))
 	}
-	store.operator.Serve(w, r, httpapi.Call{Path: path, Store: store.store, Door: httpapi.Door{Decided: true}})
+	store.operator.Serve(w, r, httpapi.Call{Path: path, Store: store.store, Door: httpapi.Door{Decided: true}, Ending: p.ending(), Exiting: caddy.Exiting})
 	return nil
 }
 

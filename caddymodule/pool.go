@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 )
@@ -53,6 +54,8 @@ type pooledStore struct {
 	// open is what the store is while it is open; nil while it is not.
 	open *openStore
 	idle chan struct{} // closed when the store is doomed and was closed
+	// longest ends the admin endpoint's answers that last, with each configuration.
+	longest *ending
 	// claims are the retentions of the configurations that run, the newest last.
 	claims []claim
 }
@@ -65,6 +68,7 @@ type openStore struct {
 	retention *retention.Runner
 	limiter   *httpapi.Limiter
 	operator  *httpapi.Operator
+	streams   *httpapi.Streams
 	coverage  *recorder.Coverage
 	// recognized outlives it.
 	recognized *recognitions
@@ -99,7 +103,7 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
-	operator, err := newOperator(key, p.log)
+	redactor, err := redact.New(redact.Options{Key: key})
 	if err != nil {
 		return err
 	}
@@ -107,11 +111,12 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
+	streams := httpapi.NewStreams(store, p.log)
 	p.open = &openStore{
-		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: operator, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
+		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
-	p.open.writer.Metrics = p.metrics
+	p.open.writer.Metrics, p.open.writer.Written = p.metrics, streams.Wake
 	return nil
 }
 
@@ -140,6 +145,7 @@ func (p *pooledStore) release() {
 func (p *pooledStore) Destruct() error {
 	p.mu.Lock()
 	p.doomed = true
+	p.endLongest()
 	if p.open != nil {
 		p.open.retention.Stop() // deleting by hand holds a lease
 	}
@@ -156,6 +162,24 @@ func (p *pooledStore) Destruct() error {
 		p.interrupt()
 		p.closeNow()
 		return errors.New("requests are still running: their audit log entries say that they were interrupted")
+	}
+}
+
+// ending is done when the configuration that runs ends.
+func (p *pooledStore) ending() context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.longest == nil {
+		p.longest = newEnding()
+	}
+	return p.longest
+}
+
+// endLongest ends the answers that last; p.mu is held.
+func (p *pooledStore) endLongest() {
+	if p.longest != nil {
+		p.longest.end()
+		p.longest = nil
 	}
 }
 
@@ -203,6 +227,7 @@ func (p *pooledStore) closeIfDone() {
 func (o *openStore) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitWait)
 	defer cancel()
+	o.streams.Close()
 	o.retention.Close()
 	if err := o.writer.Close(ctx); err != nil {
 		log.Error("closing the audit log", "error", err)

@@ -50,10 +50,11 @@ var allowed = map[string][]string{
 	"recorder":                    {"exchange", "profile", "profile/pathspell", "redact", "severity", "storage"},
 	"recorder/rule":               {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
 	"storage/retention":           {"severity", "storage"},
+	"storage/follow":              {"severity", "storage"},
 	"storage/plugintable":         {"severity", "storage"},
 	"replay":                      {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/memory"},
 	"tap":                         {"exchange", "profile", "profile/pathspell", "recorder", "redact", "replay", "severity", "storage", "storage/memory"},
-	"httpapi":                     {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage"},
+	"httpapi":                     {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/follow"},
 }
 
 func TestTheArrowsOfTheHousePointDown(t *testing.T) {

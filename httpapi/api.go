@@ -42,6 +42,9 @@ type Options struct {
 	// Page serves the viewer's page, path "/", and its files, path "/viewer/<file>",
 	// with headers of its own; nil: there is none. It shows nothing of anybody.
 	Page func(w http.ResponseWriter, r *http.Request, path string)
+	// Streams are those of the store; nil: nobody can follow it, and exports are not
+	// bounded.
+	Streams *Streams
 }
 
 // API answers the requests of one handler. It is safe for concurrent use.
@@ -72,6 +75,11 @@ type Call struct {
 	Writer *recorder.Writer
 	// Door of the operators' surface; nobody else needs it.
 	Door Door
+	// Ending is done when the server begins to shut down, by a new configuration or
+	// because the process ends; nil: never.
+	Ending context.Context
+	// Exiting says whether the process ends; nil: never.
+	Exiting func() bool
 }
 
 // Path says whether a request is the API's: the path under Prefix, still escaped.
@@ -108,6 +116,16 @@ type request struct {
 	session recorder.Session
 	ctx     context.Context
 }
+
+// ending is Ending, never nil.
+func (q *request) ending() context.Context {
+	if q.Ending == nil {
+		return context.Background()
+	}
+	return q.Ending
+}
+
+func (q *request) exiting() bool { return q.Exiting != nil && q.Exiting() }
 
 // endpoint is what a method and path lead to.
 type endpoint struct {
@@ -147,6 +165,8 @@ func routeRead(path string) (endpoint, bool) {
 		return endpoint{serve: (*request).histogram}, true
 	case "/tally":
 		return endpoint{serve: (*request).tally}, true
+	case "/tail":
+		return endpoint{serve: (*request).tail, stream: true}, true
 	case "/export":
 		return endpoint{serve: (*request).export, stream: true}, true
 	}

@@ -38,7 +38,7 @@ type canDoes struct {
 func (q *request) access() {
 	_, lists := storage.As[storage.Lister](q.Store)
 	_, counts := storage.As[storage.Aggregator](q.Store)
-	out := accessAnswer{Surface: "own", Everything: q.everything(), Can: canDoes{Histogram: counts, Export: lists}}
+	out := accessAnswer{Surface: "own", Everything: q.everything(), Can: canDoes{Histogram: counts, Tail: lists && q.Streams != nil, Export: lists}}
 	if q.operator {
 		out.Surface = "operator"
 	} else {

@@ -2,16 +2,13 @@ package httpapi
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
-
-// streamPatience is how long a client may take to read what it was sent, before the
-// connection is cut.
-const streamPatience = 30 * time.Second
 
 // encoder writes the entries of an export in one format.
 type encoder interface {
@@ -62,6 +59,13 @@ func (q *request) export() {
 	if !ok {
 		return
 	}
+	if q.Streams != nil {
+		leave, ok := q.enter(&q.Streams.exports)
+		if !ok {
+			return
+		}
+		defer leave()
+	}
 	wanted.Limit = storage.MaxLimit
 	first, err := q.listPage(lister, wanted)
 	if err != nil {
@@ -81,11 +85,10 @@ func (q *request) export() {
 
 // stream writes page after page.
 func (q *request) stream(lister storage.Lister, wanted storage.Query, page storage.Page, out encoder) error {
-	control := http.NewResponseController(q.w)
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	pace := newPace(q.w, q.ending(), q.exiting)
+	defer pace.end()
 	for {
-		// Writers without deadlines are in the process, or let the server decide.
-		_ = control.SetWriteDeadline(time.Now().Add(streamPatience))
+		pace.next()
 		for i := range page.Entries {
 			if err := out.Encode(&page.Entries[i]); err != nil {
 				return err
@@ -96,6 +99,9 @@ func (q *request) stream(lister storage.Lister, wanted storage.Query, page stora
 		}
 		if err := out.Flush(); err != nil {
 			return err
+		}
+		if q.exiting() {
+			return errors.New("the server ends")
 		}
 		wanted.Cursor, wanted.Offset = page.NextCursor, 0
 		var err error

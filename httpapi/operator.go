@@ -17,6 +17,8 @@ type OperatorOptions struct {
 	Logger *slog.Logger
 	// Page is as in Options.
 	Page func(w http.ResponseWriter, r *http.Request, path string)
+	// Streams are as in Options.
+	Streams *Streams
 }
 
 // Operator shows the whole log to whom the Door of the call lets in. It reads and never
@@ -29,7 +31,7 @@ func NewOperator(o OperatorOptions) *Operator {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	api := New(Options{Redactor: o.Redactor, Logger: o.Logger, Page: o.Page})
+	api := New(Options{Redactor: o.Redactor, Logger: o.Logger, Page: o.Page, Streams: o.Streams})
 	api.operator = true
 	return &Operator{api}
 }

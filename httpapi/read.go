@@ -97,12 +97,7 @@ func (q *request) list() {
 // wanted is what the request asks for, of what it may read. It answers what is wrong
 // with it itself.
 func (q *request) wanted() (storage.Query, bool) {
-	wanted, problems := parseQuery(q.r.URL.RawQuery)
-	if wanted.identifier != "" {
-		if wanted.identifierHash = q.identifierHash(wanted.identifier); wanted.identifierHash == "" {
-			problems = append(problems, "[query.identifier] Invalid input: there is no key here to hash it with; use identifierHash")
-		}
-	}
+	wanted, problems := q.parse()
 	if len(problems) > 0 {
 		q.invalid(problems...)
 		return storage.Query{}, false
@@ -112,6 +107,17 @@ func (q *request) wanted() (storage.Query, bool) {
 		return storage.Query{}, false
 	}
 	return wanted.Query, true
+}
+
+// parse reads the request's query.
+func (q *request) parse() (listQuery, []string) {
+	wanted, problems := parseQuery(q.r.URL.RawQuery)
+	if wanted.identifier != "" {
+		if wanted.identifierHash = q.identifierHash(wanted.identifier); wanted.identifierHash == "" {
+			problems = append(problems, "[query.identifier] Invalid input: there is no key here to hash it with; use identifierHash")
+		}
+	}
+	return wanted, problems
 }
 
 // foreign answers whoever asks for the entries of others without the right to.

@@ -320,6 +320,14 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 	return session, err
 }
 
+// Doubted says whether Authorize would ask the auth server because of what was seen
+// since it last did: an exchange that may have changed the session or its user.
+// (Not because time has passed; a credential that nobody asked about is doubted.)
+func (s *Sessions) Doubted(h http.Header) bool {
+	c := s.credentialsOf(h)
+	return c.none() || !s.verdicts.Contains(s.wholeKey(&c))
+}
+
 // askable says whether there is an endpoint to ask on behalf of a route's exchange.
 func (s *Sessions) askable(params func(string) string) bool {
 	return slices.ContainsFunc(s.profile.Session, func(e *profile.Session) bool { return e.Target("", params) != "" })

@@ -60,6 +60,9 @@ type Writer struct {
 	// Metrics counts writes, and what the Recorders that use this Writer do. Set it
 	// before the first entry; nil counts nothing.
 	Metrics *Metrics
+	// Written is called after each write that the store took; it must be quick. Set it
+	// before the first entry; nil calls nothing.
+	Written func()
 
 	store storage.Store
 	log   *slog.Logger
@@ -142,6 +145,9 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 	w.lastTook = w.lastWrite.Sub(began)
 	w.failing = nil
 	w.mu.Unlock()
+	if w.Written != nil {
+		w.Written()
+	}
 	return nil
 }
 

@@ -1,0 +1,153 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/follow"
+)
+
+// How many answers that last may be open: for one client address or user, and in all.
+const (
+	maxTailsEach, maxTails     = 20, 1000
+	maxExportsEach, maxExports = 4, 32
+)
+
+// Streams are the answers of one store that last: tails and exports. It is shared by
+// all surfaces of the store. Close ends tails, before the store is closed. It is safe
+// for concurrent use.
+type Streams struct {
+	follower       *follow.Follower
+	tails, exports gate
+}
+
+// NewStreams returns the Streams of a store.
+func NewStreams(store storage.Store, log *slog.Logger) *Streams {
+	return &Streams{
+		follower: follow.New(store, log),
+		tails:    gate{each: maxTailsEach, all: maxTails, open: map[string]int{}},
+		exports:  gate{each: maxExportsEach, all: maxExports, open: map[string]int{}},
+	}
+}
+
+// Wake says that this process has just written to the store.
+func (s *Streams) Wake() { s.follower.Wake() }
+
+// Close ends all tails, and returns when they use the store no more.
+func (s *Streams) Close() { s.follower.Close() }
+
+// gate bounds how much is open at once.
+type gate struct {
+	each, all int
+
+	// mu protects the fields below.
+	mu    sync.Mutex
+	open  map[string]int // by key
+	count int
+}
+
+// enter opens one for all keys. If it may not, status is 429 or 503.
+func (g *gate) enter(keys ...string) (leave func(), status int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.count >= g.all {
+		return nil, http.StatusServiceUnavailable
+	}
+	for _, key := range keys {
+		if g.open[key] >= g.each {
+			return nil, http.StatusTooManyRequests
+		}
+	}
+	g.count++
+	for _, key := range keys {
+		g.open[key]++
+	}
+	return func() { g.leave(keys) }, 0
+}
+
+func (g *gate) leave(keys []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.count--
+	for _, key := range keys {
+		if g.open[key]--; g.open[key] == 0 {
+			delete(g.open, key)
+		}
+	}
+}
+
+// enter opens an answer that lasts, or answers why it may not be.
+func (q *request) enter(g *gate) (leave func(), ok bool) {
+	keys := []string{"ip:" + clientKey(q.ClientIP)}
+	if q.session.UserID != "" {
+		keys = append(keys, "user:"+q.session.UserID)
+	}
+	leave, status := g.enter(keys...)
+	if status == 0 {
+		return leave, true
+	}
+	q.w.Header().Set("Retry-After", "10")
+	if status == http.StatusTooManyRequests {
+		q.fail(status, "TOO_MANY_STREAMS", "Too many of these are open for this client or user. Close one first.")
+	} else {
+		q.fail(status, "TOO_MANY_STREAMS", "Too many of these are open. Please try again later.")
+	}
+	return nil, false
+}
+
+const (
+	// streamPatience is how long a client may take to read what it was sent, before the
+	// connection is cut; lastPatience when the server ends.
+	streamPatience = 30 * time.Second
+	lastPatience   = time.Second
+)
+
+// pace gives a client time to read, so that one that reads nothing holds nothing for
+// ever. Writers without deadlines are in the process, or let their server decide.
+type pace struct {
+	control *http.ResponseController
+	stop    func() bool
+
+	// mu protects the fields below.
+	mu   sync.Mutex
+	last bool
+}
+
+// newPace returns the pace of an answer that has to hurry when ending is done and last
+// says so.
+func newPace(w http.ResponseWriter, ending context.Context, last func() bool) *pace {
+	p := &pace{control: http.NewResponseController(w)}
+	p.stop = context.AfterFunc(ending, func() {
+		if !last() {
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.last = true
+		_ = p.control.SetWriteDeadline(time.Now().Add(lastPatience))
+	})
+	return p
+}
+
+// next begins the time for what is written next.
+func (p *pace) next() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.last {
+		_ = p.control.SetWriteDeadline(time.Now().Add(streamPatience))
+	}
+}
+
+// end lets the connection be used for other answers.
+func (p *pace) end() {
+	p.stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.last {
+		_ = p.control.SetWriteDeadline(time.Time{})
+	}
+}

@@ -1,0 +1,237 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/follow"
+)
+
+const (
+	// heartbeat is the time between two signs of life.
+	heartbeat = 15 * time.Second
+	// checkEvery is the time between two looks whether the tail may go on, and askEvery
+	// the longest between two questions to the auth server.
+	checkEvery = 500 * time.Millisecond
+	askEvery   = 25 * time.Second
+	// letInFor is how long a tail lasts of whom Caddy let in by name: only a new request
+	// shows whether it still would. Clients reconnect by themselves.
+	letInFor = 5 * time.Minute
+	// recent is what a new tail begins with, so that nothing is missed between a list
+	// and the tail after it.
+	recent = 5 * time.Second
+	// maxReplay bounds what a tail that continues begins with, in pages.
+	maxReplay = 10
+)
+
+// tail is a tail under way.
+type tail struct {
+	*request
+	pace   *pace
+	wanted storage.Query
+	// asked is when the auth server last said who is there.
+	asked time.Time
+	// buf is what is written next.
+	buf bytes.Buffer
+}
+
+// tail answers with server-sent events (WHATWG HTML, section 9.2): an event "entry" for
+// each entry that is written and each that changes, by id.
+func (q *request) tail() {
+	lister, ok := storage.As[storage.Lister](q.Store)
+	if !ok || q.Streams == nil {
+		q.lacks("follow")
+		return
+	}
+	wanted, ok := q.wanted()
+	if !ok {
+		return
+	}
+	began := time.Now()
+	since, ok := q.since(began)
+	if !ok {
+		return
+	}
+	leave, ok := q.enter(&q.Streams.tails)
+	if !ok {
+		return
+	}
+	defer leave()
+	listener, err := q.Streams.follower.Listen(q.ctx)
+	if err != nil {
+		q.storeFailed(&storage.Fault{Reason: storage.Unspecified, Err: err}, "")
+		return
+	}
+	defer listener.Close()
+	t := &tail{request: q, pace: newPace(q.w, q.ending(), func() bool { return true }), wanted: wanted, asked: began}
+	defer t.pace.end()
+	t.untimed()
+	q.w.Header().Set("Content-Type", "text/event-stream")
+	q.w.Header().Set("X-Accel-Buffering", "no")
+	q.w.WriteHeader(http.StatusOK)
+	t.buf.WriteString("retry: 2000\n: the audit log\n\n")
+	if t.replay(lister, since) && t.send() {
+		t.follow(listener)
+	}
+}
+
+// untimed takes out of the query what has no meaning in a tail.
+func (t *tail) untimed() {
+	t.wanted.From, t.wanted.To, t.wanted.Cursor, t.wanted.Offset = time.Time{}, time.Time{}, "", 0
+}
+
+// since is from when on a tail begins: from what its client has seen, less the time in
+// which that may have changed.
+func (q *request) since(now time.Time) (time.Time, bool) {
+	last := q.r.Header.Get("Last-Event-ID")
+	if last == "" {
+		return now.Add(-recent), true
+	}
+	key, err := storage.DecodeCursor(last)
+	if err != nil {
+		q.invalid("[header.Last-Event-ID] " + err.Error())
+		return time.Time{}, false
+	}
+	return storage.KeyTime(key).Add(-follow.Window), true
+}
+
+// replay writes what there is since then, oldest first.
+func (t *tail) replay(lister storage.Lister, since time.Time) bool {
+	query := t.wanted
+	query.From, query.Limit = since, storage.MaxLimit
+	var found []storage.Entry
+	for range maxReplay {
+		page, err := t.listPage(lister, query)
+		if err != nil {
+			t.Logger.Warn("a tail of the audit log could not begin", "error", err)
+			return false
+		}
+		found = append(found, page.Entries...)
+		if query.Cursor = page.NextCursor; query.Cursor == "" {
+			break
+		}
+	}
+	slices.Reverse(found)
+	return t.entries(found)
+}
+
+// follow writes what is heard, until it may not or cannot go on. Without an event "end"
+// clients come back by themselves.
+func (t *tail) follow(listener *follow.Listener) {
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	alive := time.NewTicker(heartbeat)
+	defer alive.Stop()
+	for goOn := true; goOn; {
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-t.ending().Done():
+			t.bye()
+			return
+		case news, ok := <-listener.News():
+			goOn = ok && t.entries(news)
+		case <-alive.C:
+			t.buf.WriteString(": \n\n")
+			goOn = t.send()
+		case <-check.C:
+			goOn = t.check()
+		}
+	}
+}
+
+// bye says that the server ends, or its configuration. Clients come back to the next.
+func (t *tail) bye() { t.end("SHUTDOWN", "The server ends or was configured anew") }
+
+// check says whether the tail may go on.
+func (t *tail) check() bool {
+	switch now := time.Now(); {
+	case t.exiting():
+		t.bye()
+		return false
+	case t.operator:
+		byName := !t.Door.Decided && !t.Door.Certificate && (t.Door.User != "" || t.Door.Forwarded != "")
+		return !byName || now.Sub(t.asked) < letInFor
+	case now.Sub(t.asked) < askEvery && !t.Sessions.Doubted(t.r.Header):
+		return true
+	default:
+		return t.askAgain(now)
+	}
+}
+
+// askAgain asks the auth server who is there, and decides anew what the tail shows.
+func (t *tail) askAgain(now time.Time) bool {
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	stop := context.AfterFunc(t.ending(), cancel) // the server may end meanwhile
+	defer stop()
+	session, err := t.Sessions.Authorize(ctx, t.r.Header, t.Asker)
+	if err != nil {
+		return false // who comes back is told why
+	}
+	if session.UserID == "" || session.UserID != t.session.UserID {
+		t.end("UNAUTHORIZED", "Unauthorized")
+		return false
+	}
+	t.session, t.asked = session, now
+	wanted, problems := t.parse()
+	if len(problems) > 0 || !t.narrow(&wanted) {
+		t.end("FORBIDDEN", "Cannot query other users' audit logs")
+		return false
+	}
+	t.wanted = wanted.Query
+	t.untimed()
+	return true
+}
+
+// entries writes those that are wanted.
+func (t *tail) entries(list []storage.Entry) bool {
+	for i := range list {
+		if !t.wanted.Matches(&list[i]) {
+			continue
+		}
+		b, err := json.Marshal(t.shown(&list[i]))
+		if err != nil {
+			t.Logger.Error("an audit log entry could not be shown", "error", err)
+			continue
+		}
+		t.buf.WriteString("id: " + storage.EncodeCursor(list[i].SortKey()) + "\nevent: entry\ndata: ")
+		t.buf.Write(b) // one line: JSON has no line breaks of its own
+		t.buf.WriteString("\n\n")
+		if t.buf.Len() > 64<<10 && !t.send() {
+			return false
+		}
+	}
+	return t.send()
+}
+
+// end writes the last event: the client shall not come back.
+func (t *tail) end(code, message string) {
+	b, err := json.Marshal(failure{message, code})
+	if err != nil {
+		return // cannot happen: two texts
+	}
+	t.buf.WriteString("event: end\ndata: ")
+	t.buf.Write(b)
+	t.buf.WriteString("\n\n")
+	t.send()
+}
+
+// send writes what is in the buffer; false when nobody reads.
+func (t *tail) send() bool {
+	if t.buf.Len() == 0 {
+		return true
+	}
+	t.pace.next()
+	_, err := t.w.Write(t.buf.Bytes())
+	t.buf.Reset()
+	if t.buf.Cap() > 1<<20 {
+		t.buf = bytes.Buffer{}
+	}
+	return err == nil && t.pace.control.Flush() == nil
+}

@@ -1,0 +1,223 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+)
+
+// hang is how long a test waits for what must come.
+const hang = 30 * time.Second
+
+// event is one server-sent event.
+type event struct{ id, name, data string }
+
+// events reads a stream until it ends.
+func events(body io.Reader) <-chan event {
+	out := make(chan event, 10000)
+	go func() {
+		defer close(out)
+		var e event
+		for lines := bufio.NewScanner(body); lines.Scan(); {
+			field, value, _ := strings.Cut(lines.Text(), ": ")
+			switch field {
+			case "id":
+				e.id = value
+			case "event":
+				e.name = value
+			case "data":
+				e.data = value
+			case "":
+				if e.name != "" {
+					out <- e
+				}
+				e = event{}
+			}
+		}
+	}()
+	return out
+}
+
+// next is the next event; none when the stream has ended.
+func next(t *testing.T, from <-chan event) event {
+	t.Helper()
+	select {
+	case e := <-from:
+		return e
+	case <-time.After(hang):
+		t.Fatal("no event comes")
+		return event{}
+	}
+}
+
+// tailed opens a tail of the operators' surface.
+func tailed(t *testing.T, url string, header ...string) (*http.Response, <-chan event) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	must(t, err)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(r)
+	must(t, err)
+	t.Cleanup(func() { _ = res.Body.Close() })
+	return res, events(res.Body)
+}
+
+// following is an operators' surface with a tail.
+func following(t *testing.T, store storage.Store, ending context.Context) (*httptest.Server, *httpapi.Streams) {
+	t.Helper()
+	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, ClientIP: r.URL.Query().Get("from_ip")})
+	}))
+	t.Cleanup(func() { streams.Close(); s.CloseClientConnections(); s.Close() })
+	return s, streams
+}
+
+func TestATailShowsWhatIsWrittenAndWhatChanges(t *testing.T) {
+	store := memory.New(0)
+	s, streams := following(t, store, nil)
+	old := entryOf("alice", "old")
+	old.CreatedAt = time.Now().Add(-time.Hour)
+	must(t, store.Write(t.Context(), old, entryOf("alice", "just now"), entryOf("bob", "just now")))
+	res, in := tailed(t, s.URL+"/tail?userId=alice&from=2001-01-01&cursor=AQ")
+	if res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("Cache-Control") != "no-store, private" {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+	if e := next(t, in); e.name != "entry" || !strings.Contains(e.data, `"just now"`) || !strings.Contains(e.data, `"userAgent":"secret-agent"`) {
+		t.Errorf("first %+v", e)
+	}
+	intent := entryOf("alice", "intent")
+	intent.Status = storage.Unknown
+	must(t, store.Write(t.Context(), entryOf("bob", "other"), intent))
+	streams.Wake()
+	if e := next(t, in); !strings.Contains(e.data, intent.ID) || !strings.Contains(e.data, `"unknown"`) {
+		t.Errorf("then %+v", e)
+	}
+	intent.Status = storage.Failed
+	must(t, store.Write(t.Context(), intent))
+	e := next(t, in)
+	if !strings.Contains(e.data, intent.ID) || !strings.Contains(e.data, `"failed"`) {
+		t.Errorf("then %+v", e)
+	}
+	_, again := tailed(t, s.URL+"/tail?userId=alice", "Last-Event-ID", e.id)
+	if a, b := next(t, again), next(t, again); !strings.Contains(a.data, "just now") || !strings.Contains(b.data, intent.ID) {
+		t.Errorf("continued with %+v, %+v", a, b)
+	}
+	if res, _ := tailed(t, s.URL+"/tail", "Last-Event-ID", "x"); res.StatusCode != 400 {
+		t.Errorf("%d", res.StatusCode)
+	}
+}
+
+func TestATailEndsWithItsServer(t *testing.T) {
+	ending, end := context.WithCancel(t.Context())
+	s, _ := following(t, memory.New(0), ending)
+	_, in := tailed(t, s.URL+"/tail")
+	time.AfterFunc(10*time.Millisecond, end)
+	if e := next(t, in); e.name != "end" || !strings.Contains(e.data, `"SHUTDOWN"`) {
+		t.Errorf("%+v", e)
+	}
+	if e, ok := <-in; ok {
+		t.Errorf("after the end %+v", e)
+	}
+}
+
+func TestSoManyTailsAndNoMore(t *testing.T) {
+	s, _ := following(t, memory.New(0), nil)
+	for i := range 21 {
+		res, _ := tailed(t, s.URL+"/tail?from_ip=192.0.2.1")
+		if (res.StatusCode == 200) != (i < 20) || i == 20 && res.StatusCode != 429 {
+			t.Errorf("tail %d: %d", i, res.StatusCode)
+		}
+	}
+	if res, _ := tailed(t, s.URL+"/tail?from_ip=192.0.2.2"); res.StatusCode != 200 {
+		t.Errorf("another client: %d", res.StatusCode)
+	}
+}
+
+// changing is an auth server that changes its mind.
+type changing struct{ now atomic.Pointer[identity] }
+
+func (c *changing) Ask(r *http.Request) (int, []byte, error) { return c.now.Load().Ask(r) }
+
+// TestATailShowsTheOwnEntriesAlone, like list, and ends when its session has.
+func TestATailShowsTheOwnEntriesAlone(t *testing.T) {
+	store := memory.New(0)
+	api := accessAPI(t, store)
+	api.Streams = httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	entries := accessEntries(t, api)
+	var auth changing
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), ClientIP: "192.0.2.1", Asker: &auth, Store: store, Writer: api.writer})
+	}))
+	t.Cleanup(func() { api.Streams.Close(); s.CloseClientConnections(); s.Close() })
+	for name, classes := range readable {
+		who := identities[name]
+		auth.now.Store(&who)
+		query := ""
+		if classes == nil {
+			query = "?scope=all"
+		}
+		res, in := tailed(t, s.URL+"/tail"+query, "Cookie", "better-auth.session_token="+name)
+		if name == "stranger" {
+			if res.StatusCode != 401 {
+				t.Errorf("a stranger gets %d", res.StatusCode)
+			}
+			continue
+		}
+		want := len(classes)
+		if classes == nil {
+			want = len(entries)
+		}
+		for range want {
+			e := next(t, in)
+			var shown struct{ ID, UserAgent string }
+			must(t, json.Unmarshal([]byte(e.data), &shown))
+			mine := classes == nil
+			for _, class := range classes {
+				mine = mine || entries[class].ID == shown.ID
+			}
+			if !mine || shown.UserAgent != "" {
+				t.Errorf("%s is shown %s", name, e.data)
+			}
+		}
+	}
+	who := identities["user"]
+	auth.now.Store(&who)
+	if res, _ := tailed(t, s.URL+"/tail?scope=all", "Cookie", "better-auth.session_token=user"); res.StatusCode != 403 {
+		t.Errorf("a user gets %d", res.StatusCode)
+	}
+	if res, _ := tailed(t, s.URL+"/tail", "Cookie", "better-auth.session_token=user", "Sec-Fetch-Site", "cross-site"); res.StatusCode != 403 {
+		t.Errorf("another site gets %d", res.StatusCode)
+	}
+}
+
+func TestAnEntryCannotMakeEvents(t *testing.T) {
+	store := memory.New(0)
+	s, _ := following(t, store, nil)
+	for i, bad := range []string{"a\nevent: end", "\r\rdata: x", "\u2028\u2029", "a\r\n\r\nid: 0"} {
+		e := entryOf("alice", fmt.Sprint(i, bad))
+		must(t, store.Write(t.Context(), e))
+	}
+	_, in := tailed(t, s.URL+"/tail")
+	for range 4 {
+		if e := next(t, in); e.name != "entry" || !json.Valid([]byte(e.data)) {
+			t.Errorf("%+v", e)
+		}
+	}
+}

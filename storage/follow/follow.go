@@ -1,0 +1,284 @@
+package follow
+
+import (
+	"context"
+	"hash/maphash"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	// Window is how old an entry may be when it changes: an outcome that comes later than
+	// that after its intent is not told.
+	Window = 2 * time.Minute
+	// every is the time between two looks, and pause the least of it however much is written.
+	every = time.Second
+	pause = 200 * time.Millisecond
+	// wholeEvery is the time between two looks at the whole window. The others end at
+	// the first page without news: what changes below it waits for a whole one.
+	wholeEvery = 5 * time.Second
+	// maxPages of storage.MaxLimit entries bound a look: what is below is not told.
+	maxPages = 20
+	// lookTimeout bounds one page.
+	lookTimeout = 2 * time.Second
+	// maxBatch and maxBytes bound what is told at once, and backlog how much of it a
+	// listener may have waiting before it is given up.
+	maxBatch = 2000
+	maxBytes = 8 << 20
+	backlog  = 8
+)
+
+// Follower tells listeners what becomes of a store's entries. Close ends it, before the
+// store is closed. It is safe for concurrent use.
+type Follower struct {
+	lister storage.Lister
+	log    *slog.Logger
+	wake   chan struct{}
+	// listening is whether anybody does: Wake must cost nothing when nobody does.
+	listening atomic.Bool
+	warning   rate.Sometimes
+
+	// mu protects the fields below.
+	mu        sync.Mutex
+	closed    bool
+	listeners map[*Listener]struct{}
+	look      *look // under way while there are listeners; nil without
+	looking   sync.WaitGroup
+}
+
+// look is the work of one goroutine.
+type look struct {
+	cancel context.CancelFunc
+	ready  chan struct{} // closed after the first look
+	seed   maphash.Seed
+	// known is what was told of the window's entries, by id.
+	known map[string]uint64
+	whole time.Time // when the whole window was last looked at
+}
+
+// Listener hears of entries. Close ends it.
+type Listener struct {
+	follower *Follower
+	news     chan []storage.Entry
+}
+
+// New returns a Follower of a store, nil of one that cannot list.
+func New(store storage.Store, log *slog.Logger) *Follower {
+	lister, ok := storage.As[storage.Lister](store)
+	if !ok {
+		return nil
+	}
+	return &Follower{
+		lister: lister, log: log, wake: make(chan struct{}, 1), listeners: map[*Listener]struct{}{}, warning: rate.Sometimes{Interval: time.Minute},
+	}
+}
+
+// Wake says that this process has just written.
+func (f *Follower) Wake() {
+	if f == nil || !f.listening.Load() {
+		return
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// Listen returns a Listener that hears of everything which is written from now on: what
+// is listed after Listen has returned, and what is heard, is all there is. It fails when
+// ctx ends first, or the Follower is closed.
+func (f *Follower) Listen(ctx context.Context) (*Listener, error) {
+	l := &Listener{f, make(chan []storage.Entry, backlog)}
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return nil, storage.ErrClosed
+	}
+	f.listeners[l] = struct{}{}
+	if f.look == nil {
+		f.start()
+	}
+	now := f.look
+	f.mu.Unlock()
+	select {
+	case <-now.ready:
+		return l, nil
+	case <-ctx.Done():
+		l.Close()
+		return nil, ctx.Err()
+	}
+}
+
+// start begins to look; f.mu is held.
+func (f *Follower) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	f.look = &look{cancel: cancel, ready: make(chan struct{}), seed: maphash.MakeSeed(), known: map[string]uint64{}}
+	f.listening.Store(true)
+	now := f.look
+	f.looking.Go(func() { f.run(ctx, now) })
+}
+
+// end ends looking; f.mu is held.
+func (f *Follower) end() {
+	if f.look != nil {
+		f.look.cancel()
+		f.look = nil
+		f.listening.Store(false)
+	}
+}
+
+// News are entries as they are now: new ones, and those that have changed, oldest first.
+// They may come again. The channel is closed when the listener was too slow, or the
+// Follower is closed. Nobody may change what comes out of it.
+func (l *Listener) News() <-chan []storage.Entry { return l.news }
+
+// Close ends the listener. It may be called again.
+func (l *Listener) Close() {
+	l.follower.mu.Lock()
+	defer l.follower.mu.Unlock()
+	l.follower.drop(l)
+}
+
+// drop ends a listener; f.mu is held.
+func (f *Follower) drop(l *Listener) {
+	if _, there := f.listeners[l]; !there {
+		return
+	}
+	delete(f.listeners, l)
+	close(l.news)
+	if len(f.listeners) == 0 {
+		f.end()
+	}
+}
+
+// Close ends all listeners, and returns when nothing uses the store any more.
+func (f *Follower) Close() {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	f.closed = true
+	for l := range f.listeners {
+		f.drop(l)
+	}
+	f.mu.Unlock()
+	f.looking.Wait()
+}
+
+// run looks until nobody listens.
+func (f *Follower) run(ctx context.Context, now *look) {
+	f.newsOf(ctx, now, func([]storage.Entry) {}) // what is there already is no news
+	close(now.ready)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-f.wake:
+		}
+		f.newsOf(ctx, now, f.tell)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// newsOf looks at the log, and tells what it did not know.
+func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.Entry)) {
+	began := time.Now()
+	whole := began.Sub(now.whole) >= wholeEvery
+	seen := map[string]uint64{}
+	var news batch
+	q := storage.Query{From: began.Add(-Window), Limit: storage.MaxLimit}
+	for range maxPages {
+		page, err := f.page(ctx, q)
+		if err != nil {
+			if ctx.Err() == nil {
+				f.warning.Do(func() { f.log.Warn("the audit log cannot be followed: the store does not list", "error", err) })
+			}
+			whole = false
+			break
+		}
+		before := news.count
+		for i := range page.Entries {
+			e := &page.Entries[i]
+			digest := now.digest(e)
+			if seen[e.ID] = digest; now.known[e.ID] != digest {
+				now.known[e.ID] = digest
+				news.add(e, tell)
+			}
+		}
+		if q.Cursor = page.NextCursor; q.Cursor == "" || !whole && news.count == before {
+			break
+		}
+	}
+	news.flush(tell)
+	if whole {
+		now.known, now.whole = seen, began
+	}
+}
+
+func (f *Follower) page(ctx context.Context, q storage.Query) (storage.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	return f.lister.List(ctx, q)
+}
+
+// batch is news that are not told yet, newest first.
+type batch struct {
+	entries      []storage.Entry
+	bytes, count int
+}
+
+func (b *batch) add(e *storage.Entry, tell func([]storage.Entry)) {
+	b.entries = append(b.entries, *e)
+	b.bytes += len(e.Metadata) + storage.MaxUserAgent
+	if b.count++; len(b.entries) >= maxBatch || b.bytes >= maxBytes {
+		b.flush(tell)
+	}
+}
+
+func (b *batch) flush(tell func([]storage.Entry)) {
+	if len(b.entries) == 0 {
+		return
+	}
+	slices.Reverse(b.entries)
+	tell(b.entries)
+	b.entries, b.bytes = nil, 0
+}
+
+// tell gives news to all listeners; those that have too much waiting are given up.
+func (f *Follower) tell(news []storage.Entry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for l := range f.listeners {
+		select {
+		case l.news <- news:
+		default:
+			f.drop(l)
+		}
+	}
+}
+
+// digest tells two states of an entry apart.
+func (l *look) digest(e *storage.Entry) uint64 {
+	var h maphash.Hash
+	h.SetSeed(l.seed)
+	for _, s := range []string{e.UserID, e.Action, string(e.Status), e.Severity.String(), e.IPAddress, e.UserAgent} {
+		_, _ = h.WriteString(s)
+		_ = h.WriteByte(0)
+	}
+	_, _ = h.Write(e.Metadata)
+	return h.Sum64() | 1 // never 0, which is what nobody knows
+}

@@ -1,0 +1,134 @@
+package follow_test
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/follow"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+)
+
+func entry(action string, status storage.Status) storage.Entry {
+	e := storage.Entry{Action: action, Status: status}
+	e.Sanitize()
+	return e
+}
+
+func write(t *testing.T, s storage.Store, entries ...storage.Entry) {
+	t.Helper()
+	if err := s.Write(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listen(t *testing.T, f *follow.Follower) *follow.Listener {
+	t.Helper()
+	l, err := f.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// heard is what a listener hears within a while of the test's clock.
+func heard(l *follow.Listener, within time.Duration) (actions []string) {
+	end := time.After(within)
+	for {
+		select {
+		case news, ok := <-l.News():
+			if !ok {
+				return append(actions, "closed")
+			}
+			for _, e := range news {
+				actions = append(actions, e.Action+" "+string(e.Status))
+			}
+		case <-end:
+			return actions
+		}
+	}
+}
+
+func TestWhatIsWrittenIsHeardOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		write(t, s, entry("before", storage.Success))
+		l := listen(t, f)
+		intent := entry("intent", storage.Unknown)
+		write(t, s, intent, entry("next", storage.Failed))
+		if got := fmt.Sprint(heard(l, 10*time.Second)); got != "[intent unknown next failed]" && got != "[next failed intent unknown]" {
+			t.Errorf("heard %s", got)
+		}
+		intent.Status = storage.Success
+		write(t, s, intent)
+		if got := fmt.Sprint(heard(l, 10*time.Second)); got != "[intent success]" {
+			t.Errorf("heard %s", got)
+		}
+		write(t, s, intent)
+		if got := heard(l, 10*time.Second); len(got) != 0 {
+			t.Errorf("heard %s again", got)
+		}
+	})
+}
+
+// TestALateOutcomeBelowManyEntriesIsHeard with the next look at the whole window.
+func TestALateOutcomeBelowManyEntriesIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		intent := entry("intent", storage.Unknown)
+		write(t, s, intent)
+		for range 1500 {
+			write(t, s, entry("noise", storage.Success))
+		}
+		l := listen(t, f)
+		intent.Status = storage.Failed
+		write(t, s, intent)
+		if got := fmt.Sprint(heard(l, 6*time.Second)); got != "[intent failed]" {
+			t.Errorf("heard %s", got)
+		}
+	})
+}
+
+func TestWakeIsQuickerThanTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		f.Wake() // nobody listens
+		l := listen(t, f)
+		write(t, s, entry("now", storage.Success))
+		f.Wake()
+		if got := heard(l, 10*time.Millisecond); len(got) != 1 {
+			t.Errorf("heard %s", got)
+		}
+	})
+}
+
+func TestWhoDoesNotListenIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		slow, quick := listen(t, f), listen(t, f)
+		n := 0
+		for i := range 12 {
+			write(t, s, entry(fmt.Sprint(i), storage.Success))
+			n += len(heard(quick, 2*time.Second))
+		}
+		if got := heard(slow, time.Second); n != 12 || len(got) == 0 || got[len(got)-1] != "closed" {
+			t.Errorf("the quick one heard %d, the slow one %s", n, got)
+		}
+		slow.Close() // again
+		f.Close()
+		if _, err := f.Listen(t.Context()); err == nil {
+			t.Error("a closed Follower is listened to")
+		}
+	})
+}
