@@ -29,15 +29,11 @@ func newCSV(w io.Writer, agents bool) *csvWriter {
 
 // Encode implements encoder.
 func (c *csvWriter) Encode(e *storage.Entry) error {
-	metadata := string(e.Metadata)
-	if metadata == "" {
-		metadata = "{}"
-	}
 	cells := []string{e.ID, isoTime(e.CreatedAt), e.UserID, e.Action, storage.ClassIn(e.Metadata), string(e.Status), e.Severity.String(), e.IPAddress}
 	if c.agents {
 		cells = append(cells, e.UserAgent)
 	}
-	c.record(append(cells, metadata)...)
+	c.record(append(cells, metadataOf(e))...)
 	return nil // a bufio.Writer keeps its error for Flush
 }
 

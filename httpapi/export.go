@@ -28,8 +28,9 @@ type format struct {
 
 // formats by their names.
 var formats = map[string]format{
-	"csv":   {"text/csv; charset=utf-8; header=present", "csv", func(q *request, w io.Writer) encoder { return newCSV(w, q.operator) }},
-	"jsonl": {"application/x-ndjson", "jsonl", func(q *request, w io.Writer) encoder { return &lines{q, json.NewEncoder(w)} }},
+	"csv":     {"text/csv; charset=utf-8; header=present", "csv", func(q *request, w io.Writer) encoder { return newCSV(w, q.operator) }},
+	"parquet": {"application/vnd.apache.parquet", "parquet", func(q *request, w io.Writer) encoder { return newParquet(w, q.operator) }},
+	"jsonl":   {"application/x-ndjson", "jsonl", func(q *request, w io.Writer) encoder { return &lines{q, json.NewEncoder(w)} }},
 }
 
 // export streams everything that the query selects, newest first, page after page, in

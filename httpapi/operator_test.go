@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -168,6 +170,20 @@ func TestAnExportIsWhatTheListPagesAre(t *testing.T) {
 	}
 	if strings.Count(body, "\r\n") != len(records) || strings.Count(body, "\n") != len(records) {
 		t.Error("not all lines end in CRLF")
+	}
+	_, body = fetch(t, s.URL+"/export?format=parquet")
+	rows, err := parquet.Read[struct {
+		ID        string  `parquet:"id"`
+		UserID    *string `parquet:"userId"`
+		UserAgent *string `parquet:"userAgent"`
+		Metadata  string  `parquet:"metadata"`
+		CreatedAt int64   `parquet:"createdAt"`
+	}](strings.NewReader(body), int64(len(body)))
+	must(t, err)
+	for i, id := range ids {
+		if len(rows) != len(ids) || rows[i].ID != id || rows[i].UserID == nil || *rows[i].UserAgent != "agent" || !json.Valid([]byte(rows[i].Metadata)) || time.UnixMilli(rows[i].CreatedAt).Year() != 2026 {
+			t.Fatalf("%d rows, %+v", len(rows), rows[i])
+		}
 	}
 	for _, query := range []string{"", "format=xml", "format=csv&format=csv", "format=csv&limit=x", "format=csv&cursor=x"} {
 		if status, body := fetch(t, s.URL+"/export?"+query); status != 400 {

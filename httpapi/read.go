@@ -37,9 +37,7 @@ func (q *request) shown(e *storage.Entry) any {
 		return shown(e)
 	}
 	out := operatorEntry{entry: shown(e)}
-	if e.UserAgent != "" {
-		out.UserAgent = &e.UserAgent
-	}
+	out.UserAgent = orNull(e.UserAgent)
 	return out
 }
 
@@ -51,12 +49,7 @@ func shown(e *storage.Entry) entry {
 	if len(out.Metadata) == 0 {
 		out.Metadata = json.RawMessage("{}")
 	}
-	if e.UserID != "" {
-		out.UserID = &e.UserID
-	}
-	if e.IPAddress != "" {
-		out.IPAddress = &e.IPAddress
-	}
+	out.UserID, out.IPAddress = orNull(e.UserID), orNull(e.IPAddress)
 	return out
 }
 
