@@ -16,14 +16,17 @@ import (
 // TestGate13StaleSession: a session that has ended reads nothing any more (threats.md
 // C4, C5, C7). On the node that saw it end, with the next request; on another node
 // within the 5 s for which an answer of the auth server is believed; and whatever a
-// cookie cache of the auth server says.
-//
-// Open tails (C25) are due here when there is a live tail.
+// cookie cache of the auth server says. Open tails (C25) end by themselves: at once where
+// the session ended, within half a minute elsewhere.
 func TestGate13StaleSession(t *testing.T) {
 	reads, stale, latest := staleNodes(t)
+	tails, ended, last := staleTails(t)
 	cached, control, fresh, pairs := staleCache(t)
-	gates.Print(t, 13, "%d reads after a sign-out or ban, %d stale; on another node %v at the latest; with a cookie cache %d reads, %d stale, %d of 9 mixtures of credentials judged as the auth server does; control, the cache itself: %d of %d stale",
-		reads, stale, latest.Round(10*time.Millisecond), cached, fresh, pairs, control, cached)
+	gates.Print(t, 13, "%d reads after a sign-out or ban, %d stale; on another node %v at the latest; with a cookie cache %d reads, %d stale, %d of 9 mixtures of credentials judged as the auth server does; control, the cache itself: %d of %d stale; %d open tails, %d ended with their session, the last after %v",
+		reads, stale, latest.Round(10*time.Millisecond), cached, fresh, pairs, control, cached, tails, ended, last.Round(10*time.Millisecond))
+	if ended != tails || last > 5*time.Second {
+		t.Error("every open tail has to end with its session")
+	}
 	if stale > 0 || fresh > 0 || control != cached || pairs != 9 || latest > 8*time.Second {
 		t.Error("the figures must be 0, about 5 s, 0, 9, and all of them in the control")
 	}
@@ -100,6 +103,50 @@ func elsewhere(t *testing.T, here, there int) time.Duration {
 		}
 	})
 	return time.Duration(longest.Load())
+}
+
+// staleTails ends the sessions of open tails: by a sign-out, or because an administrator
+// bans the user. Each has shown an entry before, of its own user alone.
+func staleTails(t *testing.T) (tails, ended int, last time.Duration) {
+	t.Helper()
+	t.Run("tails", func(t *testing.T) {
+		harness.Use(t)
+		dir, port := t.TempDir(), harness.FreePort(t)
+		harness.Load(t, anyHost(database(dir), trusting, siteOf(port, singly(), harness.Upstream(t, &sessionAuth{}))))
+		tails = gates.Figure(20, 100)
+		var right, longest atomic.Int64
+		var foreign atomic.Bool
+		parallel(tails, 10, func(i int) {
+			token := fmt.Sprintf("tailing%d.1", i)
+			o := tail(t, port, "/api/auth/audit-log/tail", from(client(i))+bearing(token))
+			once(port, raw("POST", "/api/auth/update-user", "tailed", bearing(token)+jsonType, "{}"))
+			own := func(e tailEvent) bool {
+				if e.name == "entry" && !strings.Contains(e.data, fmt.Sprintf(`"userId":"tailing%d"`, i)) {
+					foreign.Store(true)
+				}
+				return strings.Contains(e.data, "update-user")
+			}
+			if _, ok := o.until(t, own); !ok {
+				t.Errorf("the tail of %s, answered %d, does not show its entry", token, o.status)
+				return
+			}
+			end(port, i, token)
+			began := time.Now()
+			if _, ok := o.until(t, isEnd("UNAUTHORIZED")); ok {
+				right.Add(1)
+			}
+			for took := int64(time.Since(began)); ; {
+				if most := longest.Load(); took <= most || longest.CompareAndSwap(most, took) {
+					return
+				}
+			}
+		})
+		if foreign.Load() {
+			t.Error("a tail showed an entry of somebody else")
+		}
+		ended, last = int(right.Load()), time.Duration(longest.Load())
+	})
+	return tails, ended, last
 }
 
 // staleCache ends sessions behind the back of a real Better Auth server's cookie cache,

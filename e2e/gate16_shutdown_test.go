@@ -19,8 +19,8 @@ import (
 
 // TestGate16Shutdown ends Caddy with SIGTERM while requests are with the auth server:
 // each has an entry, which says so if it was cut off, and the queue is emptied
-// (threats.md E1.6, E1.7). The control is killed instead. Open tails of the log are due
-// here when there are tails: they must not hold the exit up.
+// (threats.md E1.6, E1.7). The control is killed instead. Open tails of the log do not
+// hold the exit up, nor a reload.
 func TestGate16Shutdown(t *testing.T) {
 	requests := gates.Figure(60, 200)
 	hung := &shutdown{options: "grace_period 200ms", takes: never, impatient: !gates.Full()}
@@ -41,8 +41,12 @@ func TestGate16Shutdown(t *testing.T) {
 			bad += s.missing + s.twice + s.wrong
 		}
 	}
-	gates.Print(t, 16, "grace 1 s, auth server takes 4 s: %d requests, %d without an entry, %d with two, %d answered, exit %v after SIGTERM (async: %d, %d, %d, %v); it never answers: %d without an entry, %d entries say that they were interrupted, end %v after SIGTERM; eternal grace, %d entries in the queue, store stalled for a second: %d without an entry, exit %v after the last request; control, killed: %d of %d without an entry",
-		requests, late.missing, late.twice, late.answered, late.took, async.missing, async.twice, async.answered, async.took, hung.missing, hung.cut, hung.took, queued.queue, queued.missing, queued.after, killed.missing, requests)
+	open, told, exit := tailsAtTheEnd(t)
+	gates.Print(t, 16, "grace 1 s, auth server takes 4 s: %d requests, %d without an entry, %d with two, %d answered, exit %v after SIGTERM (async: %d, %d, %d, %v); it never answers: %d without an entry, %d entries say that they were interrupted, end %v after SIGTERM; eternal grace, %d entries in the queue, store stalled for a second: %d without an entry, exit %v after the last request; control, killed: %d of %d without an entry; eternal grace, %d open tails: %d were told, exit %v after SIGTERM",
+		requests, late.missing, late.twice, late.answered, late.took, async.missing, async.twice, async.answered, async.took, hung.missing, hung.cut, hung.took, queued.queue, queued.missing, queued.after, killed.missing, requests, open, told, exit.Round(10*time.Millisecond))
+	if told != open || exit > 5*time.Second {
+		t.Error("open tails hold the exit up, or are not told of it")
+	}
 	if bad > 0 || hung.cut != requests || killed.missing == 0 {
 		t.Error("every request must have one entry that tells the truth, and the control must lose some")
 	}
@@ -53,6 +57,54 @@ func TestGate16Shutdown(t *testing.T) {
 
 // never is a time that an auth server takes: as long as the test lasts.
 const never = time.Hour
+
+// tailsAtTheEnd opens tails of both surfaces, and ends Caddy. told is how many of them
+// were told; one more never reads.
+func tailsAtTheEnd(t *testing.T) (open, told int, exit time.Duration) {
+	t.Helper()
+	dir, port, operators := t.TempDir(), harness.FreePort(t), harness.FreePort(t)
+	up := harness.Upstream(t, &sessionAuth{})
+	config := anyHost(database(dir), trusting, siteOf(port, singly(), up), siteOf(operators, "audit_log_api", up))
+	config = strings.Replace(config, "\tgrace_period 10s\n", "", 1)
+	cmd := harness.Start(t, dir, port, config)
+	var tails []*openTail
+	for i := range 100 {
+		o := (*openTail)(nil)
+		if i%10 == 0 {
+			o = tail(t, operators, "/audit-log/tail", "Host: localhost\r\n")
+		} else {
+			o = tail(t, port, "/api/auth/audit-log/tail", from(client(i))+bearing(fmt.Sprint("user-", i)))
+		}
+		if o.status != http.StatusOK {
+			t.Fatalf("tail %d: %d", i, o.status)
+		}
+		tails = append(tails, o)
+	}
+	stalled, err := connect(operators)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stalled.Close() }()
+	if _, err := stalled.Write([]byte(raw("GET", "/audit-log/tail", "stalled", "Host: localhost\r\n", ""))); err != nil {
+		t.Fatal(err)
+	}
+	began, ended := time.Now(), make(chan error, 1)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, err := cmd.Process.Wait(); ended <- err }()
+	for _, o := range tails {
+		if _, ok := o.until(t, isEnd("SHUTDOWN")); ok {
+			told++
+		}
+	}
+	select {
+	case <-ended:
+	case <-time.After(2 * hang):
+		t.Error("Caddy does not end")
+	}
+	return len(tails), told, time.Since(began)
+}
 
 // shutdown is one end of a Caddy that has requests under way.
 type shutdown struct {
