@@ -18,10 +18,10 @@ import (
 // TestGate12Access: nobody gets a byte of an entry that is not theirs, and an entry of
 // somebody else is answered as one that is not there (threats.md C1 to C3). Package
 // httpapi has the same matrix without a server (access_test.go); here it is SQLite, a
-// real Caddy, and an auth server that is asked.
-//
-// Live tail, export and viewer are due here when they exist.
+// real Caddy, and an auth server that is asked. What counts, exports and follows shows
+// the same entries as the list.
 func TestGate12Access(t *testing.T) {
+	surfaces, shownBy, leaks := accessOfSurfaces(t)
 	g := newAccessGate(t)
 	for name, token := range map[string]string{"a stranger": "", "alice": "alice", "bob": "bob", "an administrator": "root"} {
 		for class, e := range g.entries {
@@ -32,8 +32,11 @@ func TestGate12Access(t *testing.T) {
 	}
 	shapes, wrong := g.roles(t)
 	foreign, missing, n := g.timing(t)
-	gates.Print(t, 12, "4 identities x %d ids x 5 endpoints: %d answers, %d foreign bytes, %d shown rightly, %d foreign ones answered as missing ones, %d differ; %d shapes of roles, %d wrong; median of a foreign id %v, of a missing one %v (n=%d)",
-		len(g.entries), g.answers, g.foreign, g.shown, g.same, g.differ, shapes, wrong, foreign.Round(time.Microsecond), missing.Round(time.Microsecond), n)
+	gates.Print(t, 12, "4 identities x %d ids x 5 endpoints: %d answers, %d foreign bytes, %d shown rightly, %d foreign ones answered as missing ones, %d differ; %d shapes of roles, %d wrong; median of a foreign id %v, of a missing one %v (n=%d); counts, exports and tails: %d answers, %d show what they may, %d foreign bytes",
+		len(g.entries), g.answers, g.foreign, g.shown, g.same, g.differ, shapes, wrong, foreign.Round(time.Microsecond), missing.Round(time.Microsecond), n, surfaces, shownBy, leaks)
+	if shownBy != surfaces || leaks > 0 {
+		t.Error("counts, exports and tails show too little, or too much")
+	}
 	if g.shown != 16 || g.same < 20 || g.foreign+g.differ+wrong > 0 {
 		t.Error("the matrix shows too little, or too much")
 	}
@@ -163,6 +166,84 @@ func (g *accessGate) look(t *testing.T, name, token, class, endpoint, request st
 		return
 	}
 	g.same++
+}
+
+// accessOfSurfaces asks for what counts, exports and follows, as each identity. right
+// answers have the status and the own entry that they should.
+func accessOfSurfaces(t *testing.T) (answers, right, leaks int) {
+	t.Helper()
+	t.Run("surfaces", func(t *testing.T) { // Caddy ends with it
+		g := newAccessGate(t)
+		for token, own := range map[string]string{"": "", "alice": "alice's", "bob": "bob's", "root": "an administrator's"} {
+			for _, target := range []string{
+				"access", "histogram?from=2026-01-01&step=86400000000", "histogram?from=2026-01-01&step=8640000000", "tally", "export?format=csv", "export?format=jsonl", "tail",
+				"tally?scope=all", "export?format=jsonl&scope=all", "tail?scope=all", "tally?userId=alice", "export?format=csv&userId=bob", "tail?userId=bob", "tally?identifier=bob@example.com", "export?format=jsonl&identifier=bob@example.com",
+			} {
+				ok, leaked := g.surface(t, token, own, target)
+				answers++
+				if ok {
+					right++
+				}
+				leaks += leaked
+			}
+		}
+	})
+	return answers, right, leaks
+}
+
+// surface asks for one.
+func (g *accessGate) surface(t *testing.T, token, own, target string) (ok bool, leaked int) {
+	t.Helper()
+	g.clients++
+	head := from(client(20_000+g.clients)) + bearing(token)
+	foreign := strings.Contains(target, "scope=all") || strings.Contains(target, "identifier=") || strings.Contains(target, "userId=") && !strings.Contains(target, "userId="+token)
+	want := http.StatusOK
+	switch {
+	case token == "":
+		want = http.StatusUnauthorized
+	case foreign && token != "root":
+		want = http.StatusForbidden
+	case strings.HasSuffix(target, "step=86400000000"):
+		want = http.StatusBadRequest // longer than a year
+	}
+	status, body := 0, []byte(nil)
+	if strings.HasPrefix(target, "tail") {
+		status, body = g.tailed(t, token, own, target, head, want)
+	} else {
+		status, body = once(g.port, raw("GET", "/api/auth/audit-log/"+target, "reader", head, ""))
+	}
+	for class, e := range g.entries {
+		if token != "root" && (token == "" || whose[class] != token) && class != "malformed" && class != "an attempt on bob's account" && bytes.Contains(body, []byte(e.Action)) {
+			leaked++
+			t.Errorf("%q asks for %s and is shown %s", token, target, class)
+		}
+	}
+	shows := bytes.Contains(body, []byte(g.entries[own].Action))
+	counted := strings.HasPrefix(target, "access") || strings.HasPrefix(target, "histogram") || foreign
+	if status != want || want == http.StatusOK && !counted && !shows {
+		t.Errorf("%q asks for %s: %d %s, want %d", token, target, status, body, want)
+		return false, leaked
+	}
+	return true, leaked
+}
+
+// tailed is the status of a tail, and what it shows until the own entry has come.
+func (g *accessGate) tailed(t *testing.T, token, own, target, head string, want int) (int, []byte) {
+	t.Helper()
+	o := tail(t, g.port, "/api/auth/audit-log/"+target, head+"Last-Event-ID: "+storage.EncodeCursor(storage.TimeKey(time.Now()))+"\r\n")
+	defer func() { _ = o.Close() }()
+	if o.status != http.StatusOK || want != http.StatusOK {
+		return o.status, nil
+	}
+	if strings.Contains(target, "userId=bob") {
+		own = "bob's"
+	}
+	var body []byte
+	o.until(t, func(e tailEvent) bool {
+		body = append(body, e.data...)
+		return strings.Contains(e.data, g.entries[own].Action)
+	})
+	return o.status, body
 }
 
 // roles asks for everybody's entries with sessions whose role the auth server tells in
