@@ -22,35 +22,37 @@ import (
 )
 
 // TestGate23OutputInjection: what clients write into the log does nothing to whoever
-// reads it (threats.md B1 to B3, B18). 120 payloads for HTML and 60 for terminals go in
-// by an insert, as the account of a sign-in, as a path, and as the user's id that the
-// auth server says. None is active in the answers of the API, in Caddy's log, in what
-// the commands print; each comes back from the API as it went in.
+// reads it (threats.md B1 to B5, B18). 120 payloads for HTML, 60 for terminals and 60 for
+// spreadsheets go in by an insert, as the account of a sign-in, as a path, and as the
+// user's id that the auth server says. None is active in the answers of the API, in its
+// exports and tails, in Caddy's log, in what the commands print; each comes back as it
+// went in. (The viewer's page has a test of its own.)
 //
-// CSV, JSON lines, the stream of events, webhooks and the viewer do not exist yet: B4,
-// B5, B17 and the DOM of the viewer are due here with the surface.
+// Webhooks do not exist yet: B17 is due here with them.
 func TestGate23OutputInjection(t *testing.T) {
 	g := startInjection(t)
-	html, ansi := htmlPayloads(), terminalPayloads()
-	if len(html) < 120 || len(ansi) < 60 {
-		t.Fatalf("%d and %d payloads, want 120 and 60", len(html), len(ansi))
+	html, ansi, sheet := htmlPayloads(), terminalPayloads(), formulaPayloads()
+	if len(html) < 120 || len(ansi) < 60 || len(sheet) < 60 {
+		t.Fatalf("%d, %d and %d payloads, want 120, 60 and 60", len(html), len(ansi), len(sheet))
 	}
-	html, ansi = thinned(html), thinned(ansi)
-	g.payloads = append(append(g.payloads, html...), ansi...)
+	html, ansi, sheet = thinned(html), thinned(ansi), thinned(sheet)
+	g.payloads = append(append(append(g.payloads, html...), ansi...), sheet...)
 	for i, p := range g.payloads {
 		g.plant(i, p)
 	}
 	lost := g.readBack()
+	cells, activeCells, notExported := g.exported()
+	events, forged := g.streamed()
 	answers := g.active(g.answers, inBrowser)
 	commands := g.active(g.commands(), inTerminal)
 	printed := g.forgedRows()
 	lines, badLines := g.checkLog()
-	gates.Print(t, 23, "%d payloads for HTML and %d for terminals in %d fields: active in %d of %d answers, in %d of %d outputs of commands (%d forged lines), in %d of %d lines of Caddy's logs; %d of %d lost by the API; control, written as they are: %d active for a browser, %d for a terminal",
-		len(html), len(ansi), g.fields, answers, len(g.answers), commands, len(g.outputs), printed, badLines, lines, lost, len(g.payloads), g.active(g.payloads, inBrowser), g.active(g.payloads, inTerminal))
-	if lost+answers+commands+printed+badLines > 0 {
+	gates.Print(t, 23, "%d payloads for HTML, %d for terminals and %d for spreadsheets in %d fields: active in %d of %d answers, in %d of %d outputs of commands (%d forged lines), in %d of %d lines of Caddy's logs; %d of %d lost by the API; control, written as they are: %d active for a browser, %d for a terminal, %d for a spreadsheet; exports: %d of %d cells active, %d payloads lost; tail: %d of %d events forged",
+		len(html), len(ansi), len(sheet), g.fields, answers, len(g.answers), commands, len(g.outputs), printed, badLines, lines, lost, len(g.payloads), g.active(g.payloads, inBrowser), g.active(g.payloads, inTerminal), g.active(g.payloads, inSheet), activeCells, cells, notExported, forged, events)
+	if lost+answers+commands+printed+badLines+activeCells+notExported+forged > 0 || events < len(g.payloads) {
 		t.Error("none may be active, and none lost")
 	}
-	if g.active(g.payloads, inBrowser) < len(html) || g.active(g.payloads, inTerminal) < len(ansi)*4/5 {
+	if g.active(g.payloads, inBrowser) < len(html) || g.active(g.payloads, inTerminal) < len(ansi)*4/5 || g.active(g.payloads, inSheet) < len(sheet)/2 {
 		t.Error("the payloads are too harmless to mean anything")
 	}
 }
@@ -114,6 +116,7 @@ type injection struct {
 	admin    string
 	config   string
 	payloads []string
+	readers  int
 	fields   int
 	answers  []string // of the API and the admin endpoint
 	outputs  []string // of commands

@@ -30,7 +30,7 @@ type format struct {
 var formats = map[string]format{
 	"csv":     {"text/csv; charset=utf-8; header=present", "csv", func(q *request, w io.Writer) encoder { return newCSV(w, q.operator) }},
 	"parquet": {"application/vnd.apache.parquet", "parquet", func(q *request, w io.Writer) encoder { return newParquet(w, q.operator) }},
-	"jsonl":   {"application/x-ndjson", "jsonl", func(q *request, w io.Writer) encoder { return &lines{q, json.NewEncoder(w)} }},
+	"jsonl":   {"application/x-ndjson", "jsonl", func(q *request, w io.Writer) encoder { return &lines{q, w} }},
 }
 
 // export streams everything that the query selects, newest first, page after page, in
@@ -115,11 +115,18 @@ func (q *request) stream(lister storage.Lister, wanted storage.Query, page stora
 // lines is JSON lines: each entry as list shows it.
 type lines struct {
 	q *request
-	w *json.Encoder
+	w io.Writer
 }
 
 // Encode implements encoder.
-func (l *lines) Encode(e *storage.Entry) error { return l.w.Encode(l.q.shown(e)) }
+func (l *lines) Encode(e *storage.Entry) error {
+	b, err := json.Marshal(l.q.shown(e))
+	if err != nil {
+		return err
+	}
+	_, err = l.w.Write(append(escaped(b), '\n'))
+	return err
+}
 
 // Flush implements encoder.
 func (*lines) Flush() error { return nil }

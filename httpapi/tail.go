@@ -201,7 +201,7 @@ func (t *tail) entries(list []storage.Entry) bool {
 			continue
 		}
 		t.buf.WriteString("id: " + storage.EncodeCursor(list[i].SortKey()) + "\nevent: entry\ndata: ")
-		t.buf.Write(b) // one line: JSON has no line breaks of its own
+		t.buf.Write(escaped(b)) // one line: JSON has no line breaks of its own
 		t.buf.WriteString("\n\n")
 		if t.buf.Len() > 64<<10 && !t.send() {
 			return false
