@@ -160,8 +160,8 @@ func TestEveryOptionIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	caddyfileNames := map[string]string{"paths": "path", "hooks": "hook", "strategy": "redact", "roles": "role", "ids": "id", "spill_bytes": "spill"}
-	for _, v := range []any{caddymodule.Handler{}, caddymodule.App{}, caddymodule.Capture{}, caddymodule.Redact{}, caddymodule.PathOptions{}, caddymodule.MetadataLimits{}, caddymodule.Admins{}, caddymodule.SQLiteStore{}, caddymodule.MemoryStore{}} {
+	caddyfileNames := map[string]string{"paths": "path", "hooks": "hook", "strategy": "redact", "roles": "role", "ids": "id", "spill_bytes": "spill", "allow_headers": "allow_header"}
+	for _, v := range []any{caddymodule.Handler{}, caddymodule.App{}, caddymodule.Capture{}, caddymodule.Redact{}, caddymodule.PathOptions{}, caddymodule.MetadataLimits{}, caddymodule.Admins{}, caddymodule.SQLiteStore{}, caddymodule.MemoryStore{}, caddymodule.OperatorAPI{}} {
 		checkDocumented(t, text, reflect.TypeOf(v), caddyfileNames)
 	}
 }
