@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/follow"
 )
@@ -34,6 +35,8 @@ type tail struct {
 	*request
 	pace   *pace
 	wanted storage.Query
+	// watch hears of what may end the session; nil for operators.
+	watch *recorder.Watch
 	// asked is when the auth server last said who is there.
 	asked time.Time
 	// buf is what is written next.
@@ -62,7 +65,10 @@ func (q *request) tail() {
 		return
 	}
 	defer leave()
-	listener, err := q.Streams.follower.Listen(q.ctx)
+	ctx, cancel := context.WithCancel(q.ctx)
+	defer cancel()
+	defer context.AfterFunc(q.ending(), cancel)()
+	listener, err := q.Streams.follower.Listen(ctx)
 	if err != nil {
 		q.storeFailed(&storage.Fault{Reason: storage.Unspecified, Err: err}, "")
 		return
@@ -70,12 +76,17 @@ func (q *request) tail() {
 	defer listener.Close()
 	t := &tail{request: q, pace: newPace(q.w, q.ending(), func() bool { return true }), wanted: wanted, asked: began}
 	defer t.pace.end()
+	if !q.operator {
+		t.watch = q.Sessions.Watch(q.r.Header, q.session.UserID)
+		defer t.watch.Close()
+	}
 	t.untimed()
 	q.w.Header().Set("Content-Type", "text/event-stream")
 	q.w.Header().Set("X-Accel-Buffering", "no")
 	q.w.WriteHeader(http.StatusOK)
 	t.buf.WriteString("retry: 2000\n: the audit log\n\n")
-	if t.replay(lister, since) && t.send() {
+	// The session may have ended before it was watched.
+	if (q.operator || t.askAgain(began)) && t.send() && t.replay(lister, since) {
 		t.follow(listener)
 	}
 }
@@ -157,7 +168,7 @@ func (t *tail) check() bool {
 	case t.operator:
 		byName := !t.Door.Decided && !t.Door.Certificate && (t.Door.User != "" || t.Door.Forwarded != "")
 		return !byName || now.Sub(t.asked) < letInFor
-	case now.Sub(t.asked) < askEvery && !t.Sessions.Doubted(t.r.Header):
+	case now.Sub(t.asked) < askEvery && !t.watch.Doubted():
 		return true
 	default:
 		return t.askAgain(now)

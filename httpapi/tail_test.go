@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -221,3 +222,48 @@ func TestAnEntryCannotMakeEvents(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoReadsNothingHoldsNothing: the end of a server does not wait for a client that
+// has stopped reading an export or a tail.
+func TestWhoReadsNothingHoldsNothing(t *testing.T) {
+	store := memory.New(0)
+	for range 3000 {
+		e := entryOf("alice", "large")
+		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 8<<10))
+		must(t, store.Write(t.Context(), e))
+	}
+	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
+	ending, end := context.WithCancel(t.Context())
+	ended := make(chan string, 2)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { ended <- r.URL.Path }()
+		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, Exiting: func() bool { return ending.Err() != nil }})
+	}))
+	t.Cleanup(func() { streams.Close(); s.CloseClientConnections(); s.Close() })
+	for _, target := range []string{"/tail", "/export?format=jsonl"} {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+		must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target)
+		must(t, err)
+		_, err = io.ReadFull(c, make([]byte, 1000)) // it has begun
+		must(t, err)
+	}
+	select {
+	case which := <-ended:
+		t.Fatalf("%s ended by itself: the test shows nothing", which)
+	case <-time.After(200 * time.Millisecond):
+	}
+	end()
+	for range 2 {
+		select {
+		case <-ended:
+		case <-time.After(streamPatience / 2):
+			t.Fatal("an answer that nobody reads goes on")
+		}
+	}
+}
+
+// streamPatience is what a client has to read when its server does not end.
+const streamPatience = 30 * time.Second

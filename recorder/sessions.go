@@ -87,7 +87,8 @@ type Sessions struct {
 
 	// doubts counts the times that verdicts were dropped: a look-up that was under
 	// way meanwhile must not bring an old one back.
-	doubts atomic.Uint64
+	doubts  atomic.Uint64
+	watches watches
 }
 
 // credential is a keyed hash of one credential, or of all that a request has.
@@ -272,13 +273,18 @@ func (s *Sessions) forget(c *credentials) {
 func (s *Sessions) doubt(c *credentials) {
 	s.doubts.Add(1)
 	if !c.none() {
-		s.verdicts.Remove(s.wholeKey(c))
+		key := s.wholeKey(c)
+		s.verdicts.Remove(key)
+		if s.watches.open.Load() > 0 {
+			s.watches.doubtKey(key)
+		}
 	}
 }
 
 // doubtUser does the same for every credential of a user.
 func (s *Sessions) doubtUser(id string) {
 	s.doubts.Add(1)
+	defer s.watches.doubtUser(id)
 	if s.verdicts.Len() == 0 {
 		return // the usual case, on every exchange: nobody reads the log right now
 	}
@@ -318,14 +324,6 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 		s.verdicts.Add(key, verdict{session, s.now().Add(verdictLife)})
 	}
 	return session, err
-}
-
-// Doubted says whether Authorize would ask the auth server because of what was seen
-// since it last did: an exchange that may have changed the session or its user.
-// (Not because time has passed; a credential that nobody asked about is doubted.)
-func (s *Sessions) Doubted(h http.Header) bool {
-	c := s.credentialsOf(h)
-	return c.none() || !s.verdicts.Contains(s.wholeKey(&c))
 }
 
 // askable says whether there is an endpoint to ask on behalf of a route's exchange.
