@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -41,6 +42,9 @@ type App struct {
 	// is less). The default, 0, keeps them for ever. A reload with another value
 	// applies it within seconds.
 	Retention caddy.Duration `json:"retention,omitempty"`
+
+	// operators is whether there is an audit_log_api.
+	operators atomic.Bool
 
 	pooled   *pooledStore
 	out      *outputs

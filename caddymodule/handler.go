@@ -244,6 +244,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	sanitizeForwarded(r.Header)
 	now, match, mine := h.match(r)
 	if now.known == profile.Nothing && strings.Contains(r.URL.Path, httpapi.Prefix+"/") {
+		if h.app.operators.Load() && strings.HasPrefix(r.URL.Path, httpapi.Prefix) {
+			return next.ServeHTTP(w, r) // it may be for audit_log_api
+		}
 		return unrecognised(w)
 	}
 	if !mine {

@@ -61,6 +61,7 @@ func (o *OperatorAPI) Provision(ctx caddy.Context) error {
 		return err
 	}
 	app := module.(*App)
+	app.operators.Store(true)
 	if o.pooled = app.pooled; o.StoreRaw == nil {
 		return nil
 	}

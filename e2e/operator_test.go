@@ -67,6 +67,8 @@ func TestWhoIsLetInToTheOperatorsSurface(t *testing.T) {
 		ports[name] = harness.FreePort(t)
 		sites = append(sites, operatorSite(s.bind, ports[name], s.before, s.block, behind))
 	}
+	ports["beside"] = harness.FreePort(t)
+	sites = append(sites, operatorSite("127.0.0.1", ports["beside"], "audit_log", "", behind))
 	harness.Load(t, anyHost(database(dir), "", sites...))
 	const basic = "Authorization: Basic b2xnYTpzZWNyZXQ=\r\n" // olga:secret
 	for _, c := range []struct {
@@ -74,6 +76,7 @@ func TestWhoIsLetInToTheOperatorsSurface(t *testing.T) {
 		want         int
 	}{
 		{"local", "Host: localhost\r\n", 200}, {"local", "Host: 127.0.0.1:9999\r\n", 200}, {"local", "Host: [::1]:80\r\n", 200}, {"local", "Host: LOCALHOST:1\r\n", 200},
+		{"beside", "Host: localhost\r\n", 200}, {"beside", "Host: evil.example\r\n", 403},
 		{"local", "Host: evil.example\r\n", 403}, {"local", "Host: localhost.evil.example\r\n", 403}, {"local", "Host: 127.0.0.1.nip.io\r\n", 403}, {"local", "Host: 192.0.2.1\r\n", 403},
 		{"local", "Host: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n", 403}, {"local", "Host: localhost\r\nVia: 1.1 proxy\r\n", 403},
 		{"local", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n", 403}, {"local", "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n", 200},
