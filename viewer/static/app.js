@@ -1,0 +1,391 @@
+// The page: one state, shown by the filters, the timeline, the table and the detail, and
+// written into the address, so that Back, Forward and a copied link mean what they show.
+import { $, el, announce, number, visible } from './dom.js';
+import { read, write, query, selection, active, cleared, defaultRange, isRange } from './state.js';
+import { get, Failure } from './api.js';
+import * as fields from './filters.js';
+import { Timeline } from './timeline.js';
+import { Log } from './log.js';
+import { Detail } from './detail.js';
+import { Tail, open, lost, connecting, ended } from './tail.js';
+
+const pageSize = 50;
+const mostRows = 300; // of a live tail, before the page begins anew
+const mostWaiting = 500; // of a tail that pauses
+const chartEvery = 15e3; // milliseconds, while the tail runs
+
+/** What the parts share. */
+const view = {
+  state: read(location.search),
+  access: null,
+  lastRange: defaultRange,
+  keys: true,
+  commit,
+  everybody: () => (view.access?.surface === 'own' && view.access.everything ? { scope: 'all' } : {}),
+};
+
+const log = new Log((id) => commit({ entry: id }), (id) => write({ ...view.state, entry: id }));
+const timeline = new Timeline(view);
+const detail = new Detail(view, log);
+const tail = new Tail({ onEntry: arrived, onState: tailState, onOpen: () => loadList(true) });
+
+/** Changes the state, and with it the address. how is push or replace. */
+function commit(patch, how = 'push', page = null) {
+  const before = view.state, after = { ...before, ...patch };
+  if (write(after) === write(before) && after.range === before.range) return fields.show(view);
+  const marks = page ?? (samePage(before, after) ? { ...history.state } : {});
+  marks.opened = after.entry !== '' && (how === 'push' ? before.entry === '' : history.state?.opened === true);
+  history[how + 'State'](marks, '', write(after));
+  become(after);
+}
+
+const selected = (state) => [selection(state), state.range, state.from, state.to].join();
+const samePage = (a, b) => selected(a) === selected(b) && a.cursor === b.cursor;
+
+/** Shows a state. */
+function become(after) {
+  const before = view.state;
+  view.state = after;
+  if (isRange(after.range)) view.lastRange = after.range;
+  fields.show(view);
+  if (!samePage(before, after)) loadList();
+  if (selected(before) !== selected(after)) loadTimeline();
+  if (tail.running && (after.cursor || after.to)) tail.stop();
+  else if (tail.running && String(selection(before)) !== String(selection(after))) follow();
+  exports();
+  detail.show();
+}
+
+// --- the list
+
+let listing = null, page = { entries: [], total: 0 }, retry = 0;
+
+/** Loads the page of the state; quietly when nobody asked for it. */
+async function loadList(quietly = false) {
+  listing?.abort();
+  clearTimeout(retry);
+  const asked = listing = new AbortController(), params = query(view.state);
+  params.set('limit', pageSize);
+  if (view.state.cursor) params.set('cursor', view.state.cursor);
+  if (!quietly) log.wait();
+  try {
+    page = await get('list', params, asked.signal);
+    log.show(page.entries);
+    listed();
+  } catch (failure) {
+    if (!asked.signal.aborted) refused(failure);
+  }
+}
+
+/** Says what is in the list. */
+function listed() {
+  unlock();
+  const { entries } = page, total = page.totalIsCapped ? `more than ${number(Number(page.total))}` : number(Number(page.total));
+  const at = history.state?.trail?.length ?? 0, first = at * pageSize + 1;
+  const deep = view.state.cursor && !at; // from a link: nobody knows which page it is
+  $('count').textContent = entries.length === 0 ? '' : deep ? `${number(entries.length)} of ${total}` : `${number(first)}–${number(first + entries.length - 1)} of ${total}`;
+  $('table').hidden = entries.length === 0;
+  $('pager').hidden = entries.length === 0 && !view.state.cursor || !view.state.cursor && !page.nextCursor;
+  $('newest').hidden = !view.state.cursor;
+  $('newer').disabled = at === 0;
+  $('older').disabled = !page.nextCursor;
+  $('page').textContent = deep ? '' : `Page ${number(at + 1)}`;
+  if (entries.length === 0) empty();
+  else notice(null);
+  announce(entries.length === 0 ? 'No entries' : `${entries.length} entries of ${total}`);
+}
+
+function older() {
+  if (!page.nextCursor || $('older').disabled) return;
+  const trail = [...(history.state?.trail ?? []), view.state.cursor].slice(-1000);
+  turn(page.nextCursor, trail);
+}
+
+function newer() {
+  const trail = [...(history.state?.trail ?? [])];
+  if (trail.length > 0) turn(trail.pop(), trail);
+}
+
+function turn(cursor, trail) {
+  commit({ cursor }, 'push', { trail });
+  if ($('log').getBoundingClientRect().top < 0) $('log').scrollIntoView();
+}
+
+// --- what is said instead of entries
+
+/** Shows a notice in place of the list, or takes it away. */
+function notice(kind, title, text, ...actions) {
+  const box = $('notice');
+  box.hidden = kind === null;
+  box.className = 'notice ' + kind;
+  box.replaceChildren(...(kind === null ? [] : [el('h3', { text: title }), el('p', { text }), el('p', { class: 'ways' }, ...actions)]));
+}
+
+const way = (text, f) => el('button', { type: 'button', class: 'button', text, on: { click: f } });
+
+function empty() {
+  const set = active(view.state).filter((name) => name !== 'scope');
+  if (view.state.cursor) return notice('empty', 'No older entries', 'This is the end of the log.', way('Newest', () => commit({ cursor: '' })));
+  if (set.length > 0) return notice('empty', 'No entries match', 'Nothing in this time fits the filters.', way('Clear the filters', () => commit(cleared(view.state))), longer());
+  notice('empty', 'No entries', isRange(view.state.range) ? 'Nothing was recorded in this time. Entries come as soon as somebody signs in, or tries to.' : 'Nothing was recorded in this time.', longer());
+}
+
+const longer = () => (view.state.range === '90d' ? null : way('Look at 90 days', () => commit({ range: '90d', from: '', to: '', cursor: '' })));
+
+/** Says why there is no list. */
+function refused(failure) {
+  if (!(failure instanceof Failure)) throw failure;
+  const again = way('Try again', start), { state } = view;
+  log.show([]);
+  $('table').hidden = $('pager').hidden = true;
+  $('count').textContent = '';
+  if (failure.status === 401 || failure.status === 403) lock();
+  if (failure.status === 401) notice('locked', 'Sign in first', 'This log is shown to those who are signed in. Sign in at this site, then come back here.', again, el('a', { class: 'button', href: '/', text: 'Go to the site' }));
+  else if (failure.status === 403) notice('locked', 'Not allowed', failure.message, again, active(state).length ? way('Show what I may see', () => commit({ ...cleared(state), scope: '' })) : null);
+  else if (failure.code === 'QUERY_TOO_SLOW') notice('problem', 'This search takes too long', 'No index helps with it in so many entries. Choose less time, or a filter instead of text.', state.q ? way('Take out the text', () => commit({ q: '', cursor: '' })) : null, way('Look at the last hour', () => commit({ range: '1h', from: '', to: '', cursor: '' })), again);
+  else if (failure.status === 429) wait(failure.retryAfter || 10, again);
+  else if (failure.status === 400 && state.cursor) notice('problem', 'This page is gone', failure.message, way('Newest', () => commit({ cursor: '' })));
+  else if (failure.status === 400) notice('problem', 'This cannot be asked', failure.message, way('Clear the filters', () => commit({ ...cleared(state), range: defaultRange, from: '', to: '' })));
+  else notice('problem', failure.status === 0 ? 'No connection' : 'The log cannot be read', failure.message, again);
+  announce($('notice').querySelector('h3').textContent);
+}
+
+/** Too many requests: tries again by itself. */
+function wait(seconds, again) {
+  notice('problem', 'Too many requests', `Trying again in ${number(seconds)} seconds.`, again);
+  retry = setTimeout(start, seconds * 1000);
+}
+
+function lock() {
+  tail.stop();
+  document.body.classList.add('locked');
+}
+
+function unlock() { document.body.classList.remove('locked'); }
+
+// --- the timeline
+
+let counting = null;
+
+async function loadTimeline(quietly = false) {
+  if (view.access && !view.access.can.histogram) return;
+  counting?.abort();
+  const asked = counting = new AbortController();
+  try {
+    await timeline.load(asked.signal, quietly);
+  } catch (failure) {
+    if (asked.signal.aborted) return;
+    if (!(failure instanceof Failure)) throw failure;
+    $('timeline').hidden = failure.status === 501;
+    timeline.fail(failure);
+  }
+}
+
+// --- the live tail
+
+let paused = false, dirty = false, said = 0, incoming = [];
+const waiting = new Map();
+
+function follow() {
+  pause(false);
+  tail.start(selection(view.state));
+}
+
+function toggleLive() {
+  if ($('live').hidden) return;
+  if (tail.running) return tail.stop();
+  if (view.state.cursor || view.state.to) commit({ range: view.lastRange, from: '', to: '', cursor: '' });
+  follow();
+}
+
+function pause(on) {
+  paused = on;
+  $('pause').textContent = on ? 'Resume' : 'Pause';
+  $('pause').setAttribute('aria-pressed', String(on));
+  if (on) return;
+  incoming.push(...waiting.values());
+  waiting.clear();
+  showFresh();
+  flush();
+}
+
+function arrived(entry) {
+  dirty = true;
+  if (paused) {
+    waiting.delete(entry.id);
+    waiting.set(entry.id, entry);
+    if (waiting.size > mostWaiting) waiting.delete(waiting.keys().next().value);
+    return showFresh();
+  }
+  if (incoming.push(entry) === 1) requestAnimationFrame(flush);
+}
+
+function showFresh() {
+  $('fresh').hidden = waiting.size === 0;
+  $('fresh').textContent = `${waiting.size >= mostWaiting ? 'More than ' : ''}${number(waiting.size)} new: show`;
+}
+
+function flush() {
+  const entries = incoming;
+  incoming = [];
+  if (entries.length === 0 || view.state.cursor) return;
+  if (log.size === 0) { // there was a notice in place of the table
+    $('table').hidden = false;
+    notice(null);
+  }
+  let fresh = 0;
+  for (const entry of entries) {
+    if (log.upsert(entry)) fresh++;
+    detail.update(entry);
+  }
+  page.total = Number(page.total) + fresh;
+  $('count').textContent = `${number(log.size)} of ${page.totalIsCapped ? 'more than ' : ''}${number(page.total)}`;
+  if (fresh > 0 && Date.now() - said > 5000) {
+    said = Date.now();
+    announce(`${fresh} new ${fresh === 1 ? 'entry' : 'entries'}`);
+  }
+  if (log.size > mostRows) loadList(true);
+}
+
+setInterval(() => {
+  if (!dirty || paused || document.hidden) return;
+  dirty = false;
+  loadTimeline(true);
+}, chartEvery);
+
+function tailState(state, message) {
+  const running = tail.running;
+  $('live').setAttribute('aria-pressed', String(running));
+  $('live').dataset.state = state;
+  $('pause').hidden = !running;
+  $('live-state').textContent = { [connecting]: 'Connecting', [open]: '', [lost]: 'Disconnected, trying again', [ended]: `Live has ended: ${visible(message)}` }[state] ?? '';
+  if (!running) pause(false);
+}
+
+// --- the head
+
+/** The links of the export follow the filters. */
+function exports() {
+  for (const format of ['csv', 'jsonl', 'parquet']) {
+    const params = query(view.state);
+    params.set('format', format);
+    $('export-' + format).href = 'export?' + params;
+  }
+}
+
+function menu(show) {
+  if (show) exports(); // a range that moves has moved
+  $('export-menu').hidden = !show;
+  $('export-button').setAttribute('aria-expanded', String(show));
+}
+
+const themes = { auto: 'automatic', light: 'light', dark: 'dark' };
+
+function showTheme() {
+  const now = document.documentElement.dataset.theme ?? 'auto';
+  $('theme').querySelector('use').setAttribute('href', '#i-' + now);
+  $('theme').setAttribute('aria-label', `Theme: ${themes[now]}`);
+  $('theme').title = `Theme: ${themes[now]} (t)`;
+}
+
+function nextTheme() {
+  const order = Object.keys(themes), root = document.documentElement;
+  const next = order[(order.indexOf(root.dataset.theme ?? 'auto') + 1) % order.length];
+  if (next === 'auto') delete root.dataset.theme;
+  else root.dataset.theme = next;
+  keep('theme', next);
+  showTheme();
+  timeline.draw();
+}
+
+function keep(name, text) {
+  try { localStorage.setItem('audit-log-' + name, text); } catch { /* it holds until the page is left */ }
+}
+
+function kept(name) {
+  try { return localStorage.getItem('audit-log-' + name); } catch { return null; }
+}
+
+// --- the keyboard
+
+const keys = {
+  '/': () => $('f-q').focus(),
+  j: () => log.step(1),
+  k: () => log.step(-1),
+  n: older,
+  p: newer,
+  l: toggleLive,
+  t: nextTheme,
+  '?': () => $('help').showModal(),
+};
+
+function pressed(event) {
+  if (event.key === 'Escape' && !$('export-menu').hidden) {
+    menu(false);
+    return $('export-button').focus();
+  }
+  const { target } = event, writes = target.matches?.('input, select, textarea, [contenteditable]');
+  if (event.key === 'Escape' && writes) return target.blur();
+  if (!view.keys || writes || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
+  const act = Object.hasOwn(keys, event.key) && keys[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
+// --- the beginning
+
+/** Asks who is there, and shows what that one may see. */
+async function admit() {
+  try {
+    view.access = await get('access');
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    return; // the list says why
+  }
+  const { surface, userId, can } = view.access;
+  $('title').textContent = surface === 'own' ? (view.access.everything ? 'Audit log' : 'Your activity') : 'Audit log';
+  $('surface').hidden = false;
+  $('surface').textContent = surface === 'own' ? visible(userId ?? '') : 'operator';
+  document.title = $('title').textContent;
+  $('live').hidden = !can.tail;
+  $('export').hidden = !can.export;
+  $('timeline').hidden = !can.histogram;
+  fields.allow(view.access);
+}
+
+function start() {
+  admit();
+  loadList();
+  loadTimeline();
+  detail.show();
+}
+
+function setUp() {
+  const on = (id, f) => $(id).addEventListener('click', f);
+  fields.setUp(view);
+  on('older', older);
+  on('newer', newer);
+  on('newest', () => commit({ cursor: '' }));
+  on('refresh', () => { admit(); loadList(); loadTimeline(); });
+  on('live', toggleLive);
+  on('pause', () => pause(!paused));
+  on('fresh', () => pause(false));
+  on('theme', nextTheme);
+  on('help-button', () => $('help').showModal());
+  on('help-close', () => $('help').close());
+  on('export-button', () => menu($('export-menu').hidden));
+  document.addEventListener('click', (event) => event.target.closest('#export') && !event.target.closest('a') || menu(false));
+  document.addEventListener('keydown', pressed);
+  addEventListener('popstate', () => become(read(location.search)));
+  view.keys = kept('keys') !== 'off';
+  $('keys-on').checked = view.keys;
+  $('keys-on').addEventListener('change', (event) => keep('keys', (view.keys = event.target.checked) ? 'on' : 'off'));
+  if (isRange(view.state.range)) view.lastRange = view.state.range;
+  fields.show(view);
+  exports();
+  showTheme();
+}
+
+setUp();
+start();
