@@ -1,0 +1,60 @@
+package viewer_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestPictures writes pictures of the page into the folder that VIEWER_SHOTS names: to
+// be looked at, and for the documents. Without it, it only opens them.
+func TestPictures(t *testing.T) {
+	full := startSite(t, filled(t, madeUp(t, 2400, 7)))
+	none := startSite(t, filled(t, nil))
+	large := startSite(t, &endless{newest: time.Now()})
+	newest := full.newest().ID
+	slow, locked, asking := startSite(t, filled(t, nil)), startSite(t, filled(t, nil)), startSite(t, filled(t, nil))
+	slow.fails("/list", 503, "QUERY_TOO_SLOW", "The search took too long. Narrow it, for example with from and to")
+	slow.fails("/histogram", 503, "QUERY_TOO_SLOW", "The search took too long. Narrow it, for example with from and to")
+	locked.fails("/list", 401, "UNAUTHORIZED", "Unauthorized")
+	locked.fails("/access", 401, "UNAUTHORIZED", "Unauthorized")
+	locked.fails("/histogram", 401, "UNAUTHORIZED", "Unauthorized")
+	asking.answer("/list", answer{hang: true})
+	asking.answer("/histogram", answer{hang: true})
+	own := startSite(t, filled(t, madeUp(t, 40, 6)))
+	own.answer("/access", answer{status: 200, body: `{"surface":"own","userId":"alice-7be0a1c9","everything":false,"can":{"histogram":true,"tail":true,"export":true}}`})
+	for _, shot := range []struct {
+		name  string
+		site  *site
+		query string
+		wait  bool // for the entries
+	}{
+		{"full", full, "", true},
+		{"filtered", full, "?status=failed&class=sign-in&range=24h", true},
+		{"detail", full, "?entry=" + newest, true},
+		{"empty", none, "", true},
+		{"nomatch", full, "?q=nothing-like-it", true},
+		{"slow", slow, "?q=alice", true},
+		{"locked", locked, "", true},
+		{"loading", asking, "", false},
+		{"large", large, "?range=90d", true},
+		{"own", own, "?range=30d", true},
+		{"custom", full, "?range=custom&from=" + time.Now().Add(-50*time.Hour).UTC().Format(time.RFC3339) + "&action=sign-out", true},
+	} {
+		for name, how := range map[string]look{"wide": wide, "phone": phone, "dark": {width: wide.width, height: wide.height, dark: true}} {
+			b := shot.site.open(t, how, shot.query)
+			b.excuse("status of 503", "status of 401")
+			if shot.wait {
+				b.ready()
+			}
+			time.Sleep(400 * time.Millisecond) // what moves comes to rest
+			if dir := os.Getenv("VIEWER_SHOTS"); dir != "" {
+				b.shot(filepath.Join(dir, shot.name+"-"+name+".png"))
+			}
+			if wide := js[int](b, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); wide > 0 {
+				t.Errorf("%s, %s: the page is %d pixels too wide", shot.name, name, wide)
+			}
+		}
+	}
+}
