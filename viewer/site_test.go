@@ -225,7 +225,7 @@ func madeUp(t testing.TB, n, days int) []storage.Entry {
 		back := time.Duration(float64(days*24)*float64(time.Hour)*random.Float64() + float64(20*time.Second))
 		at := now.Add(-back)
 		if at.Hour() < 6 && random.IntN(4) > 0 { // nights are quiet
-			at = at.Add(min(back-20*time.Second, 9*time.Hour))
+			at = at.Add(-10 * time.Hour)
 		}
 		out[i] = plausible(random, tagger, at)
 	}

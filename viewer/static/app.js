@@ -352,6 +352,7 @@ async function admit() {
   $('export').hidden = !can.export;
   $('timeline').hidden = !can.histogram;
   fields.allow(view.access);
+  detail.again();
 }
 
 function start() {

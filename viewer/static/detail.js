@@ -40,6 +40,7 @@ export class Detail {
     const id = this.#view.state.entry, dialog = $('detail');
     if (id === this.#wanted) return;
     this.#wanted = id;
+    this.#shown = null;
     if (!id) return dialog.close();
     const known = this.#log.find(id);
     this.#fill(known ? this.#content(known) : [el('p', { class: 'waiting', text: 'Loading the entry' })], known);
@@ -53,12 +54,19 @@ export class Detail {
     }
   }
 
+  /** Shows the entry again, with what the caller may do. */
+  again() {
+    if (this.#shown) this.update(this.#shown);
+  }
+  #shown = null;
+
   /** Shows a new version of the entry that is open. */
   update(entry) {
     if (entry.id === this.#wanted) this.#fill(this.#content(entry), entry);
   }
 
   #fill(content, entry) {
+    this.#shown = entry ?? null;
     const button = (name, label, f) => el('button', { type: 'button', class: 'button small square', 'aria-label': label, title: label, on: { click: f } }, icon(name));
     const near = (by) => entry && this.#log.beside(entry.id, by);
     const title = el('h2', { id: 'detail-title', tabindex: '-1' }, entry ? value(entry.action) : 'Entry');

@@ -8,6 +8,7 @@ import { get } from './api.js';
 const second = 1e3, minute = 60e3, hour = 3600e3, day = 24 * hour;
 const steps = [10, 50, 100, 200, 500, second, 2 * second, 5 * second, 10 * second, 15 * second, 30 * second, minute, 2 * minute, 5 * minute, 10 * minute, 15 * minute, 30 * minute, hour, 2 * hour, 3 * hour, 6 * hour, 12 * hour, day, 2 * day, 7 * day, 30 * day, 91 * day, 365 * day, 3650 * day];
 const names = ['success', 'pending', 'failed', 'unknown'];
+const words = { success: 'succeeded', pending: 'pending', failed: 'failed', unknown: 'unknown' };
 const shortest = 100; // milliseconds that a zoom leaves
 
 /** The step for a span, so that there are at most that many. */
@@ -109,7 +110,7 @@ export class Timeline {
       $('chart-table').replaceChildren();
       return;
     }
-    const parts = names.filter((name) => total[name]).map((name) => `${number(total[name])} ${name}`);
+    const parts = names.filter((name) => total[name]).map((name) => `${number(total[name])} ${words[name]}`);
     const most = buckets.reduce((a, b) => (sum(b) > sum(a) ? b : a));
     $('summary').textContent = `${number(all)} ${when}: ${parts.join(', ')}`;
     $('chart-table').replaceChildren(el('p', { text: `The most, ${number(sum(most))}, at ${spell(most.at, step)}.` }), table(buckets, step));
@@ -117,10 +118,11 @@ export class Timeline {
 
   /** Draws the data again: it changed, or the colours did. */
   draw() {
-    if (!this.#data || typeof uPlot === 'undefined') return; // the script is still on its way
+    if (!this.#data || !$('chart').clientWidth || typeof uPlot === 'undefined') return; // the script is still on its way
     const { at, columns } = this.#data;
     const up = columns.success.map((n, i) => n + columns.pending[i]), down = columns.failed.map((n, i) => -n - columns.unknown[i]);
-    const data = [at.map((t) => t / 1000), up, columns.success, down, columns.failed.map((n) => -n)];
+    const drawn = (column) => column.map((n) => n || null); // nothing is no bar
+    const data = [at.map((t) => t / 1000), ...[up, columns.success, down, columns.failed.map((n) => -n)].map(drawn)];
     this.#plot?.destroy();
     $('chart').replaceChildren();
     this.#plot = new uPlot(this.#options(), data, $('chart'));
@@ -136,12 +138,12 @@ export class Timeline {
     const { from, to, step } = this.#asked, { at } = this.#data;
     const left = Math.min(from, at[0]) / 1000, right = Math.max(to, at.at(-1) + step) / 1000;
     return {
-      width: $('chart').clientWidth, height: $('chart').clientHeight, ms: 1e-3, padding: [8, 0, 0, 0],
+      width: $('chart').clientWidth, height: $('chart').clientHeight, padding: [8, 30, 0, 0],
       legend: { show: false },
       scales: { x: { time: true, range: () => [left, right] }, y: { range: (_, min, max) => yRange(min, max) } },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
       axes: [
-        { stroke: ink, font, grid: { show: false }, ticks: { stroke: grid, width: 1, size: 4 }, space: 80, values: (_, splits, __, ___, incr) => splits.map((s) => tick(s * 1000, incr)) },
+        { stroke: ink, font, grid: { show: false }, ticks: { stroke: grid, width: 1, size: 4 }, size: 30, space: 84, values: (_, splits, __, ___, incr) => splits.map((s) => tick(s * 1000, incr)) },
         { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 52, space: 30, incrs: whole, values: (_, splits) => splits.map((n) => compact.format(Math.abs(n))) },
       ],
       series: [{}, series('pending'), series('success'), series('unknown'), series('failed')],
@@ -179,12 +181,14 @@ export class Timeline {
   #hover(u) {
     const bucket = this.#under(u);
     $('hover').textContent = !bucket ? 'Drag over the chart to zoom, click a bar to look into it'
-      : `${spell(bucket.at, bucket.step)}: ${names.filter((name) => bucket[name]).map((name) => `${number(bucket[name])} ${name}`).join(', ') || 'nothing'}`;
+      : `${spell(bucket.at, bucket.step)}: ${names.filter((name) => bucket[name]).map((name) => `${number(bucket[name])} ${words[name]}`).join(', ') || 'nothing'}`;
   }
 
   #fit() {
     const { clientWidth: width, clientHeight: height } = $('chart');
-    if (this.#plot && width && height) this.#plot.setSize({ width, height });
+    if (!width || !height) return;
+    if (this.#plot) this.#plot.setSize({ width, height });
+    else this.draw(); // it was hidden
   }
 }
 

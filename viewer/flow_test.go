@@ -1,0 +1,532 @@
+package viewer_test
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// TestFlow goes the ways that people go, in one tab, so that what a step leaves behind
+// is there for the next.
+func TestFlow(t *testing.T) {
+	entries := madeUp(t, 600, 6)
+	s := startSite(t, filled(t, entries))
+	b := s.open(t, wide, "")
+	b.ready()
+
+	t.Run("the page shows the newest entries, newest first, and the whole in a sentence", func(t *testing.T) {
+		b := b.in(t)
+		if got := len(b.rows("action")); got != 50 {
+			t.Errorf("%d rows, want a page of 50", got)
+		}
+		if got, want := b.text("#count"), "1–50 of 600"; got != want {
+			t.Errorf("the count says %q, want %q", got, want)
+		}
+		times := js[[]string](b, `[...document.querySelectorAll('#rows time')].map((n) => n.dateTime)`)
+		if !slices.IsSortedFunc(times, func(a, b string) int { return strings.Compare(b, a) }) {
+			t.Error("they are not sorted")
+		}
+		if title := js[string](b, `document.querySelector('#rows time').title`); !strings.Contains(title, "(UTC)") {
+			t.Errorf("the time's title is %q, without UTC", title)
+		}
+		b.until("the sentence counts them", `document.querySelector('#summary').textContent.startsWith('600 in the last 7 days: ')`)
+		if cells := js[int](b, `document.querySelectorAll('#chart-table tbody tr').length`); cells < 5 {
+			t.Errorf("the chart's table has %d rows", cells)
+		}
+	})
+
+	t.Run("a filter narrows the list and the chart, and stands in the address", func(t *testing.T) {
+		b := b.in(t)
+		b.choose("status", "failed")
+		b.until("only failures are listed", `[...document.querySelectorAll('#rows tr[data-id] .status')].every((n) => n.textContent === 'failed')`)
+		if got := b.param("status"); got != "failed" {
+			t.Errorf("the address says %q", got)
+		}
+		want := 0
+		for _, e := range entries {
+			if e.Status == storage.Failed {
+				want++
+			}
+		}
+		b.until("the chart counts the failures", `document.querySelector('#summary').textContent.endsWith(': ' + %s + ' failed')`, want)
+	})
+
+	t.Run("an account that was typed is looked for by its hash", func(t *testing.T) {
+		b := b.in(t)
+		b.fill(`[name="identifier"]`, "Alice@Example.com ")
+		b.until("only Alice's are listed", `document.querySelectorAll('#rows tr[data-id]').length > 0 && [...document.querySelectorAll('#rows .who bdi')].every((n) => n.textContent === 'a***@example.com')`)
+	})
+
+	t.Run("back and forward mean what they say", func(t *testing.T) {
+		b := b.in(t)
+		b.do(chromedp.NavigateBack())
+		b.until("the account is gone", `document.querySelector('[name="identifier"]').value === '' && document.querySelector('[name="status"]').value === 'failed'`)
+		b.do(chromedp.NavigateBack())
+		b.until("everything is back", `document.querySelector('#count').textContent === '1–50 of 600'`)
+		b.do(chromedp.NavigateForward())
+		b.until("the failures are back", `document.querySelector('[name="status"]').value === 'failed' && document.querySelector('#rows tr[data-id] .status').textContent === 'failed'`)
+		b.do(chromedp.NavigateBack())
+		b.until("everything is back", `document.querySelector('#count').textContent === '1–50 of 600'`)
+	})
+
+	t.Run("pages: older, newer, and no entry twice", func(t *testing.T) {
+		b := b.in(t)
+		ids := func() []string {
+			return js[[]string](b, `[...document.querySelectorAll('#rows tr[data-id]')].map((n) => n.dataset.id)`)
+		}
+		first := ids()
+		b.click("#older")
+		b.until("the second page comes", `document.querySelector('#count').textContent === '51–100 of 600'`)
+		for _, id := range ids() {
+			if slices.Contains(first, id) {
+				t.Fatalf("%s is on both pages", id)
+			}
+		}
+		b.key("n")
+		b.until("the third page comes", `document.querySelector('#count').textContent === '101–150 of 600'`)
+		b.key("p")
+		b.click("#newer")
+		b.until("the first page is back", `document.querySelector('#count').textContent === '1–50 of 600'`)
+		if again := ids(); !slices.Equal(first, again) {
+			t.Error("it is another one")
+		}
+	})
+
+	t.Run("brushing the chart zooms, reset goes back", func(t *testing.T) {
+		b := b.in(t)
+		over := js[[]float64](b, `(() => { scrollTo(0, 0); const r = document.querySelector('.u-over').getBoundingClientRect(); return [r.left, r.top, r.width, r.height] })()`)
+		at := func(x float64) float64 { return over[0] + over[2]*x }
+		y := over[1] + over[3]/2
+		b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, at(0.4), y), chromedp.MouseEvent(input.DispatchMouseEventTypeMousePressed, at(0.4), y, chromedp.ButtonLeft, chromedp.ClickCount(1)),
+			chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, at(0.5), y, chromedp.ButtonLeft), chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, at(0.6), y, chromedp.ButtonLeft),
+			chromedp.MouseEvent(input.DispatchMouseEventTypeMouseReleased, at(0.6), y, chromedp.ButtonLeft, chromedp.ClickCount(1)))
+		b.until("the time stands in the address", `new URL(location.href).searchParams.get('range') === 'custom'`)
+		from, to := parsed(t, b.param("from")), parsed(t, b.param("to"))
+		if wide := to.Sub(from).Hours(); wide < 24 || wide > 44 { // a fifth of seven days is 33.6 hours
+			t.Errorf("it zoomed to %.1f hours", wide)
+		}
+		want := 0
+		for _, e := range entries {
+			if !e.CreatedAt.Before(from) && !e.CreatedAt.After(to) {
+				want++
+			}
+		}
+		b.until("the list is of that time", `document.querySelector('#count').textContent.endsWith(' of ' + %s) && document.querySelector('#summary').textContent.startsWith(%s + ' from ')`, want, want)
+		b.click("#zoom-reset")
+		b.until("it is seven days again", `document.querySelector('#count').textContent === '1–50 of 600' && location.search === ''`)
+	})
+
+	t.Run("an entry opens beside the list and has everything of it", func(t *testing.T) {
+		b := b.in(t)
+		b.choose("status", "failed")
+		b.ready()
+		b.choose("class", "sign-in")
+		b.until("failed sign-ins are listed", `[...document.querySelectorAll('#rows .action small')].every((n) => n.textContent.startsWith('sign-in'))`)
+		b.ready()
+		id := js[string](b, `document.querySelector('#rows tr').dataset.id`)
+		b.click("#rows tr .time")
+		b.until("the entry is open", `document.querySelector('#detail').open && document.querySelector('#detail .tree')`)
+		if got := b.param("entry"); got != id {
+			t.Errorf("the address says entry %q, want %q", got, id)
+		}
+		text := b.text("#detail")
+		for _, want := range []string{id, "POST", "401", "***@example.com", "requestId", "identifierHash", "UTC", "proxy", "Chrome/140"} {
+			if !strings.Contains(text, want) && want != "UTC" && !strings.Contains(text, "GET") {
+				t.Errorf("%q is not in the detail:\n%s", want, text)
+			}
+		}
+	})
+
+	t.Run("everything of this account leads to all its attempts", func(t *testing.T) {
+		b := b.in(t)
+		b.until("the way is there", `[...document.querySelectorAll('#detail .link')].some((n) => n.textContent === 'Everything of this account')`)
+		js[bool](b, `([...document.querySelectorAll('#detail .link')].find((n) => n.textContent === 'Everything of this account').click(), true)`)
+		b.until("the account's attempts are listed", `!document.querySelector('#detail').open && document.querySelectorAll('#rows tr[data-id]').length > 1`)
+		b.ready()
+		hash := b.param("identifierHash")
+		want := 0
+		for _, e := range entries {
+			if hash != "" && e.IdentifierHash == hash {
+				want++
+			}
+		}
+		b.until("all of them", `document.querySelector('#count').textContent.endsWith(' of ' + %s)`, want)
+		if status := b.param("status"); status != "" {
+			t.Errorf("the filter for the outcome is still %q", status)
+		}
+	})
+	t.Run("a copied link shows the same", func(t *testing.T) {
+		b := b.in(t)
+		query := js[string](b, `location.search`)
+		other := s.open(t, wide, query)
+		other.ready()
+		if a, o := b.text("#rows"), other.text("#rows"); stripAgo(a) != stripAgo(o) {
+			t.Errorf("the rows differ:\n%s\n%s", a, o)
+		}
+	})
+	t.Run("clear all clears", func(t *testing.T) {
+		b := b.in(t)
+		js[bool](b, `([...document.querySelectorAll('#chips .link')][0].click(), true)`)
+		b.until("everything is back", `document.querySelector('#count').textContent === '1–50 of 600' && document.querySelector('#chips').hidden`)
+	})
+}
+
+// in is the tab for a subtest.
+func (b *tab) in(t *testing.T) *tab {
+	return &tab{t: t, ctx: b.ctx}
+}
+
+func parsed(t *testing.T, text string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// stripAgo takes away what changes while one looks.
+func stripAgo(text string) string {
+	var kept []string
+	for line := range strings.SplitSeq(text, "\n") {
+		if !strings.Contains(line, " ago") && !strings.Contains(line, "just now") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "\n")
+}
+
+func TestTheExportsFollowTheFilters(t *testing.T) {
+	entries := madeUp(t, 200, 6)
+	s := startSite(t, filled(t, entries))
+	b := s.open(t, wide, "?status=failed")
+	b.ready()
+	b.until("the menu is offered", `!document.querySelector('#export').hidden`)
+	b.click("#export-button")
+	b.until("the menu is open", `!document.querySelector('#export-menu').hidden && document.querySelector('#export-button').ariaExpanded === 'true'`)
+	want := 0
+	for _, e := range entries {
+		if e.Status == storage.Failed {
+			want++
+		}
+	}
+	for _, format := range []string{"csv", "jsonl", "parquet"} {
+		link := js[string](b, `document.querySelector('#export-' + %s).href`, format)
+		if !strings.HasPrefix(link, s.URL+base+"/export?") || !strings.Contains(link, "format="+format) || !strings.Contains(link, "status=failed") || !strings.Contains(link, "from=") {
+			t.Errorf("the link for %s is %s", format, link)
+		}
+	}
+	res, err := http.Get(js[string](b, `document.querySelector('#export-csv').href`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	rows, err := csv.NewReader(res.Body).ReadAll()
+	if err != nil || len(rows) != want+1 || !strings.HasPrefix(res.Header.Get("Content-Disposition"), "attachment") {
+		t.Errorf("%d rows (%v), want %d and a head, as an attachment: %q", len(rows), err, want, res.Header.Get("Content-Disposition"))
+	}
+	b.key(kb.Escape)
+	b.until("the menu is closed, and the focus is on its button", `document.querySelector('#export-menu').hidden && document.activeElement.id === 'export-button'`)
+}
+
+func TestTheKeyboardIsEnough(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 60, 6)))
+	b := s.open(t, look{width: 1360, height: 900, still: true}, "")
+	b.ready()
+	focused := `document.activeElement.closest('tr')?.dataset.id`
+	nth := func(n int) string {
+		return js[string](b, `document.querySelectorAll('#rows tr')[%s].dataset.id`, n)
+	}
+	b.key("j")
+	b.until("j goes to the first entry", focused+` === %s`, nth(0))
+	b.key("j")
+	b.until("and to the next", focused+` === %s`, nth(1))
+	b.key("k")
+	b.until("k goes back", focused+` === %s`, nth(0))
+	b.key("j")
+	b.do(chromedp.KeyEvent("\n"))
+	b.until("Enter opens it", `document.querySelector('#detail').open && new URL(location.href).searchParams.get('entry') === %s`, nth(1))
+	b.key("j")
+	b.until("j goes on in the detail", `new URL(location.href).searchParams.get('entry') === %s`, nth(2))
+	b.key(kb.Escape)
+	b.until("Escape closes it, and the focus is on the entry", `!document.querySelector('#detail').open && location.search === '' && `+focused+` === %s`, nth(2))
+	b.key("/")
+	b.until("/ goes to the search", `document.activeElement.id === 'f-q'`)
+	b.key("j")
+	b.until("where letters are letters", `document.activeElement.value.endsWith('j')`)
+	b.key(kb.Escape)
+	b.key("?")
+	b.until("? shows the keys", `document.querySelector('#help').open`)
+	b.key(kb.Escape)
+	b.until("Escape closes them", `!document.querySelector('#help').open`)
+	b.key("t")
+	b.until("t changes the theme", `document.documentElement.dataset.theme === 'light'`)
+	b.key("t")
+	b.until("t changes it again", `document.documentElement.dataset.theme === 'dark'`)
+	if ground := js[string](b, `getComputedStyle(document.body).backgroundColor`); ground != "rgb(15, 18, 22)" {
+		t.Errorf("the dark ground is %s", ground)
+	}
+	b.do(chromedp.Reload())
+	b.ready()
+	b.until("the theme is kept", `document.documentElement.dataset.theme === 'dark'`)
+	js[bool](b, `(document.querySelector('#keys-on').click(), true)`)
+	b.key("j")
+	if js[bool](b, focused+` !== undefined`) {
+		t.Error("the keys are off, and j works")
+	}
+	if n := js[int](b, `document.getAnimations().length`); n > 0 {
+		t.Errorf("%d things move although nothing should", n)
+	}
+}
+
+// TestEverythingCanBeReachedByTab goes through the page with Tab alone: everything that
+// can be operated gets the focus, visibly, and there is no trap.
+func TestEverythingCanBeReachedByTab(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 3, 2)))
+	b := s.open(t, wide, "?status=success")
+	b.ready()
+	b.until("the rights have come", `!document.querySelector('#live').hidden`)
+	js[bool](b, `(document.querySelector('#chart').scrollIntoView(), document.body.tabIndex = -1, document.body.focus(), true)`)
+	seen := map[string]bool{}
+	for range 70 {
+		b.key(kb.Tab)
+		at := js[[]string](b, `(() => { const a = document.activeElement, o = getComputedStyle(a); return [a === document.body ? 'BODY' : a.id || a.name || a.textContent.trim() || a.tagName, o.outlineStyle + ' ' + o.outlineWidth] })()`)
+		if at[0] == "" || seen[at[0]] && at[0] != "BODY" {
+			continue
+		}
+		if seen[at[0]] = true; at[0] != "BODY" && (!strings.HasPrefix(at[1], "solid") && !strings.HasPrefix(at[1], "auto")) {
+			t.Errorf("%s has the focus, and nobody sees it: %s", at[0], at[1])
+		}
+	}
+	want := js[[]string](b, `[...document.querySelectorAll('main button, main input, main select, main a, .top button')].filter((n) => n.checkVisibility() && !n.disabled && n.tabIndex >= 0).map((n) => n.id || n.name || n.textContent.trim() || n.tagName)`)
+	for _, name := range want {
+		if !seen[name] {
+			t.Errorf("Tab never comes to %q", name)
+		}
+	}
+	if len(want) < 20 {
+		t.Errorf("only %d things can be operated: %q", len(want), want)
+	}
+}
+
+func TestTheLiveTail(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.open(t, wide, "?range=24h")
+	b.ready()
+	b.excuse("ERR_INCOMPLETE_CHUNKED_ENCODING", "status of 401")
+	b.until("live is offered", `!document.querySelector('#live').hidden`)
+	b.click("#live")
+	opened := func(want int) {
+		t.Helper()
+		b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+		deadline := time.Now().Add(patience)
+		for open, ever := s.tailed(); open != 1 || ever < want; open, ever = s.tailed() {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d tails are open, there were %d; want 1 and %d", open, ever, want)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	opened(1)
+	made := func(action string, status storage.Status) storage.Entry {
+		e := storage.Entry{ID: storage.NewID(), UserID: "zoe", Action: action, Status: status, Severity: 1, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Metadata: json.RawMessage(`{"class":"account"}`)}
+		e.Sanitize()
+		return e
+	}
+	first := `document.querySelector('#rows tr[data-id]')`
+	e := made("delete-user", storage.Unknown)
+	s.add(e)
+	b.until("the entry is on top", first+`.dataset.id === %s && `+first+`.querySelector('.status').textContent === 'unknown'`, e.ID)
+	e.Status = storage.Success
+	s.add(e)
+	b.until("its outcome takes its place", first+`.dataset.id === %s && `+first+`.querySelector('.status').textContent === 'success' && document.querySelectorAll('[data-id="' + %s + '"]').length === 1`, e.ID, e.ID)
+
+	b.click("#pause")
+	shown := len(b.rows("action"))
+	second, third := made("sign-out", storage.Success), made("sign-out", storage.Success)
+	s.add(second)
+	s.add(third)
+	s.add(second) // comes again
+	b.until("what comes is counted", `document.querySelector('#fresh').textContent === '2 new: show'`)
+	if got := len(b.rows("action")); got != shown {
+		t.Errorf("it paused, and %d rows became %d", shown, got)
+	}
+	b.click("#fresh")
+	b.until("and shown", `document.querySelectorAll('#rows tr[data-id]').length === %s && document.querySelector('#fresh').hidden`, shown+2)
+
+	// What is written while the connection is broken is there afterwards.
+	s.say("")
+	b.until("it says so", `document.querySelector('#live-state').textContent.startsWith('Disconnected')`)
+	missed := made("sign-in:email", storage.Failed)
+	if err := s.store.Write(t.Context(), missed); err != nil {
+		t.Fatal(err)
+	}
+	opened(2)
+	b.until("what was missed is there", `document.querySelector('[data-id="' + %s + '"]')`, missed.ID)
+
+	// It goes on by itself when the server refuses it for a while.
+	s.answer("/tail", answer{status: 429, body: `{"code":"TOO_MANY_REQUESTS","message":"Too many"}`})
+	b.excuse("status of 429")
+	s.say("")
+	b.until("it says so", `document.querySelector('#live').dataset.state === 'lost'`)
+	time.Sleep(1500 * time.Millisecond)
+	s.forget("/tail")
+	opened(3)
+
+	s.say("event: end\ndata: {\"code\":\"UNAUTHORIZED\",\"message\":\"You were signed out\"}\n\n")
+	b.until("it stops at the end", `document.querySelector('#live').dataset.state === 'ended' && document.querySelector('#live-state').textContent.includes('You were signed out') && document.querySelector('#live').ariaPressed === 'false'`)
+	_, before := s.tailed()
+	time.Sleep(1500 * time.Millisecond)
+	if _, after := s.tailed(); after != before {
+		t.Error("it asked again after the end")
+	}
+}
+
+func TestTheTailFollowsTheFilters(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.open(t, wide, "?range=24h&status=failed")
+	b.ready()
+	b.until("live is offered", `!document.querySelector('#live').hidden`)
+	b.key("l")
+	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	b.choose("status", "success")
+	b.ready()
+	b.until("it is open anew", `document.querySelector('#live').dataset.state === 'open'`)
+	if got, want := s.askedFor("/tail"), []string{"status=failed", "status=success"}; !slices.Equal(got, want) {
+		t.Errorf("the tails were asked for %q, want %q", got, want)
+	}
+	b.key("l")
+	b.until("it is off", `document.querySelector('#live').dataset.state === 'off'`)
+}
+
+// TestWhatIsSaidInsteadOfEntries holds what people read when there is no list, and the
+// ways that lead on from there.
+func TestWhatIsSaidInsteadOfEntries(t *testing.T) {
+	for _, row := range []struct {
+		name         string
+		status       int
+		code, says   string
+		query, click string // the way that is tried
+		want         string // of the page, when the list works again
+	}{
+		{"nobody is signed in", 401, "UNAUTHORIZED", "Sign in first", "", "Try again", `document.querySelectorAll('#rows tr[data-id]').length === 5 && !document.body.classList.contains('locked')`},
+		{"not allowed", 403, "FORBIDDEN", "Not allowed", "?userId=bob", "Show what I may see", `document.querySelectorAll('#rows tr[data-id]').length === 5`},
+		{"too slow", 503, "QUERY_TOO_SLOW", "takes too long", "?q=sign", "Take out the text", `new URL(location.href).searchParams.get('q') === null && document.querySelectorAll('#rows tr[data-id]').length === 5`},
+		{"too slow, less time", 503, "QUERY_TOO_SLOW", "takes too long", "?userId=x", "Look at the last hour", `new URL(location.href).searchParams.get('range') === '1h'`},
+		{"too many", 429, "TOO_MANY_REQUESTS", "Too many requests", "", "Try again", `document.querySelectorAll('#rows tr[data-id]').length === 5`},
+		{"broken", 500, "INTERNAL_SERVER_ERROR", "cannot be read", "", "Try again", `document.querySelectorAll('#rows tr[data-id]').length === 5`},
+		{"a cursor of another store", 400, "VALIDATION_ERROR", "page is gone", "?cursor=zzz", "Newest", `document.querySelectorAll('#rows tr[data-id]').length === 5 && location.search === ''`},
+		{"no json", 502, "", "cannot be read", "", "Try again", `document.querySelectorAll('#rows tr[data-id]').length === 5`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := startSite(t, filled(t, madeUp(t, 5, 2)))
+			s.fails("/list", row.status, row.code, "the server's words")
+			if row.code == "" {
+				s.answer("/list", answer{status: row.status, body: "<html>Bad gateway"})
+			}
+			b := s.open(t, wide, row.query)
+			b.excuse(fmt.Sprintf("status of %d", row.status))
+			b.until("it says so", `document.querySelector('#notice h3')?.textContent.includes(%s)`, row.says)
+			b.until("screen readers hear it", `document.querySelector('#announce').textContent.includes(%s)`, row.says)
+			s.forget("/list")
+			js[bool](b, `([...document.querySelectorAll('#notice .button')].find((n) => n.textContent === %s).click(), true)`, row.click)
+			b.until("the way leads on", row.want)
+		})
+	}
+}
+
+func TestTheOwnSurfaceShowsWhatIsAllowed(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 5, 2)))
+	s.answer("/access", answer{status: 200, body: `{"surface":"own","userId":"alice","everything":false,"can":{"histogram":false,"tail":false,"export":false}}`})
+	b := s.open(t, wide, "?entry="+s.newest().ID)
+	b.ready()
+	b.until("it says whose it is", `document.querySelector('#surface').textContent === 'alice' && document.title === 'Your activity'`)
+	for _, id := range []string{"field-user", "field-identifier", "field-scope", "timeline", "live", "export"} {
+		if js[bool](b, `document.getElementById(%s).checkVisibility()`, id) {
+			t.Errorf("#%s is shown", id)
+		}
+	}
+	b.until("the entry is open", `document.querySelector('#detail .tree')`)
+	if strings.Contains(b.text("#detail"), "Everything of this user") {
+		t.Error("it leads to everything of a user")
+	}
+	s.answer("/access", answer{status: 200, body: `{"surface":"own","userId":"alice","everything":true,"can":{"histogram":true,"tail":true,"export":true}}`})
+	admin := s.open(t, wide, "")
+	admin.ready()
+	admin.until("an administrator may choose", `document.querySelector('#field-scope').checkVisibility() && document.querySelector('#field-user').checkVisibility() && document.querySelector('#live').checkVisibility()`)
+	admin.choose("scope", "all")
+	admin.ready()
+	if asked := s.askedFor("/list"); !strings.Contains(asked[len(asked)-1], "scope=all") {
+		t.Errorf("the list was asked for %q", asked[len(asked)-1])
+	}
+}
+
+// TestTenMillionEntries: the page asks for no more of them than it shows.
+func TestTenMillionEntries(t *testing.T) {
+	s := startSite(t, &endless{newest: time.Now()})
+	b := s.open(t, wide, "?range=90d")
+	b.ready()
+	if got := b.text("#count"); got != "1–50 of more than 10,000" {
+		t.Errorf("the count says %q", got)
+	}
+	for range 3 {
+		b.click("#older")
+		b.ready()
+	}
+	b.until("the fourth page", `document.querySelector('#count').textContent === '151–200 of more than 10,000'`)
+	if rows := js[int](b, `document.querySelectorAll('#rows tr').length`); rows != 50 {
+		t.Errorf("%d rows", rows)
+	}
+	deep := s.open(t, wide, "?range=90d&cursor=at-5000000")
+	deep.ready()
+	if got := deep.text("#count"); got != "50 of more than 10,000" {
+		t.Errorf("from a link to the middle, the count says %q", got)
+	}
+}
+
+func TestTheExportThatIsLinkedIsTheAPIs(t *testing.T) {
+	// The viewer names endpoints as text: this fails when the API has none of that name.
+	store := filled(t, madeUp(t, 3, 1))
+	h := httpapi.NewOperator(httpapi.OperatorOptions{}).Handler(store)
+	for _, path := range []string{"/list", "/access", "/histogram?from=2026-01-01&step=86400000&to=2026-02-01", "/tally", "/export?format=csv", "/export?format=jsonl"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &recorded{header: http.Header{}}
+		h.ServeHTTP(w, r)
+		if w.status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, w.status, w.body.String())
+		}
+	}
+}
+
+// recorded is a response that is kept.
+type recorded struct {
+	header http.Header
+	status int
+	body   strings.Builder
+}
+
+func (w *recorded) Header() http.Header { return w.header }
+func (w *recorded) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+}
+func (w *recorded) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(b)
+}
