@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/viewer"
 )
 
 func init() {
@@ -23,7 +24,7 @@ func init() {
 }
 
 // viewerPage serves the viewer's page and its files, under the API of each surface.
-var viewerPage func(w http.ResponseWriter, r *http.Request, path string)
+var viewerPage = viewer.Serve
 
 // OperatorAPI shows the whole audit log at `/audit-log/` of its site, to people whom
 // Caddy let in: by `basic_auth` (or whatever sets `{http.auth.user.id}`), a verified TLS

@@ -54,6 +54,8 @@ var allowed = map[string][]string{
 	"storage/plugintable":         {"severity", "storage"},
 	"replay":                      {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/memory"},
 	"tap":                         {"exchange", "profile", "profile/pathspell", "recorder", "redact", "replay", "severity", "storage", "storage/memory"},
+	"viewer":                      {},
+	"viewer":                      {},
 	"httpapi":                     {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/follow"},
 }
 
