@@ -6,6 +6,7 @@ SHELL := bash
 EXAMPLE := examples/better-auth
 CLIENT := clients/better-auth
 SERVERS := e2e/servers
+VIEWER := viewer/testdata
 # What go test runs; FLAGS=-run=Replay narrows it.
 PKGS ?= ./...
 FLAGS ?=
@@ -23,7 +24,7 @@ demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our
 	@go run ./$(EXAMPLE)/demo
 
 .PHONY: test
-test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed servers vet ## everything, race detector on; what was skipped and why
+test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed $(VIEWER)/node_modules/.installed servers vet ## everything, race detector on; what was skipped and why
 	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
 	go test -run 'Alloc' ./exchange ./profile ./severity
 
@@ -38,7 +39,7 @@ servers: $(SERVERS)/authjs/node_modules/.installed
 # DOCS=1 writes the table into the document, too. The race detector is make test's: here
 # it would make every figure one of its own.
 .PHONY: acceptance
-acceptance: tools $(EXAMPLE)/node_modules/.installed ## the gates with their full figures, an hour or more on an idle machine; a table at the end
+acceptance: tools $(EXAMPLE)/node_modules/.installed $(VIEWER)/node_modules/.installed ## the gates with their full figures, an hour or more on an idle machine; a table at the end
 	ACCEPTANCE=full go run ./e2e/report $(if $(DOCS),-gates=docs/reliability.md) -p 1 -timeout 120m -run 'TestGate' ./...
 
 .PHONY: vet
@@ -70,7 +71,7 @@ bench-pieces: ## the benchmarks of the pieces, with their allocations
 	go test -run '^$$' -bench . -benchmem ./storage/... ./profile/... ./redact/... ./exchange/... ./severity/...
 
 .PHONY: tools
-tools: tools-postgres
+tools: tools-postgres tools-chromium
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node.js 20 or newer with npm is missing: install it (Debian: apt-get install nodejs npm); the tests run a real Better Auth server" >&2; exit 1; }
 	@command -v gcc >/dev/null || { echo "gcc is missing: install it (Debian: apt-get install gcc libc6-dev); the race detector needs it" >&2; exit 1; }
 
@@ -87,6 +88,18 @@ tools-postgres: ## PostgreSQL's programs for the tests: Debian's package, if roo
 		echo "PostgreSQL is not on this machine: its tests are skipped (Debian: apt-get install postgresql; or AUDIT_TEST_POSTGRES=postgres://user:password@host/database)" >&2; \
 	fi
 
+# The viewer is tested in a real browser. Without one its tests are skipped, and the
+# report says so.
+.PHONY: tools-chromium
+tools-chromium: ## Chromium for the viewer's tests: Debian's package, if root runs this and none is there
+	@for name in chromium chromium-browser google-chrome chrome; do if command -v $$name >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian's chromium for the viewer's tests"; \
+		apt-get install -y --no-install-recommends chromium || echo "Chromium could not be installed: the viewer's tests are skipped" >&2; \
+	else \
+		echo "Chromium is not on this machine: the viewer's tests are skipped (Debian: apt-get install chromium)" >&2; \
+	fi
+
 $(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json
 	cd $(EXAMPLE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
@@ -97,4 +110,8 @@ $(CLIENT)/node_modules/.installed: $(CLIENT)/package-lock.json
 
 $(SERVERS)/authjs/node_modules/.installed: $(SERVERS)/authjs/package-lock.json
 	cd $(SERVERS)/authjs && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(VIEWER)/node_modules/.installed: $(VIEWER)/package-lock.json
+	cd $(VIEWER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

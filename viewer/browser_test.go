@@ -127,6 +127,9 @@ func (s *site) open(t testing.TB, how look, query string) *tab {
 		motion = "reduce"
 	}
 	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: motion}}
+	if err := chromedp.Do(ctx); err != nil { // the first call must not have a deadline: the tab would end with it
+		t.Fatal(err)
+	}
 	b.do(command(network.Enable, network.EnableParams{}), command(log.Enable, cdp.Empty{}), command(runtime.Enable, cdp.Empty{}),
 		command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: how.width, Height: how.height, DeviceScaleFactor: 1, Mobile: how.width < 500}),
 		command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}),
@@ -215,25 +218,13 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 // run runs an action, and ends the test when it fails or hangs.
 func run[T any](b *tab, action chromedp.Action[T]) T {
 	b.t.Helper()
-	type result struct {
-		value T
-		err   error
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	value, err := chromedp.Run(ctx, action)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	done := make(chan result, 1) // a deadline in the first call's context would end the tab with it
-	go func() {
-		value, err := chromedp.Run(b.ctx, action)
-		done <- result{value, err}
-	}()
-	select {
-	case r := <-done:
-		if r.err != nil {
-			b.t.Fatal(r.err)
-		}
-		return r.value
-	case <-time.After(patience):
-		b.t.Fatal("the browser hangs")
-	}
-	panic("not reached")
+	return value
 }
 
 // js evaluates an expression.
@@ -277,13 +268,16 @@ func (b *tab) key(key string) {
 // click clicks on what a selector finds first, as a mouse does.
 func (b *tab) click(selector string) {
 	b.t.Helper()
-	b.do(chromedp.Click(chromedp.CSS(selector)))
+	b.until(selector+" can be clicked", `document.querySelector(%s)?.checkVisibility() && !document.querySelector(%s).disabled`, selector, selector)
+	at := js[[]float64](b, `(() => { const n = document.querySelector(%s); n.scrollIntoView({ block: 'center' }); const r = n.getBoundingClientRect(); return [r.left + r.width / 2, r.top + r.height / 2] })()`, selector)
+	b.do(chromedp.MouseClickXY(at[0], at[1]))
 }
 
-// fill types into a field, and leaves it.
+// fill types into a field, and leaves it with Enter.
 func (b *tab) fill(selector, text string) {
 	b.t.Helper()
-	b.do(chromedp.Focus(chromedp.CSS(selector)), chromedp.SendKeys(chromedp.CSS(selector), text+"\n"))
+	js[bool](b, `(document.querySelector(%s).focus(), true)`, selector)
+	b.do(chromedp.KeyEvent(text + "\n"))
 }
 
 // choose takes an option of a select.

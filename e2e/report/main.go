@@ -34,7 +34,8 @@ var expectedSkips = map[string]string{
 
 // expectedReasons are what a test may say when it is skipped, whichever it is.
 var expectedReasons = map[string]string{
-	pgtest.Missing: "tests of the PostgreSQL store need its programs; what the two stores share is tested with SQLite",
+	pgtest.Missing:                    "tests of the PostgreSQL store need its programs; what the two stores share is tested with SQLite",
+	"Chromium is not on this machine": "the viewer is tested in a real browser (viewer/browser_test.go); its API and its files are tested without",
 }
 
 const (

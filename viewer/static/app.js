@@ -59,6 +59,7 @@ function become(after) {
 // --- the list
 
 let listing = null, page = { entries: [], total: 0 }, retry = 0;
+let meanwhile = []; // what the tail brought while a list was on its way, which may be older
 
 /** Loads the page of the state; quietly when nobody asked for it. */
 async function loadList(quietly = false) {
@@ -68,10 +69,14 @@ async function loadList(quietly = false) {
   params.set('limit', pageSize);
   if (view.state.cursor) params.set('cursor', view.state.cursor);
   if (!quietly) log.wait();
+  meanwhile = [];
   try {
     page = await get('list', params, asked.signal);
     log.show(page.entries);
     listed();
+    listing = null;
+    incoming.push(...meanwhile);
+    flush();
   } catch (failure) {
     if (!asked.signal.aborted) refused(failure);
   }
@@ -217,6 +222,7 @@ function arrived(entry) {
     if (waiting.size > mostWaiting) waiting.delete(waiting.keys().next().value);
     return showFresh();
   }
+  if (listing) meanwhile.push(entry);
   if (incoming.push(entry) === 1) requestAnimationFrame(flush);
 }
 
