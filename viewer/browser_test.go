@@ -27,7 +27,7 @@ const missing = "Chromium is not on this machine"
 
 // patience is how long something may take in the browser before a test gives up: a
 // guard against hanging, not a figure.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // chromium finds the browser.
 func chromium(t testing.TB) string {
