@@ -1,0 +1,186 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// Reader answers from a database file and changes nothing: it takes no lease, makes no
+// files, not even those beside the database, and holds no lock between two questions. A
+// Caddy may write to the file meanwhile, start, and stop; each question is answered from
+// the file as it is then. Use OpenReadOnly. It is safe for concurrent use.
+type Reader struct{ path, table string }
+
+var (
+	_ storage.Store      = (*Reader)(nil)
+	_ storage.Lister     = (*Reader)(nil)
+	_ storage.Getter     = (*Reader)(nil)
+	_ storage.Aggregator = (*Reader)(nil)
+)
+
+// OpenReadOnly looks whether the file is an audit log that this version reads.
+func OpenReadOnly(ctx context.Context, o Options) (*Reader, error) {
+	table := cmp.Or(o.Table, DefaultTable)
+	if err := ValidTable(table); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(o.Path)
+	if err != nil {
+		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil { // SQLite would look beside the link for the rest
+		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
+	}
+	r := &Reader{path, table}
+	_, err = look(r, func(s *Store) (struct{}, error) {
+		if err := checkOwner(ctx, s.read); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, r.complete(ctx, s)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// complete says what is wrong with a database that has not all that is asked of it.
+func (r *Reader) complete(ctx context.Context, s *Store) error {
+	var tables int
+	if err := s.read.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, r.table+"_entries").Scan(&tables); err != nil {
+		return err
+	}
+	if tables == 0 {
+		return fmt.Errorf("it has no audit log named %s: name the table", r.table)
+	}
+	_, err := s.List(ctx, storage.Query{Limit: 1})
+	return err
+}
+
+// Path returns the absolute path of the database file.
+func (r *Reader) Path() string { return r.path }
+
+// errReadOnly is what a write gets.
+var errReadOnly = errors.New("the audit log database is opened to be read only")
+
+// Write implements storage.Store: it fails.
+func (r *Reader) Write(context.Context, ...storage.Entry) error { return errReadOnly }
+
+// List implements storage.Lister.
+func (r *Reader) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	return look(r, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
+}
+
+// Get implements storage.Getter.
+func (r *Reader) Get(ctx context.Context, id string) (storage.Entry, error) {
+	return look(r, func(s *Store) (storage.Entry, error) { return s.Get(ctx, id) })
+}
+
+// Histogram implements storage.Aggregator.
+func (r *Reader) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	return look(r, func(s *Store) ([]storage.Bucket, error) {
+		a, err := aggregator(s)
+		if err != nil {
+			return nil, err
+		}
+		return a.Histogram(ctx, q, step)
+	})
+}
+
+// Tally implements storage.Aggregator.
+func (r *Reader) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	return look(r, func(s *Store) ([]storage.Tally, error) {
+		a, err := aggregator(s)
+		if err != nil {
+			return nil, err
+		}
+		return a.Tally(ctx, q)
+	})
+}
+
+func aggregator(s *Store) (storage.Aggregator, error) {
+	a, ok := any(s).(storage.Aggregator)
+	if !ok {
+		return nil, errors.New("this version cannot count in groups")
+	}
+	return a, nil
+}
+
+// look answers one question over a connection of its own. A database that nobody has open
+// has no log beside it, and is read as a file that does not change; should somebody open
+// it meanwhile, the question is asked again.
+func look[T any](r *Reader, ask func(*Store) (T, error)) (T, error) {
+	const tries = 3
+	for n := 1; ; n++ {
+		quiet, err := r.quiet()
+		if err != nil {
+			var none T
+			return none, r.explain(err)
+		}
+		answer, err := askOnce(r, quiet, ask)
+		if n < tries && (quiet || err != nil) {
+			if still, e := r.quiet(); e == nil && still != quiet {
+				continue
+			}
+		}
+		return answer, r.explain(err)
+	}
+}
+
+func askOnce[T any](r *Reader, quiet bool, ask func(*Store) (T, error)) (T, error) {
+	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "temp_store(MEMORY)", "query_only(ON)"}}
+	if quiet {
+		q.Set("immutable", "1") // else SQLite makes the log's files
+	} else {
+		q.Set("readonly_shm", "1") // the same
+	}
+	db, err := openURL(r.path, 1, q)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	answer, err := ask(&Store{path: r.path, table: r.table, read: db})
+	return answer, errors.Join(err, db.Close())
+}
+
+// quiet says whether no log is beside the database: nobody has it open.
+func (r *Reader) quiet() (bool, error) {
+	info, err := os.Stat(r.path)
+	if err != nil {
+		return false, err
+	}
+	if err := checkKind(r.path, info); err != nil {
+		return false, err
+	}
+	_, err = os.Stat(r.path + "-wal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// explain says what to do about an error.
+func (r *Reader) explain(err error) error {
+	if err == nil || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrBadCursor) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	switch text := err.Error(); {
+	case strings.Contains(text, "no such column"):
+		err = fmt.Errorf("%w: written by an earlier version: start Caddy with it once, or run caddy audit-log prune --dry-run with it", err)
+	case strings.Contains(text, "unable to open database file"):
+		err = fmt.Errorf("%w: check that you may read it, and that its -shm file is beside its -wal file", err)
+	case strings.Contains(text, "file is not a database"):
+		err = fmt.Errorf("%w: it is damaged or something else", err)
+	}
+	return fmt.Errorf("audit log database %s: %w", r.path, err)
+}
