@@ -91,7 +91,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.StoreRaw == nil {
 		a.StoreRaw = caddyconfig.JSONModuleObject(new(SQLiteStore), "backend", "sqlite", nil)
 	}
-	keyFile, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(a.KeyFile, filepath.Join(DataDir(), "hash.key")), true, true)
+	keyFile, err := caddy.NewReplacer().ReplaceOrErr(cmp.Or(a.KeyFile, filepath.Join(DataDir(), keyName)), true, true)
 	if err != nil {
 		return fmt.Errorf("key_file: %w", err)
 	}

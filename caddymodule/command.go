@@ -26,14 +26,16 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "audit-log",
-		Short: "Looks after the audit log",
+		Short: "Reads and looks after the audit log",
 		Long: `
-Looks after the audit log of an auth server behind this Caddy: deletes old entries, takes over the entries of the
+Reads and looks after the audit log of an auth server behind this Caddy: lists, shows, follows, counts and exports
+entries, finds them by values of which only a hash is kept, deletes old entries, takes over the entries of the
 Better Auth plugin better-auth-audit-logs, checks profiles, records traffic to make profiles from, and says which of
 the server's routes no profile names. It looks through a configuration before it runs (lint), and at a Caddy that runs
 (doctor).`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand(), doctorCommand())
+			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand(), doctorCommand(),
+				listCommand(), showCommand(), tailCommand(), statsCommand(), exportCommand(), hashCommand(), proxyCommand())
 			for _, guest := range guestCommands {
 				cmd.AddCommand(guest())
 			}

@@ -14,6 +14,9 @@ import (
 // keyBytes is the length of the key of keyed hashes.
 const keyBytes = 32
 
+// keyName is the key file's name unless another is given.
+const keyName = "hash.key"
+
 // readOrMakeKey reads the key file, or makes it with mode 0600. It refuses a file
 // that others can read: whoever has the key can test guesses against the hashes.
 func readOrMakeKey(path string) ([]byte, error) {

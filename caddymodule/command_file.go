@@ -1,0 +1,117 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+// openFile reads a database file: through the very handler that a Caddy would answer with,
+// in this process.
+func openFile(ctx context.Context, file, table, keyFile string) (*logclient.Client, func(), error) {
+	store, err := sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: table})
+	if err != nil {
+		return nil, nil, err
+	}
+	redactor, err := fileRedactor(store.Path(), keyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	operator := httpapi.NewOperator(httpapi.OperatorOptions{Redactor: redactor, Streams: streams})
+	transport, end := inProcess(operator.Handler(store))
+	return &logclient.Client{Transport: transport, Base: "http://file"}, func() {
+		end()
+		streams.Close()
+	}, nil
+}
+
+// fileRedactor hashes what is looked for, with the key that is beside the database unless
+// another is named. Without a key it hashes nothing.
+func fileRedactor(db, keyFile string) (*redact.Redactor, error) {
+	named := keyFile != ""
+	if !named {
+		keyFile = keyBeside(db)
+	}
+	key, err := readKey(keyFile)
+	if err != nil && (named || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)) {
+		return nil, err
+	}
+	return redact.New(redact.Options{Key: key})
+}
+
+// keyBeside is the key file beside a database.
+func keyBeside(db string) string { return filepath.Join(filepath.Dir(db), keyName) }
+
+// inProcess serves a handler to this process alone, over pipes: with streams, deadlines and
+// aborts as a network has them.
+func inProcess(h http.Handler) (http.RoundTripper, func()) {
+	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	go func() { _ = server.Serve(l) }() // it ends with done
+	transport := &http.Transport{DialContext: l.dial}
+	return transport, func() {
+		transport.CloseIdleConnections()
+		_ = server.Close()
+	}
+}
+
+// pipes is a net.Listener within the process.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+// Accept implements net.Listener.
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (l *pipes) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *pipes) Addr() net.Addr { return pipeAddr{} }
+
+// dial makes a connection to it.
+func (l *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case l.conns <- there:
+		return here, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.closed:
+		return nil, fmt.Errorf("the file is closed: %w", net.ErrClosed)
+	}
+}
+
+// pipeAddr is the address of both ends.
+type pipeAddr struct{}
+
+// Network implements net.Addr.
+func (pipeAddr) Network() string { return "pipe" }
+
+// String implements net.Addr.
+func (pipeAddr) String() string { return "pipe" }

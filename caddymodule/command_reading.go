@@ -1,0 +1,266 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+)
+
+// exitNothing is the exit status of a command that has found nothing.
+const exitNothing = 3
+
+// exitHelp is what the commands that read the log say of their exit status.
+const exitHelp = `
+Exit status: 0 if all is well, 1 after an error, 2 if the answer is incomplete, 3 if nothing was found.`
+
+// whereHelp is what they say of where they read.
+const whereHelp = `
+It asks the running Caddy through its admin endpoint. With --db it reads a SQLite database file itself, and changes
+nothing: a Caddy may write to it meanwhile.
+`
+
+// readsLog completes a command that reads the log: it takes n arguments, its context ends
+// with Ctrl-C, and its errors are said once, with nothing in them that a terminal obeys.
+func readsLog(cmd *cobra.Command, n int, run func(context.Context, caddycmd.Flags) (int, error)) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.SilenceErrors = true // Command says them
+	wrong := func(err error) (int, error) {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("%w: the command is caddy audit-log %s", err, cmd.Use)
+	}
+	cmd.RunE = Command(func(f caddycmd.Flags) (int, error) {
+		if f.NArg() != n {
+			return wrong(fmt.Errorf("%d arguments were given, not %d", f.NArg(), n))
+		}
+		ctx, stop := interruptible()
+		defer stop()
+		context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process
+		return run(ctx, f)
+	})
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return Command(func(caddycmd.Flags) (int, error) { return wrong(err) })(cmd, nil)
+	})
+	return cmd
+}
+
+// sourceFlags are those that say where the log is.
+func sourceFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.String("db", "", "a database file to read, instead of asking the running Caddy")
+	f.String("table", sqlite.DefaultTable, "with --db: the name of the view that shows the log")
+	f.String("key-file", "", "with --db and --identifier: the key of keyed hashes (default hash.key beside the database)")
+	f.String("address", "", "the admin address of the running Caddy")
+	f.StringP("config", "c", "", "the configuration file that names the admin address")
+	f.StringP("adapter", "a", "", "the adapter of that file")
+	f.String("store", "", "which store of that Caddy, by its file or backend, if it has several open")
+}
+
+// openLog reaches the log that the flags name. The caller calls close.
+func openLog(ctx context.Context, f caddycmd.Flags) (client *logclient.Client, done func(), err error) {
+	if db := f.String("db"); db != "" {
+		if f.String("address") != "" || f.String("config") != "" || f.String("store") != "" {
+			return nil, nil, errors.New("--db reads a file; --address, --config and --store name a running Caddy: give one of them")
+		}
+		return openFile(ctx, db, f.String("table"), f.String("key-file"))
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("finding the admin address: %w", err)
+	}
+	client, err = adminClient(address)
+	if err == nil && f.String("store") != "" {
+		client.Common = url.Values{"store": {f.String("store")}}
+	}
+	return client, func() {}, err
+}
+
+// adminClient asks a running Caddy at its admin address.
+func adminClient(address string) (*logclient.Client, error) {
+	a, err := caddy.ParseNetworkAddress(address)
+	if err != nil || a.PortRangeSize() > 1 {
+		return nil, fmt.Errorf("bad admin address %q: give one such as localhost:2019 or unix//run/caddy-admin.sock", address)
+	}
+	origin, header := "http://127.0.0.1", http.Header{}
+	if a.IsUnixNetwork() {
+		a.Host, _, _ = strings.Cut(a.Host, "|") // the permissions of the socket
+	} else {
+		origin = "http://" + a.JoinHostPort(0)
+		header.Set("Origin", origin) // as Caddy's own commands do
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, a.Network, a.JoinHostPort(0))
+		if err != nil {
+			return nil, fmt.Errorf("asking Caddy at %s: %w (when no Caddy runs, name the database with --db)", address, err)
+		}
+		return c, nil
+	}
+	return &logclient.Client{Transport: &http.Transport{DialContext: dial}, Base: origin + strings.TrimSuffix(adminEntries, "/"), Header: header}, nil
+}
+
+// The words that filters know, for checks and completions.
+var (
+	statuses   = []string{string(storage.Success), string(storage.Failed), string(storage.Pending), string(storage.Unknown)}
+	severities = []string{"low", "medium", "high", "critical"}
+	classNames = []string{"sign-in", "sign-up", "sign-out", "mfa", "credential", "session", "account", "token", "admin", "organization", "custom"}
+)
+
+// filterFlags are those that say which entries.
+func filterFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.String("user", "", `entries of this user id; "" for entries without a user`)
+	f.String("action", "", "entries of this action, such as sign-in:email")
+	f.String("class", "", "entries of this class, such as sign-in")
+	f.String("status", "", "success, failed, pending or unknown")
+	f.String("severity", "", "low, medium, high or critical")
+	f.String("ip", "", "entries from this address")
+	f.String("identifier", "", "attempts on the account that is signed in to with this, such as an e-mail address")
+	f.String("identifier-hash", "", "the same, by its hash as entries have it in metadata.identifierHash")
+	f.String("text", "", "entries with this in action, user, address, agent, identifier, target user or error code")
+	complete(cmd, "status", statuses...)
+	complete(cmd, "severity", severities...)
+	complete(cmd, "class", classNames...)
+	complete(cmd, "db")
+}
+
+// timeFlags bound the time.
+func timeFlags(f *pflag.FlagSet) {
+	f.String("from", "", "not before this time: ISO 8601 such as 2026-01-31T12:00:00Z, or an age such as 7d")
+	f.String("to", "", "not after this time")
+	f.String("since", "", "another word for --from")
+}
+
+// complete gives a flag's value completions; with no words, files.
+func complete(cmd *cobra.Command, flag string, words ...string) {
+	directive := cobra.ShellCompDirectiveNoFileComp
+	if len(words) == 0 {
+		directive = cobra.ShellCompDirectiveDefault
+	}
+	// It fails for a flag that is not there, or is completed already: then there is nothing to do.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, directive))
+}
+
+// filters are the parameters that the flags mean.
+func filters(f caddycmd.Flags, now time.Time) (url.Values, error) {
+	q := url.Values{}
+	for flag, parameter := range map[string]string{
+		"user": "userId", "action": "action", "class": "class", "status": "status", "severity": "severity", "ip": "ip",
+		"identifier": "identifier", "identifier-hash": "identifierHash", "text": "q",
+	} {
+		if found := f.Lookup(flag); found != nil && found.Changed && (found.Value.String() != "" || flag == "user") {
+			q.Set(parameter, found.Value.String())
+		}
+	}
+	if err := oneOf("--status", q.Get("status"), statuses); err != nil {
+		return nil, err
+	}
+	if err := oneOf("--severity", q.Get("severity"), severities); err != nil {
+		return nil, err
+	}
+	return q, times(f, q, now)
+}
+
+// times reads the flags of timeFlags, if the command has them.
+func times(f caddycmd.Flags, q url.Values, now time.Time) error {
+	if f.Lookup("from") == nil {
+		return nil
+	}
+	if f.String("from") != "" && f.String("since") != "" {
+		return errors.New("--from and --since mean the same: give one of them")
+	}
+	for _, bound := range []struct{ flag, parameter string }{{"from", "from"}, {"since", "from"}, {"to", "to"}} {
+		text := f.String(bound.flag)
+		if text == "" {
+			continue
+		}
+		t, err := parseTime(text, now)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", bound.flag, err)
+		}
+		q.Set(bound.parameter, t.UTC().Format(storage.TimeLayout))
+	}
+	return nil
+}
+
+// timeLayouts are the forms of ISO 8601 that flags may have; without a zone it is UTC.
+var timeLayouts = []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02", "2006-01", "2006"}
+
+// parseTime reads a time, or an age before now.
+func parseTime(text string, now time.Time) (time.Time, error) {
+	if age, err := caddy.ParseDuration(text); err == nil && age >= 0 {
+		return now.Add(-age), nil
+	}
+	for _, layout := range timeLayouts {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("bad time %q: give ISO 8601 such as 2026-01-31T12:00:00Z or 2026-01-31, or an age such as 7d or 24h", text)
+}
+
+// oneOf says that a flag's value is none of a few words.
+func oneOf(flag, value string, words []string) error {
+	if value == "" || slices.Contains(words, value) {
+		return nil
+	}
+	return fmt.Errorf("%s: unknown word %q: use %s or %s", flag, value, strings.Join(words[:len(words)-1], ", "), words[len(words)-1])
+}
+
+// parameters are those of q with others.
+func parameters(q url.Values, pairs ...string) url.Values {
+	all := url.Values{}
+	for name, v := range q {
+		all[name] = v
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			all.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return all
+}
+
+// pages asks for page after page until limit entries were given to do; 0 for all. It
+// returns the last page, without its entries, and how many there were.
+func pages(ctx context.Context, c *logclient.Client, q url.Values, cursor string, limit int, do func([]logclient.Entry) error) (last logclient.Page, n int, err error) {
+	for {
+		size := storage.MaxLimit
+		if limit > 0 {
+			size = min(size, limit-n)
+		}
+		last, err = c.List(ctx, parameters(q, "limit", strconv.Itoa(size), "cursor", cursor))
+		if err != nil {
+			return last, n, err
+		}
+		n += len(last.Entries)
+		if err := do(last.Entries); err != nil {
+			return last, n, err
+		}
+		if cursor = last.NextCursor; cursor == "" || limit > 0 && n >= limit {
+			return last, n, nil
+		}
+	}
+}
+
+// interrupted is a better error for what Ctrl-C did.
+func interrupted(ctx context.Context, err error, remedy string) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New(cmp.Or(remedy, "interrupted"))
+	}
+	return err
+}

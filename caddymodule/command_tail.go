@@ -1,0 +1,145 @@
+package caddymodule
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// maxTailed is how many entries tail remembers, not to print one twice.
+const maxTailed = 10000
+
+func tailCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "tail [<filters>] [--lines <n>] [--output table|jsonl] [--db <file> | --address <admin> | --config <file>]",
+		Short: "Shows entries as they are written",
+		Long: `
+Shows the last entries, then new ones as they are written, until Ctrl-C. An entry that was written before its request
+was forwarded (an intent, status unknown) is shown again when its outcome is known, under the same id. When the
+connection is lost it is made again, and nothing is missed.
+` + whereHelp + `
+Exit status: 0 after Ctrl-C, 1 after an error.`,
+		Example: `  caddy audit-log tail
+  caddy audit-log tail --status failed --severity high
+  caddy audit-log tail --lines 0 --output jsonl | jq -r .action`,
+	}
+	sourceFlags(cmd)
+	filterFlags(cmd)
+	cmd.Flags().IntP("lines", "n", 10, "how many of the last entries to show first; at most 500")
+	outputFlags(cmd, outputTable, outputLines)
+	return readsLog(cmd, 0, runTail)
+}
+
+func runTail(ctx context.Context, f caddycmd.Flags) (int, error) {
+	form, s, err := outputOf(f, outputLines, outputTable, outputLines)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	q, err := filters(f, time.Now())
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	lines := f.Int("lines")
+	if lines < 0 || lines > storage.MaxLimit {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("bad --lines %d: give 0 to %d", lines, storage.MaxLimit)
+	}
+	client, done, err := openLog(ctx, f)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	defer done()
+	t, err := newTailer(s, form)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	err = client.Follow(ctx, q, logclient.Stream{
+		Open: func(ctx context.Context) error {
+			if t.began {
+				fmt.Fprintln(os.Stderr, "connected again")
+				return nil
+			}
+			t.began = true
+			return t.first(ctx, client, q, lines)
+		},
+		Entry: func(e logclient.Entry) error { return t.print(e) },
+		Lost: func(err error) {
+			fmt.Fprintf(os.Stderr, "the connection was lost, trying again: %s\n", oneLine(err.Error()))
+		},
+	})
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// tailer prints entries once for each thing that they say.
+type tailer struct {
+	s      *screen
+	layout *layout
+	json   *jsonWriter // nil: a table
+	out    *bufio.Writer
+	began  bool
+	seed   maphash.Seed
+	said   *lru.Cache[string, uint64] // by id, a hash of what was printed last
+}
+
+func newTailer(s *screen, form string) (*tailer, error) {
+	said, err := lru.New[string, uint64](maxTailed)
+	if err != nil {
+		return nil, err
+	}
+	t := &tailer{s: s, said: said, seed: maphash.MakeSeed(), out: bufio.NewWriter(Stdout())}
+	if form == outputLines {
+		t.json = &jsonWriter{w: t.out, lines: true}
+	} else {
+		t.layout = s.layoutFor(nil, false)
+		t.layout.print(s, nil, true)
+	}
+	return t, nil
+}
+
+// first prints the last entries.
+func (t *tailer) first(ctx context.Context, client *logclient.Client, q url.Values, lines int) error {
+	if lines == 0 {
+		return nil
+	}
+	page, err := client.List(ctx, parameters(q, "limit", strconv.Itoa(lines)))
+	if err != nil {
+		return err
+	}
+	for _, e := range slices.Backward(page.Entries) {
+		if err := t.print(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// print prints an entry, unless it has said just this before.
+func (t *tailer) print(e logclient.Entry) error {
+	sum := maphash.Bytes(t.seed, e.Raw)
+	if before, ok := t.said.Get(e.ID); ok && before == sum {
+		return nil
+	}
+	t.said.Add(e.ID, sum)
+	if t.json == nil {
+		t.layout.print(t.s, []logclient.Entry{e}, false)
+		return nil
+	}
+	return errors.Join(t.json.print([]logclient.Entry{e}), t.out.Flush())
+}
