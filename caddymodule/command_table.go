@@ -291,7 +291,7 @@ func (s *screen) table(titles []string, rows [][]string, widths []int, right int
 	t.SetStyle(style)
 	var configs []table.ColumnConfig
 	for i, width := range widths {
-		c := table.ColumnConfig{Number: i + 1, WidthMin: width}
+		c := table.ColumnConfig{Number: i + 1, WidthMin: width, Align: text.AlignLeft, AlignHeader: text.AlignLeft}
 		if i >= len(widths)-right {
 			c.Align, c.AlignHeader = text.AlignRight, text.AlignRight
 		}

@@ -19,7 +19,10 @@ import (
 // files, not even those beside the database, and holds no lock between two questions. A
 // Caddy may write to the file meanwhile, start, and stop; each question is answered from
 // the file as it is then. Use OpenReadOnly. It is safe for concurrent use.
-type Reader struct{ path, table string }
+type Reader struct {
+	path, table string
+	known       bool // it was looked at by OpenReadOnly
+}
 
 var (
 	_ storage.Store      = (*Reader)(nil)
@@ -41,17 +44,13 @@ func OpenReadOnly(ctx context.Context, o Options) (*Reader, error) {
 	if path, err = filepath.EvalSymlinks(path); err != nil { // SQLite would look beside the link for the rest
 		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
 	}
-	r := &Reader{path, table}
-	_, err = look(r, func(s *Store) (struct{}, error) {
+	r := &Reader{path, table, false}
+	return look(ctx, r, func(s *Store) (*Reader, error) {
 		if err := checkOwner(ctx, s.read); err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
-		return struct{}{}, r.complete(ctx, s)
+		return &Reader{path, table, true}, r.complete(ctx, s)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // complete says what is wrong with a database that has not all that is asked of it.
@@ -62,6 +61,9 @@ func (r *Reader) complete(ctx context.Context, s *Store) error {
 	}
 	if tables == 0 {
 		return fmt.Errorf("it has no audit log named %s: name the table", r.table)
+	}
+	if err := s.readLegacy(ctx); err != nil {
+		return err
 	}
 	_, err := s.List(ctx, storage.Query{Limit: 1})
 	return err
@@ -78,48 +80,54 @@ func (r *Reader) Write(context.Context, ...storage.Entry) error { return errRead
 
 // List implements storage.Lister.
 func (r *Reader) List(ctx context.Context, q storage.Query) (storage.Page, error) {
-	return look(r, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
+	return look(ctx, r, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
 }
 
 // Get implements storage.Getter.
 func (r *Reader) Get(ctx context.Context, id string) (storage.Entry, error) {
-	return look(r, func(s *Store) (storage.Entry, error) { return s.Get(ctx, id) })
+	return look(ctx, r, func(s *Store) (storage.Entry, error) { return s.Get(ctx, id) })
 }
 
 // Histogram implements storage.Aggregator.
 func (r *Reader) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
-	return look(r, func(s *Store) ([]storage.Bucket, error) {
-		a, err := aggregator(s)
-		if err != nil {
+	return look(ctx, r, func(s *Store) ([]storage.Bucket, error) {
+		if err := s.countOnce(ctx); err != nil {
 			return nil, err
 		}
-		return a.Histogram(ctx, q, step)
+		return s.Histogram(ctx, q, step)
 	})
 }
 
 // Tally implements storage.Aggregator.
 func (r *Reader) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
-	return look(r, func(s *Store) ([]storage.Tally, error) {
-		a, err := aggregator(s)
-		if err != nil {
+	return look(ctx, r, func(s *Store) ([]storage.Tally, error) {
+		if err := s.countOnce(ctx); err != nil {
 			return nil, err
 		}
-		return a.Tally(ctx, q)
+		return s.Tally(ctx, q)
 	})
 }
 
-func aggregator(s *Store) (storage.Aggregator, error) {
-	a, ok := any(s).(storage.Aggregator)
-	if !ok {
-		return nil, errors.New("this version cannot count in groups")
+// countOnce fills the counts for one question: from the table, and by looking at the
+// entries of the hours that it does not have. It runs in the question's transaction.
+func (s *Store) countOnce(ctx context.Context) error {
+	var upto int64
+	if err := s.read.QueryRowContext(ctx, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
+		return err
 	}
-	return a, nil
+	epoch, found := s.counts.reset(upto), map[hourGroup]int{}
+	if err := s.readCounts(ctx, s.read, upto, found); err != nil {
+		return ctx.Err() // too many actions: the entries themselves are looked at
+	}
+	legacy, err := s.legacy(ctx, s.read)
+	s.counts.fill(epoch, found, legacy)
+	return err
 }
 
 // look answers one question over a connection of its own. A database that nobody has open
 // has no log beside it, and is read as a file that does not change; should somebody open
 // it meanwhile, the question is asked again.
-func look[T any](r *Reader, ask func(*Store) (T, error)) (T, error) {
+func look[T any](ctx context.Context, r *Reader, ask func(*Store) (T, error)) (T, error) {
 	const tries = 3
 	for n := 1; ; n++ {
 		quiet, err := r.quiet()
@@ -127,7 +135,7 @@ func look[T any](r *Reader, ask func(*Store) (T, error)) (T, error) {
 			var none T
 			return none, r.explain(err)
 		}
-		answer, err := askOnce(r, quiet, ask)
+		answer, err := askOnce(ctx, r, quiet, ask)
 		if n < tries && (quiet || err != nil) {
 			if still, e := r.quiet(); e == nil && still != quiet {
 				continue
@@ -137,7 +145,8 @@ func look[T any](r *Reader, ask func(*Store) (T, error)) (T, error) {
 	}
 }
 
-func askOnce[T any](r *Reader, quiet bool, ask func(*Store) (T, error)) (T, error) {
+// askOnce asks in one transaction: the answer is true of one moment.
+func askOnce[T any](ctx context.Context, r *Reader, quiet bool, ask func(*Store) (T, error)) (answer T, err error) {
 	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "temp_store(MEMORY)", "query_only(ON)"}}
 	if quiet {
 		q.Set("immutable", "1") // else SQLite makes the log's files
@@ -146,11 +155,20 @@ func askOnce[T any](r *Reader, quiet bool, ask func(*Store) (T, error)) (T, erro
 	}
 	db, err := openURL(r.path, 1, q)
 	if err != nil {
-		var none T
-		return none, err
+		return answer, err
 	}
-	answer, err := ask(&Store{path: r.path, table: r.table, read: db})
-	return answer, errors.Join(err, db.Close())
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if _, err := db.ExecContext(ctx, "BEGIN"); err != nil { // there is one connection
+		return answer, err
+	}
+	s := &Store{path: r.path, table: r.table, read: db}
+	if !r.known {
+		return ask(s)
+	}
+	if err := s.readLegacy(ctx); err != nil {
+		return answer, err
+	}
+	return ask(s)
 }
 
 // quiet says whether no log is beside the database: nobody has it open.
@@ -175,7 +193,7 @@ func (r *Reader) explain(err error) error {
 		return err
 	}
 	switch text := err.Error(); {
-	case strings.Contains(text, "no such column"):
+	case strings.Contains(text, "no such column"), strings.Contains(text, "no such table"):
 		err = fmt.Errorf("%w: written by an earlier version: start Caddy with it once, or run caddy audit-log prune --dry-run with it", err)
 	case strings.Contains(text, "unable to open database file"):
 		err = fmt.Errorf("%w: check that you may read it, and that its -shm file is beside its -wal file", err)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
@@ -74,6 +75,16 @@ func TestAReaderBesideAWriter(t *testing.T) {
 	}
 	if _, err := r.Get(t.Context(), "no"); !errors.Is(err, storage.ErrNotFound) {
 		t.Error(err)
+	}
+	want, err := s.Tally(t.Context(), storage.Query{})
+	if got, gotErr := r.Tally(t.Context(), storage.Query{}); errors.Join(err, gotErr) != nil || len(got) == 0 || !slices.Equal(got, want) {
+		t.Errorf("tally %v, the writer says %v: %v", got, want, errors.Join(err, gotErr))
+	}
+	for _, step := range []time.Duration{time.Second, time.Hour} {
+		want, err := s.Histogram(t.Context(), storage.Query{}, step)
+		if got, gotErr := r.Histogram(t.Context(), storage.Query{}, step); errors.Join(err, gotErr) != nil || len(got) == 0 || !slices.Equal(got, want) {
+			t.Errorf("histogram by %s %v, the writer says %v: %v", step, got, want, errors.Join(err, gotErr))
+		}
 	}
 	if after := filesIn(t, filepath.Dir(path)); !slices.Equal(before, after) {
 		t.Errorf("files %q before, %q after", before, after)
