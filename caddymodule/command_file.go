@@ -2,9 +2,7 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,13 +17,13 @@ import (
 )
 
 // openFile reads a database file: through the very handler that a Caddy would answer with,
-// in this process.
-func openFile(ctx context.Context, file, table, keyFile string) (*logclient.Client, func(), error) {
+// in this process. hashing is true if what is looked for has to be hashed.
+func openFile(ctx context.Context, file, table, keyFile string, hashing bool) (*logclient.Client, func(), error) {
 	store, err := sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: table})
 	if err != nil {
 		return nil, nil, err
 	}
-	redactor, err := fileRedactor(store.Path(), keyFile)
+	redactor, err := fileRedactor(store.Path(), keyFile, hashing)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -39,14 +37,17 @@ func openFile(ctx context.Context, file, table, keyFile string) (*logclient.Clie
 }
 
 // fileRedactor hashes what is looked for, with the key that is beside the database unless
-// another is named. Without a key it hashes nothing.
-func fileRedactor(db, keyFile string) (*redact.Redactor, error) {
+// another is named. Unless it has to hash it may have none.
+func fileRedactor(db, keyFile string, hashing bool) (*redact.Redactor, error) {
 	named := keyFile != ""
 	if !named {
 		keyFile = keyBeside(db)
 	}
 	key, err := readKey(keyFile)
-	if err != nil && (named || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission)) {
+	switch {
+	case err != nil && hashing && !named:
+		return nil, fmt.Errorf("%w: name the file of the option key_file with --key-file", err)
+	case err != nil && (named || hashing):
 		return nil, err
 	}
 	return redact.New(redact.Options{Key: key})

@@ -77,7 +77,8 @@ func openLog(ctx context.Context, f caddycmd.Flags) (client *logclient.Client, d
 		if f.String("address") != "" || f.String("config") != "" || f.String("store") != "" {
 			return nil, nil, errors.New("--db reads a file; --address, --config and --store name a running Caddy: give one of them")
 		}
-		return openFile(ctx, db, f.String("table"), f.String("key-file"))
+		typed := f.Lookup("identifier")
+		return openFile(ctx, db, f.String("table"), f.String("key-file"), typed != nil && typed.Value.String() != "")
 	}
 	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
 	if err != nil {

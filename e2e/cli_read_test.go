@@ -136,6 +136,7 @@ func TestReadingCommands(t *testing.T) {
 		{"show", []string{"show", last.ID}, 0, `"id": "` + last.ID + `"`, "", 18},
 		{"show, for people", []string{"show", last.ID, "--output", "table"}, 0, "agent       filled/1", "", 17},
 		{"show of nothing", []string{"show", "no"}, 3, "", "nothing found", 0},
+		{"show of an endpoint's name", []string{"show", "tail"}, 3, "", "nothing found", 0},
 		{"show without an id", []string{"show"}, 1, "", "the command is caddy audit-log show <id>", 0},
 		{"stats", []string{"stats", "--output", "table"}, 0, "1234 entries from", "", -1},
 		{"stats of actions", []string{"stats", "--output", "table"}, 0, "\nsign-in:email       1111        987        124\n", "", -1},
@@ -422,6 +423,15 @@ func TestHashFromTheCommandLine(t *testing.T) {
 		expect(t, auditLog(t, "", append([]string{"list", "--identifier", "ANN@example.com"}, where...)...), 0, tag, "3 of 3 entries")
 	}
 	expect(t, auditLog(t, "\n", "hash", "-", "--db", db), 1, "", "give one line")
+	if err := os.Rename(key, key+".away"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, auditLog(t, "", "list", "--identifier", "ann@example.com", "--db", db), 1, "", "name the file of the option key_file with --key-file")
+	expect(t, auditLog(t, "", "list", "--identifier", "ann@example.com", "--db", db, "--key-file", key+".away"), 0, tag, "")
+	expect(t, auditLog(t, "", "list", "-n", "1", "--db", db), 0, "", "1 of 4")
+	if err := os.Rename(key+".away", key); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Chmod(key, 0o644); err != nil {
 		t.Fatal(err)
 	}

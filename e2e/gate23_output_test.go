@@ -301,6 +301,8 @@ func (g *injection) commands() []string {
 		{"coverage", "--all", "--address", g.admin}, {"coverage", "--all", "--json", "--address", g.admin}, {"doctor", "--address", g.admin}, {"doctor", "--json", "--address", g.admin},
 		{"lint", hostile}, {"lint", "--json", hostile}, {"lint", bad}, {"profile", "check", "better_auth", "--traffic", recording}, {"profile", "check", "better_auth", "--json", "--traffic", recording},
 		{"profile", "check", "better_auth", "--traffic", broken}, {"lint", "no\x1b[31m\u202esuch"}, {"profile", "show", "no\x1b[31msuch"},
+		{"list", "--all", "--address", g.admin}, {"list", "--all", "--output", "json", "--address", g.admin}, {"list", "--all", "--output", "table", "--address", g.admin}, {"list", "--all", "--output", "table", "--wide", "--address", g.admin},
+		{"stats", "--address", g.admin}, {"stats", "--output", "table", "--address", g.admin}, {"list", "--cursor", "\x1b[31m\u202e", "--address", g.admin}, {"show", "no\x1b[31msuch", "--address", g.admin},
 	} {
 		got := auditLog(g.t, "", args...)
 		if len(got.out)+len(got.errors) < 20 {

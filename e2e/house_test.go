@@ -52,6 +52,7 @@ var allowed = map[string][]string{
 	"storage/retention":           {"severity", "storage"},
 	"storage/follow":              {"severity", "storage"},
 	"storage/plugintable":         {"severity", "storage"},
+	"logclient":                   {},
 	"replay":                      {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/memory"},
 	"tap":                         {"exchange", "profile", "profile/pathspell", "recorder", "redact", "replay", "severity", "storage", "storage/memory"},
 	"viewer":                      {},

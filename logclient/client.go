@@ -124,10 +124,15 @@ func (c *Client) List(ctx context.Context, query url.Values) (Page, error) {
 	return page, err
 }
 
-// Get returns one entry.
+// Get returns one entry. Every byte of the id is escaped, so that one such as "tail" names
+// no other endpoint.
 func (c *Client) Get(ctx context.Context, id string) (Entry, error) {
+	path := "/"
+	for _, b := range []byte(id) {
+		path += fmt.Sprintf("%%%02X", b)
+	}
 	var e Entry
-	err := c.read(ctx, "/"+url.PathEscape(id), nil, &e)
+	err := c.read(ctx, path, nil, &e)
 	return e, err
 }
 
