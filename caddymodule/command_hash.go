@@ -80,16 +80,7 @@ func runHash(ctx context.Context, f caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	if f.Bool("find") {
-		q, err := filters(f, time.Now())
-		if err != nil {
-			return caddy.ExitCodeFailedStartup, err
-		}
-		client, done, err := openLog(ctx, f)
-		if err != nil {
-			return caddy.ExitCodeFailedStartup, err
-		}
-		defer done()
-		return list(ctx, f, client, parameters(q, "identifierHash", hashOf(redactor, identifierField, value)))
+		return find(ctx, f, hashOf(redactor, identifierField, value))
 	}
 	if len(fields) == 1 {
 		_, err := fmt.Fprintln(Stdout(), hashOf(redactor, fields[0], value))
@@ -103,6 +94,20 @@ func runHash(ctx context.Context, f caddycmd.Flags) (int, error) {
 		fmt.Fprintf(t, "%s\t%s\n", oneLine(field), hashOf(redactor, field, value))
 	}
 	return caddy.ExitCodeSuccess, t.Flush()
+}
+
+// find lists the entries that have a hash as identifier.
+func find(ctx context.Context, f caddycmd.Flags, hash string) (int, error) {
+	q, err := filters(f, time.Now())
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	client, done, err := openLog(ctx, f)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	defer done()
+	return list(ctx, f, client, parameters(q, "identifierHash", hash))
 }
 
 // hashOf is the hash as entries carry it.

@@ -67,21 +67,7 @@ func runTail(ctx context.Context, f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	err = client.Follow(ctx, q, logclient.Stream{
-		Open: func(ctx context.Context) error {
-			if t.began {
-				fmt.Fprintln(os.Stderr, "connected again")
-				return nil
-			}
-			t.began = true
-			return t.first(ctx, client, q, lines)
-		},
-		Entry: func(e logclient.Entry) error { return t.print(e) },
-		Lost: func(err error) {
-			fmt.Fprintf(os.Stderr, "the connection was lost, trying again: %s\n", oneLine(err.Error()))
-		},
-	})
-	if err != nil {
+	if err := client.Follow(ctx, q, t.stream(client, q, lines)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	return caddy.ExitCodeSuccess, nil
@@ -111,6 +97,24 @@ func newTailer(s *screen, form string) (*tailer, error) {
 		t.layout.print(s, nil, true)
 	}
 	return t, nil
+}
+
+// stream is what it does with what it hears.
+func (t *tailer) stream(client *logclient.Client, q url.Values, lines int) logclient.Stream {
+	return logclient.Stream{
+		Open: func(ctx context.Context) error {
+			if t.began {
+				fmt.Fprintln(os.Stderr, "connected again")
+				return nil
+			}
+			t.began = true
+			return t.first(ctx, client, q, lines)
+		},
+		Entry: t.print,
+		Lost: func(err error) {
+			fmt.Fprintf(os.Stderr, "the connection was lost, trying again: %s\n", oneLine(err.Error()))
+		},
+	}
 }
 
 // first prints the last entries.

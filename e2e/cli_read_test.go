@@ -348,6 +348,50 @@ func TestTailFollows(t *testing.T) {
 	expect(t, auditLog(t, "", "tail", "--address", admin, "--lines", "1000"), 1, "", "0 to 500")
 }
 
+// TestCtrlCOnATerminal ends a tail well, and a question for a value shows none.
+func TestCtrlCOnATerminal(t *testing.T) {
+	dir := t.TempDir()
+	db := database(dir)
+	fill(t, db, fills(5)...)
+	talk := func(see, say string, args ...string) outcome {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), harness.Binary(t), append([]string{"audit-log"}, args...)...)
+		f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 140})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		guard := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		defer guard.Stop()
+		var out []byte
+		said := false
+		for b := make([]byte, 4096); ; {
+			n, err := f.Read(b)
+			if out = append(out, b[:n]...); err != nil {
+				break
+			}
+			if !said && strings.Contains(string(out), see) {
+				said = true
+				time.Sleep(100 * time.Millisecond) // the terminal is switched after the question is shown
+				if _, err := f.WriteString(say); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_ = cmd.Wait()
+		return outcome{cmd.ProcessState.ExitCode(), string(out), ""}
+	}
+	tail := talk(filled(4).CreatedAt.Format("15:04:05"), "\x03", "tail", "--db", db)
+	if tail.status != 0 || strings.Count(tail.out, "sign-in:email") != 5 || !strings.Contains(tail.out, "\x1b[32msuccess") {
+		t.Errorf("status %d, %q", tail.status, tail.out)
+	}
+	write(t, dir, "hash.key", strings.Repeat("ab", 32))
+	hash := talk("value: ", "ann@example.com\n", "hash", "-", "--field", "identifier", "--db", db)
+	if hash.status != 0 || strings.Contains(hash.out, "ann@") || !strings.Contains(hash.out, "hmac-sha256:") {
+		t.Errorf("status %d, %q", hash.status, hash.out)
+	}
+}
+
 // TestAFileIsReadBesideItsCaddy: while sign-ins are written, lists of the file never fail
 // and never show less than before; nothing is made or left; after a kill it reads on.
 func TestAFileIsReadBesideItsCaddy(t *testing.T) {

@@ -194,7 +194,7 @@ func (r *Reader) explain(err error) error {
 	}
 	switch text := err.Error(); {
 	case strings.Contains(text, "no such column"), strings.Contains(text, "no such table"):
-		err = fmt.Errorf("%w: written by an earlier version: start Caddy with it once, or run caddy audit-log prune --dry-run with it", err)
+		err = fmt.Errorf("%w: written by an earlier version: let a Caddy open it once, or caddy audit-log prune --dry-run --older-than 90d --db", err)
 	case strings.Contains(text, "unable to open database file"):
 		err = fmt.Errorf("%w: check that you may read it, and that its -shm file is beside its -wal file", err)
 	case strings.Contains(text, "file is not a database"):

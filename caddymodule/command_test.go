@@ -1,0 +1,101 @@
+package caddymodule
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+func TestTimesOfFlags(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]string{
+		"7d": "2026-02-22T12:00:00Z", "24h": "2026-02-28T12:00:00Z", "90m": "2026-03-01T10:30:00Z", "0s": "2026-03-01T12:00:00Z",
+		"2026": "2026-01-01T00:00:00Z", "2026-02": "2026-02-01T00:00:00Z", "2026-02-03": "2026-02-03T00:00:00Z", "2026-02-03 04:05": "2026-02-03T04:05:00Z",
+		"2026-02-03T04:05:06": "2026-02-03T04:05:06Z", "2026-02-03T04:05:06.789+02:00": "2026-02-03T02:05:06Z", "2026-02-03T04:05Z": "2026-02-03T04:05:00Z",
+	} {
+		if got, err := parseTime(text, now); err != nil || got.UTC().Format(time.RFC3339) != want {
+			t.Errorf("%s is %s, want %s: %v", text, got, want, err)
+		}
+	}
+	for _, text := range []string{"", "-7d", "yesterday", "2026-13-01", "7", "1e9"} {
+		if got, err := parseTime(text, now); err == nil {
+			t.Errorf("%q is %s", text, got)
+		}
+	}
+}
+
+// TestStatisticsShowFewBars whatever the range is.
+func TestStatisticsShowFewBars(t *testing.T) {
+	to := time.Date(2026, 3, 1, 12, 34, 56, 0, time.UTC)
+	for _, length := range []time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour, 24 * time.Hour, defaultRange, 31 * 24 * time.Hour, 366 * 24 * time.Hour, 25 * 366 * 24 * time.Hour} {
+		q := url.Values{"from": {to.Add(-length).Format(storage.TimeLayout)}, "to": {to.Format(storage.TimeLayout)}}
+		step, err := rangeOf(q, time.Now())
+		if n := to.UnixMilli()/step.Milliseconds() - to.Add(-length).UnixMilli()/step.Milliseconds() + 1; err != nil || n > maxBars+1 {
+			t.Errorf("%s has %d bars of %s: %v", length, n, step, err)
+		}
+	}
+}
+
+// TestTablesFit every width that their first columns fit.
+func TestTablesFit(t *testing.T) {
+	long := strings.Repeat("x", 500)
+	entries := []logclient.Entry{{ID: "id", Status: "success", Severity: "critical", Action: long, UserID: &long, IPAddress: &long, CreatedAt: "2026-02-03T04:05:06.789Z"}}
+	for width := 1; width < 600; width++ {
+		l := (&screen{width: width}).layoutFor(entries, false)
+		if width >= 42 && l.total() > width || len(l.columns) < 3 {
+			t.Errorf("%d columns of text: %d, in %d", width, l.total(), len(l.columns))
+		}
+	}
+	if l := (&screen{width: 40}).layoutFor(entries, true); l.total() < 1500 || len(l.columns) != len(columns) {
+		t.Errorf("a wide table has %d", l.total())
+	}
+	if l := (&screen{}).layoutFor(entries, false); l.total() < 1500 {
+		t.Errorf("a table in a file has %d", l.total())
+	}
+}
+
+// TestRecordsEndWhereTheyEnd: in a CSV file a line break within quotes ends nothing.
+func TestRecordsEndWhereTheyEnd(t *testing.T) {
+	const at = "2026-02-03T04:05:06.789Z"
+	rows := []string{"\"id\",\"createdAt\",\"userAgent\"\r\n"}
+	for i := range 20 {
+		rows = append(rows, fmt.Sprintf("\"%d\",\"%s\",\"a\r\n\"\"b\"\",\n\"\"\r\n%s\"\r\n", i, at, strings.Repeat("long\r\n", 100*i)))
+	}
+	whole := strings.Join(rows, "")
+	in := bufio.NewReaderSize(strings.NewReader(whole), 64)
+	for i, want := range rows {
+		got, err := record(in, formatCSV)
+		if err != nil || string(got) != want {
+			t.Fatalf("record %d is %.80q, want %.80q: %v", i, got, want, err)
+		}
+	}
+	if _, err := record(in, formatCSV); err != io.EOF {
+		t.Error(err)
+	}
+	for cut := range len(whole) {
+		s, err := survey(bufio.NewReaderSize(strings.NewReader(whole[:cut]), 64), formatCSV)
+		if err != nil {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		has := 0
+		for end := len(rows[0]); has+1 < len(rows) && end+len(rows[has+1]) <= cut; has++ {
+			end += len(rows[has+1])
+		}
+		if len(s.has) != has || has > 0 && int(s.size) != len(strings.Join(rows[:has+1], "")) {
+			t.Fatalf("cut at %d: %d entries in %d bytes, want %d", cut, len(s.has), s.size, has)
+		}
+		if cut > 5000 {
+			break
+		}
+	}
+	if _, err := record(bufio.NewReader(strings.NewReader(strings.Repeat("x", maxRecord+1))), formatJSONL); err == nil || err == io.ErrUnexpectedEOF {
+		t.Errorf("a record without an end: %v", err)
+	}
+}
