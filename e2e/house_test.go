@@ -56,7 +56,6 @@ var allowed = map[string][]string{
 	"replay":                      {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/memory"},
 	"tap":                         {"exchange", "profile", "profile/pathspell", "recorder", "redact", "replay", "severity", "storage", "storage/memory"},
 	"viewer":                      {},
-	"viewer":                      {},
 	"httpapi":                     {"exchange", "profile", "profile/pathspell", "recorder", "redact", "severity", "storage", "storage/follow"},
 }
 
