@@ -13,25 +13,31 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/gates"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 // TestGate08Canary: secrets in every place that one can have come out nowhere
 // (threats.md D1 to D13): not in the database's files or the journal, not in Caddy's
-// logs, at debug level with the filter of Caddyfile.example, not in what the API, the
-// admin endpoint and the commands say. Bodies are captured, with each way to redact.
+// logs, at debug level with the filter of Caddyfile.example, not in what the API, its
+// exports, tails and pages, the admin endpoint and the commands say. Bodies are captured,
+// with each way to redact.
 //
 // The controls show that the search would find them: the same without the log's filter,
-// and with a list of names to redact that has none of them. Webhooks (D17), exports and
-// the viewer do not exist yet: they are due here with the surface.
+// and with a list of names to redact that has none of them. Webhooks (D17) do not exist
+// yet: they are due here with the surface. What the viewer shows of an entry it has from
+// the API; its page has nothing of anybody.
 func TestGate08Canary(t *testing.T) {
 	ways := []string{"redact mask"}
 	if gates.Full() {
@@ -154,11 +160,24 @@ func (r *canaryRig) send(when string) {
 // look reads what a running Caddy shows.
 func (r *canaryRig) look(config string) {
 	r.readFiles("")
-	for n, target := range []string{"list?scope=all&limit=100", "list?scope=all&limit=100&offset=100", "list?limit=oh", "no-such-id", "list?scope=all&from=never"} {
-		_, body := once(r.port, raw("GET", "/api/auth/audit-log/"+target, fmt.Sprint("reader-", n), fmt.Sprintf("Host: 127.0.0.1:%d\r\nCookie: better-auth.session_token=reader\r\n", r.port), ""))
-		r.surfaces["API, "+target] = body
+	reader := fmt.Sprintf("Host: 127.0.0.1:%d\r\nCookie: better-auth.session_token=reader\r\n", r.port)
+	for n, target := range []string{
+		"list?scope=all&limit=100", "list?scope=all&limit=100&offset=100", "list?limit=oh", "no-such-id", "list?scope=all&from=never",
+		"access", "tally?scope=all", "histogram?scope=all&step=60000&from=" + strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10),
+		"export?scope=all&format=csv", "export?scope=all&format=jsonl", "export?scope=all&format=parquet", "",
+	} {
+		_, body := once(r.port, raw("GET", "/api/auth/audit-log/"+target, fmt.Sprint("reader-", n), reader, ""))
+		if strings.HasSuffix(target, "parquet") {
+			body = rowsOfParquet(r.t, body)
+		}
+		name, _, _ := strings.Cut(target, "&from=")
+		r.surfaces["API, "+name] = body
 	}
-	for _, path := range []string{"/config/", "/audit-log/health", "/audit-log/status", "/audit-log/coverage", "/audit-log/doctor", "/metrics"} {
+	r.surfaces["API, tail"] = r.tail(reader)
+	for _, path := range []string{
+		"/config/", "/audit-log/health", "/audit-log/status", "/audit-log/coverage", "/audit-log/doctor", "/metrics",
+		"/audit-log/entries/list?limit=500", "/audit-log/entries/export?format=csv",
+	} {
 		_, body := call(r.t, http.MethodGet, "http://"+r.admin+path, "")
 		r.surfaces["admin, "+path] = []byte(body)
 	}
@@ -169,11 +188,58 @@ func (r *canaryRig) look(config string) {
 		{"doctor", "--address", r.admin}, {"doctor", "--json", "--address", r.admin}, {"coverage", "--all", "--address", r.admin}, {"coverage", "--all", "--json", "--address", r.admin},
 		{"lint", file}, {"profile", "check", "better_auth", "--traffic", traffic}, {"profile", "check", "auto", "--json", "--traffic", traffic},
 		{"prune", "--older-than", "90d", "--dry-run", "--address", r.admin},
+		{"list", "--all", "--address", r.admin}, {"list", "--all", "--output", "table", "--wide", "--address", r.admin}, {"stats", "--address", r.admin},
+		{"export", "--format", "csv", "--output", "-", "--address", r.admin}, {"list", "--all", "--db", database(r.dir)},
 	} {
 		got := auditLog(r.t, "", args...)
 		name := slices.DeleteFunc(args, func(arg string) bool { return strings.ContainsAny(arg, "/:") })
 		r.surfaces["command "+strings.Join(name, " ")] = []byte(got.out + got.errors)
 	}
+}
+
+// tail follows the log from its beginning until what is there has come.
+func (r *canaryRig) tail(reader string) []byte {
+	r.t.Helper()
+	o := tail(r.t, r.port, "/api/auth/audit-log/tail?scope=all", reader+"Last-Event-ID: "+storage.EncodeCursor(storage.TimeKey(time.Now()))+"\r\n")
+	defer func() { _ = o.Close() }()
+	var text []byte
+	for n := range 80 {
+		e, ok := o.until(r.t, func(tailEvent) bool { return true })
+		if !ok {
+			r.t.Fatalf("the tail has ended after %d events", n)
+		}
+		text = append(append(text, e.id+e.name...), e.data...)
+	}
+	return text
+}
+
+// rowsOfParquet writes out what is in a file.
+func rowsOfParquet(t *testing.T, file []byte) []byte {
+	t.Helper()
+	f, err := parquet.OpenFile(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		t.Fatalf("%v: %.300s", err, file)
+	}
+	var text []byte
+	for _, group := range f.RowGroups() {
+		rows := group.Rows()
+		buf := make([]parquet.Row, 100)
+		for {
+			n, err := rows.ReadRows(buf)
+			for _, row := range buf[:n] {
+				for _, v := range row {
+					text = append(append(text, v.String()...), '\n')
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		if err := rows.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return text
 }
 
 // recording writes what was planted as recorded traffic that says of nothing what it
@@ -244,6 +310,10 @@ func (r *canaryRig) checkSurfaces(t *testing.T) {
 		"file audit.db": 1, "file audit.db-wal": 4096, "file audit.db-shm": 1, "file audit.db.spill": 10_000, "file caddy.log": 50_000, "file access.log": 50_000, "file entries.log": 20_000,
 		"file audit.db in the end": 50_000, "answers of the API and errors": 500, "API, list?scope=all&limit=100": 5000, "admin, /config/": 500, "admin, /audit-log/health": 100,
 		"admin, /metrics": 500, "command doctor --address": 200, "command profile check better_auth --traffic": 1000, "command coverage --all --address": 100, "command lint": 10,
+		"API, export?scope=all&format=csv": 20_000, "API, export?scope=all&format=jsonl": 20_000, "API, export?scope=all&format=parquet": 20_000, "API, tail": 20_000,
+		"API, tally?scope=all": 500, "API, histogram?scope=all&step=60000": 100, "API, ": 5000, "admin, /audit-log/entries/list?limit=500": 20_000,
+		"admin, /audit-log/entries/export?format=csv": 20_000, "command list --all --address": 20_000, "command list --all --output table --wide --address": 10_000,
+		"command stats --address": 300, "command export --format csv --output - --address": 20_000, "command list --all --db": 20_000,
 	} {
 		if n := len(r.surfaces[name]); n < least {
 			t.Errorf("%s has %d bytes, which says nothing: %.300s", name, n, r.surfaces[name])
