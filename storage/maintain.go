@@ -25,3 +25,10 @@ type Compactor interface {
 	// may read the whole store and take minutes, and must not make writers wait.
 	Compact(ctx context.Context) (int, error)
 }
+
+// Watcher is a Store that other processes write to, and that hears of it.
+type Watcher interface {
+	// Watch calls woken soon after anybody has written to the log, until ctx ends. It is a
+	// hint: a call may be missing, and may come for nothing. woken must not block.
+	Watch(ctx context.Context, woken func())
+}

@@ -39,8 +39,10 @@ const (
 // store is closed. It is safe for concurrent use.
 type Follower struct {
 	lister storage.Lister
-	log    *slog.Logger
-	wake   chan struct{}
+	// watcher hears what other processes write; nil if the store does not.
+	watcher storage.Watcher
+	log     *slog.Logger
+	wake    chan struct{}
 	// listening is whether anybody does: Wake must cost nothing when nobody does.
 	listening atomic.Bool
 	warning   rate.Sometimes
@@ -75,8 +77,9 @@ func New(store storage.Store, log *slog.Logger) *Follower {
 	if !ok {
 		return nil
 	}
+	watcher, _ := storage.As[storage.Watcher](store)
 	return &Follower{
-		lister: lister, log: log, wake: make(chan struct{}, 1), listeners: map[*Listener]struct{}{}, warning: rate.Sometimes{Interval: time.Minute},
+		lister: lister, watcher: watcher, log: log, wake: make(chan struct{}, 1), listeners: map[*Listener]struct{}{}, warning: rate.Sometimes{Interval: time.Minute},
 	}
 }
 
@@ -123,6 +126,9 @@ func (f *Follower) start() {
 	f.listening.Store(true)
 	now := f.look
 	f.looking.Go(func() { f.run(ctx, now) })
+	if f.watcher != nil {
+		f.looking.Go(func() { f.watcher.Watch(ctx, f.Wake) })
+	}
 }
 
 // end ends looking; f.mu is held.

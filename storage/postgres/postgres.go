@@ -38,7 +38,12 @@ type Store struct {
 	parts       partitions
 	stopAhead   context.CancelFunc
 	aheadDone   chan struct{}
-	closed      sync.Once
+	// options are those that it was opened with. written says to tell that something was
+	// written, and toldAll is closed when tell has ended.
+	options Options
+	written chan struct{}
+	toldAll chan struct{}
+	closed  sync.Once
 }
 
 var (
@@ -61,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("audit log in PostgreSQL: %w", err)
 	}
 	o = o.withDefaults()
-	s := &Store{namer: namer{o.Schema, o.Table}, target: target(c.ConnConfig), log: o.Logger, aheadDone: make(chan struct{})}
+	s := &Store{namer: namer{o.Schema, o.Table}, target: target(c.ConnConfig), log: o.Logger, options: o, aheadDone: make(chan struct{}), written: make(chan struct{}, 1), toldAll: make(chan struct{})}
 	s.goneFor = callTimeout
 	if o.hurried {
 		s.goneFor = goneFor
@@ -79,6 +84,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	background, stop := context.WithCancel(context.Background())
 	s.stopAhead = stop
 	go s.keepAhead(background)
+	go s.tell(background)
 	return s, nil
 }
 
@@ -187,6 +193,7 @@ func (s *Store) Close() error {
 	s.closed.Do(func() {
 		s.stopAhead()
 		<-s.aheadDone
+		<-s.toldAll
 		s.writer.close()
 		s.closePools()
 	})

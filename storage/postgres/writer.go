@@ -188,13 +188,17 @@ func (w *writer) attempt(ctx context.Context, batch []*job) error {
 	}
 	d, entries := merge(batch)
 	thorough := false
-	return w.store.again(ctx, callTimeout, func() error {
+	err := w.store.again(ctx, callTimeout, func() error {
 		rows := newRows(entries)
 		w.store.ensure(ctx, monthsOf(rows), shortTimeout)
 		err := w.transact(ctx, d, func(ctx context.Context, t *tx) error { return w.store.place(ctx, t, rows, thorough) })
 		thorough = thorough || code(err) == uniqueViolation // an id has another place than its entry says
 		return err
 	})
+	if err == nil {
+		w.store.wrote()
+	}
+	return err
 }
 
 // merge joins the entries of a batch, in order, under the strongest durability that
