@@ -67,7 +67,7 @@ func (q *request) export() {
 		}
 		defer leave()
 	}
-	wanted.Limit = storage.MaxLimit
+	wanted.Limit, wanted.NoTotal = storage.MaxLimit, true
 	first, err := q.listPage(lister, wanted)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")

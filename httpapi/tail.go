@@ -114,7 +114,7 @@ func (q *request) since(now time.Time) (time.Time, bool) {
 // replay writes what there is since then, oldest first.
 func (t *tail) replay(lister storage.Lister, since time.Time) bool {
 	query := t.wanted
-	query.From, query.Limit = since, storage.MaxLimit
+	query.From, query.Limit, query.NoTotal = since, storage.MaxLimit, true
 	var found []storage.Entry
 	for range maxReplay {
 		page, err := t.listPage(lister, query)

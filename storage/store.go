@@ -139,6 +139,8 @@ type Query struct {
 	Offset int
 	// Cursor continues after an earlier page: that page's NextCursor.
 	Cursor string
+	// NoTotal: the page need not say how many there are. Total is then 0, or as without it.
+	NoTotal bool
 }
 
 // PageLimit is q.Limit within its bounds.

@@ -206,7 +206,7 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	whole := began.Sub(now.whole) >= wholeEvery
 	seen := map[string]uint64{}
 	var news batch
-	q := storage.Query{From: began.Add(-Window), Limit: storage.MaxLimit}
+	q := storage.Query{From: began.Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
 	for range maxPages {
 		page, err := f.page(ctx, q)
 		if err != nil {

@@ -60,7 +60,9 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 	defer cancel()
 	err := s.reading(ctx, func(b *pgx.Batch) {
 		page = storage.Page{Entries: []storage.Entry{}} // it may be a second try
-		s.queueTotal(b, &page, runs)
+		if !q.NoTotal {
+			s.queueTotal(b, &page, runs)
+		}
 		s.queuePage(b, &page, after, q.PageLimit(), max(q.Offset, 0))
 	})
 	return page, s.explain(caller, err)

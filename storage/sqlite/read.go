@@ -37,22 +37,29 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 	if err != nil {
 		return page, err
 	}
-	total, exact, err := s.exactly(ctx, &q, k)
-	if err == nil && !exact {
-		total, err = s.count(ctx, s.runs(&q, k))
-		page.TotalIsCapped = total > storage.MaxTotal
-		total = min(total, storage.MaxTotal)
+	if !q.NoTotal {
+		if err := s.total(ctx, &page, &q, k); err != nil {
+			return page, err
+		}
 	}
-	if err != nil {
-		return page, err
-	}
-	page.Total = total
 	found, err := s.pageOf(ctx, page, q, k)
 	if err == nil && foreign(&q, found.Entries) {
 		k.alike = true
 		return s.pageOf(ctx, page, q, k)
 	}
 	return found, err
+}
+
+// total says in the page how many entries there are.
+func (s *Store) total(ctx context.Context, page *storage.Page, q *storage.Query, k kinds) error {
+	total, exact, err := s.exactly(ctx, q, k)
+	if err == nil && !exact {
+		total, err = s.count(ctx, s.runs(q, k))
+		page.TotalIsCapped = total > storage.MaxTotal
+		total = min(total, storage.MaxTotal)
+	}
+	page.Total = total
+	return err
 }
 
 // foreign says whether some entries are another user's.

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		{"entries of one millisecond keep their order", testSameMillisecond},
 		{"lists agree with the memory store on random logs", testAgainstModel},
 		{"totals are exact or capped and say so", testCappedTotal},
+		{"pages without a total are the same pages", testNoTotal},
 		{"a cancelled context is an error", testCancelled},
 		{"an unknown id is ErrNotFound", testNotFound},
 		{"a foreign cursor is ErrBadCursor", testBadCursor},
@@ -533,6 +534,26 @@ func testCappedTotal(t *testing.T, s storage.Store) {
 	user := "user-1"
 	if page = list(t, s, storage.Query{UserID: &user}); page.TotalIsCapped || page.Total != 3500 {
 		t.Errorf("a user's total %d, capped %v, want 3500", page.Total, page.TotalIsCapped)
+	}
+}
+
+func testNoTotal(t *testing.T, s storage.Store) {
+	for i := range 30 {
+		write(t, s, Entry(i))
+	}
+	user := "user-1"
+	for _, q := range []storage.Query{{Limit: 7}, {Limit: 7, UserID: &user}, {Limit: 7, Text: "user"}, {Limit: 7, Status: storage.Success}} {
+		for {
+			without := q
+			without.NoTotal = true
+			want, got := list(t, s, q), list(t, s, without)
+			if mustJSON(t, got.Entries) != mustJSON(t, want.Entries) || got.NextCursor != want.NextCursor || got.Total != 0 && got.Total != want.Total {
+				t.Fatalf("%+v: %d entries, then %q, want %d, %q", q, len(got.Entries), got.NextCursor, len(want.Entries), want.NextCursor)
+			}
+			if q.Cursor = want.NextCursor; q.Cursor == "" {
+				break
+			}
+		}
 	}
 }
 
