@@ -10,6 +10,10 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
+// exportTimeout bounds one page of an export: a text of which there is little may be
+// looked for in the whole log.
+const exportTimeout = 30 * time.Second
+
 // encoder writes the entries of an export in one format.
 type encoder interface {
 	// Encode writes an entry; it may keep it back until Flush.
@@ -42,18 +46,8 @@ func (q *request) export() {
 		q.lacks("list")
 		return
 	}
-	p := problems{values: q.r.URL.Query()}
-	name := p.option("format", "csv", "jsonl", "parquet")
-	f, ok := formats[name]
+	f, ok := q.format()
 	if !ok {
-		if len(p.list) == 0 {
-			p.add("query.format", `Invalid option: expected one of "csv"|"jsonl"|"parquet"`)
-		}
-		q.invalid(p.list...)
-		return
-	}
-	if !q.r.ProtoAtLeast(1, 1) {
-		q.fail(http.StatusHTTPVersionNotSupported, "HTTP_VERSION", "An export needs HTTP/1.1: before it an answer that breaks off looks complete")
 		return
 	}
 	wanted, ok := q.wanted()
@@ -68,20 +62,42 @@ func (q *request) export() {
 		defer leave()
 	}
 	wanted.Limit, wanted.NoTotal = storage.MaxLimit, true
-	first, err := q.listPage(lister, wanted)
+	first, err := q.listPage(lister, wanted, exportTimeout)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
 	}
+	q.attachment(f)
+	if err := q.stream(lister, wanted, first, f.encoder(q, q.w)); err != nil {
+		q.Logger.Warn("an export of the audit log broke off: the connection is cut, so that what came does not look complete", "error", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// format is the format that the request asks for. It answers what is wrong with it.
+func (q *request) format() (format, bool) {
+	if !q.r.ProtoAtLeast(1, 1) {
+		q.fail(http.StatusHTTPVersionNotSupported, "HTTP_VERSION", "An export needs HTTP/1.1: before it an answer that breaks off looks complete")
+		return format{}, false
+	}
+	p := problems{values: q.r.URL.Query()}
+	f, ok := formats[p.option("format", "csv", "jsonl", "parquet")]
+	if !ok && len(p.list) == 0 {
+		p.add("query.format", `Invalid option: expected one of "csv"|"jsonl"|"parquet"`)
+	}
+	if !ok {
+		q.invalid(p.list...)
+	}
+	return f, ok
+}
+
+// attachment begins the answer: a file that has a name.
+func (q *request) attachment(f format) {
 	h := q.w.Header()
 	h.Set("Content-Type", f.media)
 	h.Set("Content-Disposition", `attachment; filename="audit-log-`+time.Now().UTC().Format("20060102T150405Z")+"."+f.extension+`"`)
 	h.Set("X-Accel-Buffering", "no")
 	q.w.WriteHeader(http.StatusOK)
-	if err := q.stream(lister, wanted, first, f.encoder(q, q.w)); err != nil {
-		q.Logger.Warn("an export of the audit log broke off: the connection is cut, so that what came does not look complete", "error", err)
-		panic(http.ErrAbortHandler)
-	}
 }
 
 // stream writes page after page.
@@ -106,7 +122,7 @@ func (q *request) stream(lister storage.Lister, wanted storage.Query, page stora
 		}
 		wanted.Cursor, wanted.Offset = page.NextCursor, 0
 		var err error
-		if page, err = q.listPage(lister, wanted); err != nil {
+		if page, err = q.listPage(lister, wanted, exportTimeout); err != nil {
 			return err
 		}
 	}

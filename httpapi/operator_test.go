@@ -192,6 +192,22 @@ func TestAnExportIsWhatTheListPagesAre(t *testing.T) {
 	}
 }
 
+// TestRowGroupsAreBounded: a Parquet file is written in parts, whatever is in it.
+func TestRowGroupsAreBounded(t *testing.T) {
+	store := memory.New(0)
+	for range 3000 {
+		e := entryOf("alice", "large")
+		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 8<<10))
+		must(t, store.Write(t.Context(), e))
+	}
+	_, body := fetch(t, operator(t, store).URL+"/export?format=parquet")
+	f, err := parquet.OpenFile(strings.NewReader(body), int64(len(body)))
+	must(t, err)
+	if groups := len(f.RowGroups()); f.NumRows() != 3000 || groups != 4 {
+		t.Errorf("%d rows in %d groups", f.NumRows(), groups)
+	}
+}
+
 // breaks is a store that fails after some pages.
 type breaks struct {
 	*memory.Store

@@ -75,7 +75,7 @@ func (q *request) list() {
 	if !ok {
 		return
 	}
-	found, err := q.listPage(lister, wanted)
+	found, err := q.listPage(lister, wanted, listTimeout)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
@@ -130,8 +130,8 @@ func (q *request) identifierHash(typed string) string {
 }
 
 // listPage asks the store for one page, within the time that one may take.
-func (q *request) listPage(lister storage.Lister, wanted storage.Query) (storage.Page, error) {
-	return timed(q.ctx, listTimeout, func(ctx context.Context) (storage.Page, error) { return lister.List(ctx, wanted) })
+func (q *request) listPage(lister storage.Lister, wanted storage.Query, limit time.Duration) (storage.Page, error) {
+	return timed(q.ctx, limit, func(ctx context.Context) (storage.Page, error) { return lister.List(ctx, wanted) })
 }
 
 // timed asks the store something that may take so long, and says so if it did.

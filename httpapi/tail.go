@@ -117,7 +117,7 @@ func (t *tail) replay(lister storage.Lister, since time.Time) bool {
 	query.From, query.Limit, query.NoTotal = since, storage.MaxLimit, true
 	var found []storage.Entry
 	for range maxReplay {
-		page, err := t.listPage(lister, query)
+		page, err := t.listPage(lister, query, listTimeout)
 		if err != nil {
 			t.Logger.Warn("a tail of the audit log could not begin", "error", err)
 			return false
