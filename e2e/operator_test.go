@@ -169,7 +169,11 @@ func TestAVerifiedClientCertificateOpensTheOperatorsSurface(t *testing.T) {
 		}
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: hang}
 		status, body := 0, []byte(nil)
-		if res, err := client.Get(fmt.Sprintf("https://localhost:%d/audit-log/list", c.port)); err == nil {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://localhost:%d/audit-log/list", c.port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := client.Do(r); err == nil {
 			status = res.StatusCode
 			body, _ = io.ReadAll(res.Body)
 			_ = res.Body.Close()

@@ -92,7 +92,7 @@ func following(t *testing.T, store storage.Store, ending context.Context) (*http
 
 func TestATailShowsWhatIsWrittenAndWhatChanges(t *testing.T) {
 	store := memory.New(0)
-	s, streams := following(t, store, nil)
+	s, streams := following(t, store, t.Context())
 	old := entryOf("alice", "old")
 	old.CreatedAt = time.Now().Add(-time.Hour)
 	must(t, store.Write(t.Context(), old, entryOf("alice", "just now"), entryOf("bob", "just now")))
@@ -139,7 +139,7 @@ func TestATailEndsWithItsServer(t *testing.T) {
 }
 
 func TestSoManyTailsAndNoMore(t *testing.T) {
-	s, _ := following(t, memory.New(0), nil)
+	s, _ := following(t, memory.New(0), t.Context())
 	for i := range 21 {
 		res, _ := tailed(t, s.URL+"/tail?from_ip=192.0.2.1")
 		if (res.StatusCode == 200) != (i < 20) || i == 20 && res.StatusCode != 429 {
@@ -210,7 +210,7 @@ func TestATailShowsTheOwnEntriesAlone(t *testing.T) {
 
 func TestAnEntryCannotMakeEvents(t *testing.T) {
 	store := memory.New(0)
-	s, _ := following(t, store, nil)
+	s, _ := following(t, store, t.Context())
 	for i, bad := range []string{"a\nevent: end", "\r\rdata: x", "\u2028\u2029", "a\r\n\r\nid: 0"} {
 		e := entryOf("alice", fmt.Sprint(i, bad))
 		must(t, store.Write(t.Context(), e))
