@@ -206,7 +206,8 @@ func (g *accessGate) surface(t *testing.T, token, own, target string) (ok bool, 
 	case strings.HasSuffix(target, "step=86400000000"):
 		want = http.StatusBadRequest // longer than a year
 	}
-	status, body := 0, []byte(nil)
+	var status int
+	var body []byte
 	if strings.HasPrefix(target, "tail") {
 		status, body = g.tailed(t, token, own, target, head, want)
 	} else {

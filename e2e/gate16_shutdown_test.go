@@ -69,7 +69,7 @@ func tailsAtTheEnd(t *testing.T) (open, told int, exit time.Duration) {
 	cmd := harness.Start(t, dir, port, config)
 	var tails []*openTail
 	for i := range 100 {
-		o := (*openTail)(nil)
+		var o *openTail
 		if i%10 == 0 {
 			o = tail(t, operators, "/audit-log/tail", "Host: localhost\r\n")
 		} else {
@@ -99,7 +99,10 @@ func tailsAtTheEnd(t *testing.T) (open, told int, exit time.Duration) {
 		}
 	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
 	case <-time.After(2 * hang):
 		t.Error("Caddy does not end")
 	}
