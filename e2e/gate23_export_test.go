@@ -135,7 +135,7 @@ func (g *injection) total() int {
 // its own.
 func (g *injection) streamed() (events, forged int) {
 	g.t.Helper()
-	since := url.QueryEscape(storage.EncodeCursor(storage.TimeKey(time.Now())))
+	since := url.QueryEscape(storage.EncodeCursor(storage.TimeKey(time.Now().Add(-time.Hour))))
 	o := tail(g.t, g.port, "/api/auth/audit-log/tail?scope=all", g.head(400_000, "reader-tail")+"Last-Event-ID: "+since+"\r\n")
 	defer func() { _ = o.Close() }()
 	want := g.total()
