@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -157,6 +158,15 @@ func TestAReaderOfAKilledStore(t *testing.T) {
 	}
 	if after := filesIn(t, copied); !slices.Equal(before, after) {
 		t.Errorf("files %q before, %q after", before, after)
+	}
+	if err := os.Remove(filepath.Join(copied, "audit.db-shm")); err != nil { // a copy that forgot it
+		t.Fatal(err)
+	}
+	if _, err := sqlite.OpenReadOnly(t.Context(), sqlite.Options{Path: filepath.Join(copied, "audit.db")}); err == nil || !strings.Contains(err.Error(), "-shm file") {
+		t.Error(err)
+	}
+	if after := filesIn(t, copied); !slices.Equal(after, []string{"audit.db", "audit.db-wal"}) {
+		t.Errorf("files %q", after)
 	}
 }
 
