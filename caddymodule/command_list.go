@@ -77,8 +77,8 @@ func list(ctx context.Context, f caddycmd.Flags, client *logclient.Client, q url
 	case limit < 1:
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("bad --limit %d: give at least 1", limit)
 	}
-	print, end := printer(s, form, f.Bool("wide"))
-	last, n, err := pages(ctx, client, q, f.String("cursor"), limit, print)
+	each, end := printer(s, form, f.Bool("wide"))
+	last, n, err := pages(ctx, client, q, f.String("cursor"), limit, each)
 	if err != nil {
 		status := caddy.ExitCodeFailedStartup
 		if n > 0 {

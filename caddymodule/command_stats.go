@@ -271,11 +271,16 @@ func scaled(n, most, room int) int {
 // stepName is a step as people say it.
 func stepName(d time.Duration) string {
 	const day = 24 * time.Hour
+	name := d.String()
 	switch {
 	case d%day == 0 && d > day:
 		return strconv.Itoa(int(d/day)) + " days"
 	case d == day:
 		return "day"
+	case d%time.Hour == 0:
+		return strings.TrimSuffix(name, "0m0s")
+	case d%time.Minute == 0:
+		return strings.TrimSuffix(name, "0s")
 	}
-	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
+	return name
 }

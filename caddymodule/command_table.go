@@ -85,7 +85,7 @@ var colors = map[string]string{
 	"low": "2", "high": "33", "critical": "1;31",
 }
 
-// paint makes a text safe and gives it a colour, or the one of a word that has one.
+// paint gives a text that is safe a colour.
 func (s *screen) paint(safe, color string) string {
 	if !s.color || color == "" || safe == "" {
 		return safe
@@ -361,7 +361,7 @@ func (j *jsonWriter) end(last logclient.Page) error {
 	return err
 }
 
-// counted is a number of entries in words.
+// countOf is a number of entries in words.
 func countOf(n int) string {
 	if n == 1 {
 		return "1 entry"

@@ -43,6 +43,16 @@ func TestStatisticsShowFewBars(t *testing.T) {
 	}
 }
 
+func TestStepsHaveNames(t *testing.T) {
+	names := make([]string, len(steps))
+	for i, step := range steps {
+		names[i] = stepName(step)
+	}
+	if got := strings.Join(names, ", "); got != "1s, 10s, 1m, 5m, 15m, 1h, 3h, 6h, 12h, day, 7 days, 30 days, 365 days" {
+		t.Error(got)
+	}
+}
+
 // TestTablesFit every width that their first columns fit.
 func TestTablesFit(t *testing.T) {
 	long := strings.Repeat("x", 500)

@@ -348,6 +348,19 @@ func TestTailFollows(t *testing.T) {
 	expect(t, auditLog(t, "", "tail", "--address", admin, "--lines", "1000"), 1, "", "0 to 500")
 }
 
+// awaitSilence waits until a terminal does not show what is typed.
+func awaitSilence(t *testing.T, terminal *os.File) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		stty := exec.Command("stty", "-a")
+		stty.Stdin = terminal
+		if out, err := stty.Output(); err != nil || strings.Contains(string(out), " -echo ") {
+			return // without a stty the test may fail, and says what it saw
+		}
+	}
+	t.Error("what is typed is shown")
+}
+
 // TestCtrlCOnATerminal ends a tail well, and a question for a value shows none.
 func TestCtrlCOnATerminal(t *testing.T) {
 	dir := t.TempDir()
@@ -372,7 +385,9 @@ func TestCtrlCOnATerminal(t *testing.T) {
 			}
 			if !said && strings.Contains(string(out), see) {
 				said = true
-				time.Sleep(100 * time.Millisecond) // the terminal is switched after the question is shown
+				if strings.HasSuffix(say, "\n") {
+					awaitSilence(t, f) // it is switched after the question is shown
+				}
 				if _, err := f.WriteString(say); err != nil {
 					t.Fatal(err)
 				}

@@ -25,7 +25,7 @@ func openReadOnly(t *testing.T, path string) *sqlite.Reader {
 	return r
 }
 
-// filesIn are the names and sizes of what is in a folder.
+// filesIn are the names of what is in a folder.
 func filesIn(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
