@@ -61,7 +61,7 @@ func browse(t testing.TB) context.Context {
 	path := chromium(t)
 	startBrowser.Do(func() {
 		options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.Flag("headless", "new"),
-			chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"), chromedp.Flag("lang", "en-US"), chromedp.Flag("force-prefers-reduced-motion", false),
+			chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"), chromedp.Flag("lang", "en-US"), chromedp.DisableGPU,
 			chromedp.Env("TZ=Europe/Berlin", "LANGUAGE=en"), chromedp.WSURLReadTimeout(patience))
 		if os.Geteuid() == 0 {
 			options = append(options, chromedp.NoSandbox)
@@ -230,12 +230,13 @@ func run[T any](b *tab, action chromedp.Action[T]) T {
 // js evaluates an expression.
 func js[T any](b *tab, expression string, args ...any) T {
 	b.t.Helper()
-	for i, a := range args {
-		text, _ := json.Marshal(a)
-		args[i] = string(text)
-	}
 	if len(args) > 0 {
-		expression = fmt.Sprintf(expression, args...)
+		literals := make([]any, len(args))
+		for i, a := range args {
+			text, _ := json.Marshal(a)
+			literals[i] = string(text)
+		}
+		expression = fmt.Sprintf(expression, literals...)
 	}
 	return run(b, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
