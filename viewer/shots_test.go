@@ -7,9 +7,14 @@ import (
 	"time"
 )
 
-// TestPictures writes pictures of the page into the folder that VIEWER_SHOTS names: to
-// be looked at, and for the documents. Without it, it only opens them.
+// TestPictures writes pictures of the page in every state, wide, narrow and dark, into the
+// folder that VIEWER_SHOTS names: to be looked at, and for the documents. Without it, it
+// looks only whether a phone shows all of it.
 func TestPictures(t *testing.T) {
+	dir, looks := os.Getenv("VIEWER_SHOTS"), map[string]look{"phone": phone}
+	if dir != "" {
+		looks["wide"], looks["dark"] = wide, look{width: wide.width, height: wide.height, dark: true}
+	}
 	full := startSite(t, filled(t, madeUp(t, 2400, 7)))
 	none := startSite(t, filled(t, nil))
 	large := startSite(t, &endless{newest: time.Now()})
@@ -42,14 +47,14 @@ func TestPictures(t *testing.T) {
 		{"own", own, "?range=30d", true},
 		{"custom", full, "?range=custom&from=" + time.Now().Add(-50*time.Hour).UTC().Format(time.RFC3339) + "&action=sign-out", true},
 	} {
-		for name, how := range map[string]look{"wide": wide, "phone": phone, "dark": {width: wide.width, height: wide.height, dark: true}} {
+		for name, how := range looks {
 			b := shot.site.open(t, how, shot.query)
 			b.excuse("status of 503", "status of 401")
 			if shot.wait {
 				b.ready()
 			}
-			time.Sleep(400 * time.Millisecond) // what moves comes to rest
-			if dir := os.Getenv("VIEWER_SHOTS"); dir != "" {
+			if dir != "" {
+				time.Sleep(400 * time.Millisecond) // what moves comes to rest
 				b.shot(filepath.Join(dir, shot.name+"-"+name+".png"))
 			}
 			if wide := js[int](b, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); wide > 0 {

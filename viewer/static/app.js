@@ -282,6 +282,7 @@ function exports() {
 function menu(show) {
   if (show) exports(); // a range that moves has moved
   $('export-menu').hidden = !show;
+  document.querySelector('main').inert = show; // the menu lies over it
   $('export-button').setAttribute('aria-expanded', String(show));
 }
 

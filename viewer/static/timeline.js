@@ -6,7 +6,7 @@ import { spanWords } from './filters.js';
 import { get } from './api.js';
 
 const second = 1e3, minute = 60e3, hour = 3600e3, day = 24 * hour;
-const steps = [10, 50, 100, 200, 500, second, 2 * second, 5 * second, 10 * second, 15 * second, 30 * second, minute, 2 * minute, 5 * minute, 10 * minute, 15 * minute, 30 * minute, hour, 2 * hour, 3 * hour, 6 * hour, 12 * hour, day, 2 * day, 7 * day, 30 * day, 91 * day, 365 * day, 3650 * day];
+const steps = [10, 50, 100, 200, 500, second, 2 * second, 5 * second, 10 * second, 15 * second, 30 * second, minute, 2 * minute, 5 * minute, 10 * minute, 15 * minute, 30 * minute, hour, 2 * hour, 3 * hour, 6 * hour, 12 * hour, day, 2 * day, 7 * day, 30 * day, 91 * day, 365 * day];
 const names = ['success', 'pending', 'failed', 'unknown'];
 const words = { success: 'succeeded', pending: 'pending', failed: 'failed', unknown: 'unknown' };
 const shortest = 100; // milliseconds that a zoom leaves
@@ -50,15 +50,16 @@ export class Timeline {
 
   /** Asks for the counts of the state. Throws what the API throws. */
   async load(signal, quietly) {
-    const { state } = this.#view, { from, to } = span(state);
+    const { state } = this.#view, { from, to: end } = span(state), to = Math.min(end, Date.now());
     $('zoom-reset').hidden = state.range !== 'custom';
     for (const id of ['zoom-in', 'zoom-out', 'pan-back', 'pan-on']) $(id).disabled = from === null;
     $('pan-on').disabled ||= state.range !== 'custom' || !state.to;
-    if (from === null || from >= to) return this.#say(from === null ? 'Choose a start to see the entries over time.' : 'The start is after the end.');
+    if (from === null || from >= to) return this.#say(from === null ? 'Choose a start to see the entries over time.' : 'The start is after the end, or after now.');
     if (!quietly) $('timeline').setAttribute('aria-busy', 'true');
     const step = stepFor(from, to, Math.min(180, Math.max(24, Math.floor($('chart').clientWidth / 7))));
     const params = query(state);
     params.set('from', new Date(from).toISOString());
+    params.set('to', new Date(to).toISOString());
     params.set('step', step);
     try {
       const found = await get('histogram', params, signal);
@@ -72,6 +73,7 @@ export class Timeline {
   /** Shows a sentence instead of the chart. */
   #say(sentence) {
     this.#data = null;
+    $('timeline').removeAttribute('aria-busy');
     this.#plot?.destroy();
     this.#plot = null;
     $('summary').textContent = sentence;
