@@ -394,6 +394,26 @@ func TestTheLiveTail(t *testing.T) {
 	}
 }
 
+// TestTheLiveTailOfTheAPI is against the real one: intent, then outcome.
+func TestTheLiveTailOfTheAPI(t *testing.T) {
+	s := startRealSite(t, filled(t, madeUp(t, 5, 2)))
+	b := s.open(t, wide, "?userId=zoe")
+	b.ready()
+	b.until("live is offered", `!document.querySelector('#live').hidden`)
+	b.click("#live")
+	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	e := storage.Entry{ID: storage.NewID(), UserID: "zoe", Action: "delete-user", Status: storage.Unknown, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Metadata: json.RawMessage(`{"class":"account"}`)}
+	other := e
+	other.ID, other.UserID = storage.NewID(), "yara"
+	for _, status := range []storage.Status{storage.Unknown, storage.Success} {
+		e.Status = status
+		if err := s.store.Write(t.Context(), other, e); err != nil {
+			t.Fatal(err)
+		}
+		b.until("it is there as "+string(status), `document.querySelectorAll('#rows tr[data-id]').length === 1 && document.querySelector('[data-id="' + %s + '"] .status').textContent === %s`, e.ID, status)
+	}
+}
+
 func TestTheTailFollowsTheFilters(t *testing.T) {
 	s := startSite(t, filled(t, madeUp(t, 20, 2)))
 	b := s.open(t, wide, "?range=24h&status=failed")

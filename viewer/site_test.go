@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -52,8 +53,24 @@ type answer struct {
 
 func startSite(t testing.TB, store storage.Store) *site {
 	t.Helper()
+	s := serveSite(t, store, nil)
+	s.answer("/access", answer{status: 200, body: `{"surface":"operator","userId":null,"everything":true,"can":{"histogram":true,"tail":true,"export":true}}`})
+	return s
+}
+
+// startRealSite is a site whose tails are the API's, too.
+func startRealSite(t testing.TB, store storage.Store) *site {
+	t.Helper()
+	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	s := serveSite(t, store, streams)
+	t.Cleanup(streams.Close)
+	return s
+}
+
+func serveSite(t testing.TB, store storage.Store, streams *httpapi.Streams) *site {
+	t.Helper()
 	s := &site{t: t, store: store, answers: map[string]answer{}, tails: map[chan string]bool{}}
-	operator := httpapi.NewOperator(httpapi.OperatorOptions{Redactor: redactor(t), Page: viewer.Serve})
+	operator := httpapi.NewOperator(httpapi.OperatorOptions{Redactor: redactor(t), Page: viewer.Serve, Streams: streams})
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path, below := strings.CutPrefix(r.URL.EscapedPath(), base)
 		if !below {
@@ -70,14 +87,13 @@ func startSite(t testing.TB, store storage.Store) *site {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(made.status)
 			_, _ = w.Write([]byte(made.body))
-		case path == "/tail":
+		case path == "/tail" && streams == nil:
 			s.tail(w, r)
 		default:
 			operator.Serve(w, r, httpapi.Call{Path: path, Store: store, Door: httpapi.Door{Decided: true}})
 		}
 	}))
 	t.Cleanup(func() { _ = s.Config.Close() }) // Server.Close would wait for tails
-	s.answer("/access", answer{status: 200, body: `{"surface":"operator","userId":null,"everything":true,"can":{"histogram":true,"tail":true,"export":true}}`})
 	return s
 }
 
