@@ -282,7 +282,7 @@ function exports() {
 function menu(show) {
   if (show) exports(); // a range that moves has moved
   $('export-menu').hidden = !show;
-  document.querySelector('main').inert = show; // the menu lies over it
+  for (const part of document.querySelector('main').children) part.inert = show; // the menu lies over them
   $('export-button').setAttribute('aria-expanded', String(show));
 }
 
