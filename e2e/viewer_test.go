@@ -30,7 +30,7 @@ func TestTheViewerIsServedByBothSurfaces(t *testing.T) {
 		base string
 	}{{own, "/api/auth/audit-log"}, {operators, "/audit-log"}} {
 		for path, want := range map[string]string{"/": "text/html", "/viewer/app.js": "text/javascript", "/viewer/app.css": "text/css", "/viewer/uPlot.iife.min.js": "text/javascript"} {
-			res, body := visit(t, s.port, s.base+path, "Accept-Encoding: gzip\r\n")
+			res, body := look(t, s.port, s.base+path, "Accept-Encoding: gzip\r\n")
 			if res.StatusCode != http.StatusOK || !strings.HasPrefix(res.Header.Get("Content-Type"), want) || res.Header.Get("Content-Security-Policy") != viewer.Policy || res.Header.Get("Content-Encoding") != "gzip" || res.Header.Get("ETag") == "" {
 				t.Errorf("%s%s: %d %v", s.base, path, res.StatusCode, res.Header)
 				continue
@@ -40,21 +40,21 @@ func TestTheViewerIsServedByBothSurfaces(t *testing.T) {
 				t.Fatal(err)
 			}
 			text, err := io.ReadAll(plain)
-			if _, uncompressed := visit(t, s.port, s.base+path, ""); err != nil || !bytes.Equal(text, uncompressed) {
+			if _, uncompressed := look(t, s.port, s.base+path, ""); err != nil || !bytes.Equal(text, uncompressed) {
 				t.Errorf("%s%s: compressed it is another file (%v)", s.base, path, err)
 			}
-			if again, _ := visit(t, s.port, s.base+path, "Accept-Encoding: gzip\r\nIf-None-Match: "+res.Header.Get("ETag")+"\r\n"); again.StatusCode != http.StatusNotModified {
+			if again, _ := look(t, s.port, s.base+path, "Accept-Encoding: gzip\r\nIf-None-Match: "+res.Header.Get("ETag")+"\r\n"); again.StatusCode != http.StatusNotModified {
 				t.Errorf("%s%s: who has it gets %d", s.base, path, again.StatusCode)
 			}
 		}
-		if res, _ := visit(t, s.port, s.base, ""); res.StatusCode != http.StatusPermanentRedirect || res.Header.Get("Location") != "audit-log/" {
+		if res, _ := look(t, s.port, s.base, ""); res.StatusCode != http.StatusPermanentRedirect || res.Header.Get("Location") != "audit-log/" {
 			t.Errorf("%s: %d to %s", s.base, res.StatusCode, res.Header.Get("Location"))
 		}
-		if res, _ := visit(t, s.port, s.base+"/viewer/none.js", ""); res.StatusCode != http.StatusNotFound {
+		if res, _ := look(t, s.port, s.base+"/viewer/none.js", ""); res.StatusCode != http.StatusNotFound {
 			t.Errorf("a file that is not there: %d", res.StatusCode)
 		}
 	}
-	if res, _ := visit(t, own, "/api/auth/audit-log/list", ""); res.StatusCode == http.StatusOK {
+	if res, _ := look(t, own, "/api/auth/audit-log/list", ""); res.StatusCode == http.StatusOK {
 		t.Error("the page is for everybody, the list is not")
 	}
 	stop(t)
@@ -63,8 +63,8 @@ func TestTheViewerIsServedByBothSurfaces(t *testing.T) {
 	}
 }
 
-// visit is one GET with its answer.
-func visit(t *testing.T, port int, target, header string) (*http.Response, []byte) {
+// look is one GET with its answer.
+func look(t *testing.T, port int, target, header string) (*http.Response, []byte) {
 	t.Helper()
 	c, err := connect(port)
 	if err != nil {

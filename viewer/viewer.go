@@ -115,7 +115,7 @@ func (f *file) serve(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Encoding", "gzip")
 	}
 	h.Set("ETag", tag)
-	if matches(r.Header.Get("If-None-Match"), tag) {
+	if matches(r.Header.Get("If-None-Match"), f.etag) {
 		h.Del("Content-Encoding")
 		w.WriteHeader(http.StatusNotModified)
 		return
@@ -140,10 +140,12 @@ func acceptsGzip(header string) bool {
 	return false
 }
 
-// matches reads If-None-Match (RFC 9110, 13.1.2), which compares weakly.
-func matches(header, tag string) bool {
+// matches reads If-None-Match (RFC 9110, 13.1.2), which compares weakly: whoever has the
+// file, compressed or not, has it. Caddy's encode takes "-gzip" off tags that clients send.
+func matches(header, etag string) bool {
 	for candidate := range strings.SplitSeq(header, ",") {
-		if c := strings.TrimSpace(candidate); c == "*" || strings.TrimPrefix(c, "W/") == tag {
+		switch strings.TrimPrefix(strings.TrimSpace(candidate), "W/") {
+		case "*", `"` + etag + `"`, `"` + etag + `-gzip"`:
 			return true
 		}
 	}
