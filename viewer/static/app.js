@@ -78,7 +78,9 @@ async function loadList(quietly = false) {
     incoming.push(...meanwhile);
     flush();
   } catch (failure) {
-    if (!asked.signal.aborted) refused(failure);
+    if (asked.signal.aborted) return;
+    listing = null;
+    if (!quietly || [401, 403].includes(failure.status)) refused(failure); // else what is there stays
   }
 }
 
@@ -188,7 +190,7 @@ async function loadTimeline(quietly = false) {
 
 // --- the live tail
 
-let paused = false, dirty = false, said = 0, incoming = [];
+let paused = false, dirty = false, said = 0, trimmed = 0, incoming = [];
 const waiting = new Map();
 
 function follow() {
@@ -232,7 +234,7 @@ function showFresh() {
 }
 
 function flush() {
-  const entries = incoming;
+  const entries = incoming.slice(-mostWaiting);
   incoming = [];
   if (entries.length === 0 || view.state.cursor) return;
   if (log.size === 0) { // there was a notice in place of the table
@@ -250,7 +252,11 @@ function flush() {
     said = Date.now();
     announce(`${fresh} new ${fresh === 1 ? 'entry' : 'entries'}`);
   }
-  if (log.size > mostRows) loadList(true);
+  if (log.size > mostRows && Date.now() - trimmed > 5000) {
+    trimmed = Date.now();
+    loadList(true);
+  }
+  log.trim(3 * mostRows);
 }
 
 setInterval(() => {

@@ -1,5 +1,5 @@
 // The table of entries: a page of the list, kept up to date by the live tail.
-import { $, el, value, visible, badge, className, shortTime, fullTime, ago, zone } from './dom.js';
+import { $, el, value, badge, className, shortTime, fullTime, ago, zone } from './dom.js';
 
 const skeletons = 8;
 
@@ -74,6 +74,14 @@ export class Log {
     return row;
   }
 
+  /** Drops the oldest of more than that many. */
+  trim(most) {
+    for (let row = $('rows').lastChild; row && this.size > most; row = $('rows').lastChild) {
+      this.#rows.delete(row.dataset.id);
+      row.remove();
+    }
+  }
+
   #age() {
     for (const node of $('rows').querySelectorAll('[data-ago]')) node.textContent = ago(new Date(node.dataset.ago));
   }
@@ -114,6 +122,3 @@ function who(entry, m) {
 }
 
 const none = (word) => el('span', { class: 'none', title: word }, el('span', { 'aria-hidden': 'true', text: '–' }), el('span', { class: 'vh', text: word }));
-
-/** The name of an entry for those who do not see it. */
-export const nameOf = (entry) => `${visible(entry.action)}, ${entry.status}`;
