@@ -15,7 +15,7 @@ func TestPictures(t *testing.T) {
 	if dir != "" {
 		looks["wide"], looks["dark"] = wide, look{width: wide.width, height: wide.height, dark: true}
 	}
-	full := startSite(t, filled(t, madeUp(t, 2400, 7)))
+	full := startRealSite(t, filled(t, madeUp(t, 2400, 7)))
 	none := startSite(t, filled(t, nil))
 	large := startSite(t, &endless{newest: time.Now()})
 	newest := full.newest().ID
@@ -34,24 +34,32 @@ func TestPictures(t *testing.T) {
 		site  *site
 		query string
 		wait  bool // for the entries
+		then  string
 	}{
-		{"full", full, "", true},
-		{"filtered", full, "?status=failed&class=sign-in&range=24h", true},
-		{"detail", full, "?entry=" + newest, true},
-		{"empty", none, "", true},
-		{"nomatch", full, "?q=nothing-like-it", true},
-		{"slow", slow, "?q=alice", true},
-		{"locked", locked, "", true},
-		{"loading", asking, "", false},
-		{"large", large, "?range=90d", true},
-		{"own", own, "?range=30d", true},
-		{"custom", full, "?range=custom&from=" + time.Now().Add(-50*time.Hour).UTC().Format(time.RFC3339) + "&action=sign-out", true},
+		{"full", full, "", true, ""},
+		{"filtered", full, "?status=failed&class=sign-in&range=24h", true, ""},
+		{"detail", full, "?entry=" + newest, true, ""},
+		{"empty", none, "", true, ""},
+		{"nomatch", full, "?q=nothing-like-it", true, ""},
+		{"slow", slow, "?q=alice", true, ""},
+		{"locked", locked, "", true, ""},
+		{"loading", asking, "", false, ""},
+		{"large", large, "?range=90d", true, ""},
+		{"export", full, "?status=failed", true, "#export-button"},
+		{"live", full, "?status=failed&range=24h", true, "#live"},
+		{"filters", full, "?severity=critical", true, "#more"},
+		{"help", full, "", true, "#help-button"},
+		{"own", own, "?range=30d", true, ""},
+		{"custom", full, "?range=custom&from=" + time.Now().Add(-50*time.Hour).UTC().Format(time.RFC3339) + "&action=sign-out", true, ""},
 	} {
 		for name, how := range looks {
 			b := shot.site.open(t, how, shot.query)
 			b.excuse("status of 503", "status of 401")
 			if shot.wait {
 				b.ready()
+			}
+			if shot.then != "" {
+				js[bool](b, `(document.querySelector(%s).click(), true)`, shot.then)
 			}
 			if dir != "" {
 				time.Sleep(400 * time.Millisecond) // what moves comes to rest
