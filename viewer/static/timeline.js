@@ -122,7 +122,8 @@ export class Timeline {
   draw() {
     if (!this.#data || !$('chart').clientWidth || typeof uPlot === 'undefined') return; // the script is still on its way
     const { at, columns } = this.#data;
-    const up = columns.success.map((n, i) => n + columns.pending[i]), down = columns.failed.map((n, i) => -n - columns.unknown[i]);
+    const over = (lower, upper, sign) => upper.map((n, i) => n && sign * (n + lower[i])); // stands out beyond the lower one
+    const up = over(columns.success, columns.pending, 1), down = over(columns.failed, columns.unknown, -1);
     const drawn = (column) => column.map((n) => n || null); // nothing is no bar
     const data = [at.map((t) => t / 1000), ...[up, columns.success, down, columns.failed.map((n) => -n)].map(drawn)];
     this.#plot?.destroy();
