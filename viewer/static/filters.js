@@ -23,7 +23,7 @@ export function setUp(view) {
   form.elements.q.addEventListener('search', () => view.commit(typed(form)));
   $('ranges').addEventListener('click', (event) => choose(view, event.target.dataset.range));
   $('more').addEventListener('click', () => {
-    const open = form.classList.toggle('open');
+    const open = form.classList.toggle('unfolded');
     $('more').setAttribute('aria-expanded', String(open));
   });
   form.elements.action.addEventListener('focus', () => suggest(view));
