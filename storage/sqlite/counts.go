@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -186,9 +188,12 @@ func (s *Store) startCounting() {
 func (s *Store) keepCounts(ctx context.Context) {
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
+	warning := rate.Sometimes{Interval: time.Hour}
 	for {
-		if err := s.tendCounts(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrClosed) {
-			s.log.Warn("the audit log's entries could not be counted; totals above 10000 are not exact until they are", "path", s.path, "error", err)
+		if err := s.tendCounts(ctx); err != nil && ctx.Err() == nil && s.writer.guard.err() == nil && !busy(err) {
+			warning.Do(func() {
+				s.log.Warn("the audit log's entries could not be counted; totals above 10000 are not exact until they are", "path", s.path, "error", err)
+			})
 		}
 		select {
 		case <-ctx.Done():
