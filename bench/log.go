@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,32 +19,39 @@ import (
 )
 
 func logCommand() *cobra.Command {
-	o, n := options{}, 0
+	o, n, file := options{}, 0, ""
 	c := &cobra.Command{
 		Use: "log", Short: "Disk per entry, first and deep pages, totals, with many entries",
-		RunE: func(c *cobra.Command, _ []string) error { return readLog(c.Context(), c.OutOrStdout(), o, n) },
+		RunE: func(c *cobra.Command, _ []string) error { return readLog(c.Context(), c.OutOrStdout(), o, n, file) },
 	}
 	o.flags(c)
 	c.Flags().IntVar(&n, "entries", 1_000_000, "how many")
+	c.Flags().StringVar(&file, "db", "", "a database to keep: it is filled if it is not there, and must have as many entries")
 	return c
 }
 
-func readLog(ctx context.Context, w io.Writer, o options, n int) (err error) {
-	dir, err := os.MkdirTemp(o.dir, "bench")
-	if err != nil {
-		return err
+func readLog(ctx context.Context, w io.Writer, o options, n int, file string) (err error) {
+	if file == "" {
+		dir, err := os.MkdirTemp(o.dir, "bench")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		file = filepath.Join(dir, "audit.db")
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	began := time.Now()
-	s, err := filled(ctx, filepath.Join(dir, "audit.db"), n)
-	if err != nil {
-		return err
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		s, err := filled(ctx, file, n)
+		if err == nil {
+			err = s.Close() // so that all is in the database, and nothing in its log
+		}
+		if err != nil {
+			return err
+		}
 	}
 	took := time.Since(began)
-	if err := s.Close(); err != nil { // so that all is in the database, and nothing in its log
-		return err
-	}
-	if s, err = sqlite.Open(ctx, sqlite.Options{Path: filepath.Join(dir, "audit.db")}); err != nil {
+	s, err := sqlite.Open(ctx, sqlite.Options{Path: file})
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
