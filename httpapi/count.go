@@ -65,13 +65,20 @@ type bucket struct {
 	Unknown int    `json:"unknown"`
 }
 
-func (q *request) histogram() {
+// counting is who counts, and what the caller may have counted. It answers itself if that
+// is nothing.
+func (q *request) counting() (storage.Aggregator, storage.Query, bool) {
 	counter, ok := storage.As[storage.Aggregator](q.Store)
 	if !ok {
 		q.lacks("count")
-		return
+		return nil, storage.Query{}, false
 	}
 	wanted, ok := q.wanted()
+	return counter, wanted, ok
+}
+
+func (q *request) histogram() {
+	counter, wanted, ok := q.counting()
 	if !ok {
 		return
 	}
@@ -138,12 +145,7 @@ type group struct {
 }
 
 func (q *request) tally() {
-	counter, ok := storage.As[storage.Aggregator](q.Store)
-	if !ok {
-		q.lacks("count")
-		return
-	}
-	wanted, ok := q.wanted()
+	counter, wanted, ok := q.counting()
 	if !ok {
 		return
 	}
