@@ -84,7 +84,7 @@ func list(ctx context.Context, f caddycmd.Flags, client *logclient.Client, q url
 		if n > 0 {
 			status = exitIncomplete
 		}
-		return status, interrupted(ctx, err, fmt.Sprintf("interrupted after %s", countOf(n)))
+		return status, interrupted(ctx, err, "interrupted after "+countOf(n))
 	}
 	if err := end(last); err != nil {
 		return caddy.ExitCodeFailedStartup, err

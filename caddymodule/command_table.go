@@ -259,10 +259,10 @@ func (l *layout) leaveOut() bool {
 // print prints entries, with or without the head of the table.
 func (l *layout) print(s *screen, entries []logclient.Entry, head bool) {
 	var rows [][]string
-	for i := range entries {
+	for _, e := range entries {
 		row := make([]string, len(l.columns))
 		for n, c := range l.columns {
-			value := c.text(&entries[i])
+			value := c.text(&e)
 			color := ""
 			if c.colored {
 				color = colors[value]

@@ -127,12 +127,12 @@ func (c *Client) List(ctx context.Context, query url.Values) (Page, error) {
 // Get returns one entry. Every byte of the id is escaped, so that one such as "tail" names
 // no other endpoint.
 func (c *Client) Get(ctx context.Context, id string) (Entry, error) {
-	path := "/"
+	path := []byte("/")
 	for _, b := range []byte(id) {
-		path += fmt.Sprintf("%%%02X", b)
+		path = fmt.Appendf(path, "%%%02X", b)
 	}
 	var e Entry
-	err := c.read(ctx, path, nil, &e)
+	err := c.read(ctx, string(path), nil, &e)
 	return e, err
 }
 

@@ -51,7 +51,7 @@ func (c *Client) Follow(ctx context.Context, query url.Values, s Stream) error {
 		heard, err := c.stream(ctx, query, &last, s)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the caller wants no more
 		case final(err) || !heard && !before:
 			return err
 		}
