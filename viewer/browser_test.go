@@ -27,7 +27,7 @@ const missing = "Chromium is not on this machine"
 
 // patience is how long something may take in the browser before a test gives up: a
 // guard against hanging, not a figure.
-const patience = 3 * time.Minute
+const patience = 2 * time.Minute
 
 // chromium finds the browser.
 func chromium(t testing.TB) string {
@@ -114,8 +114,14 @@ const watch = `addEventListener('securitypolicyviolation', (e) => console.error(
 // open opens a page of the site.
 func (s *site) open(t testing.TB, how look, query string) *tab {
 	t.Helper()
+	return open(t, how, s.URL+base+"/"+query)
+}
+
+// open opens a page in a tab of its own, which shares no cookies with others.
+func open(t testing.TB, how look, address string) *tab {
+	t.Helper()
 	b := &tab{t: t, answers: map[network.RequestID]string{}}
-	origin, _ := url.Parse(s.URL)
+	origin, _ := url.Parse(address)
 	ctx, cancel := chromedp.NewContext(browse(t), chromedp.WithNewBrowserContext(), chromedp.WithListener(func(event any) { b.heard(event, origin.Host) }))
 	t.Cleanup(cancel)
 	b.ctx = ctx
@@ -134,7 +140,7 @@ func (s *site) open(t testing.TB, how look, query string) *tab {
 		command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: how.width, Height: how.height, DeviceScaleFactor: 1, Mobile: how.width < 500}),
 		command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}),
 		command(page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: watch}),
-		chromedp.Navigate(s.URL+base+"/"+query))
+		chromedp.Navigate(address))
 	t.Cleanup(b.blameless)
 	return b
 }
