@@ -202,7 +202,7 @@ const sum = (b) => names.reduce((total, name) => total + b[name], 0);
 /** Both ends of the upright axis: at least one, with some air. */
 function yRange(min, max) {
   const air = Math.max(max, -min, 1) * 0.06;
-  return [min < 0 ? min - air : 0, (min < 0 ? max : Math.max(max, 1)) + air];
+  return [min < 0 ? min - air : 0, Math.max(max, min < 0 ? 0 : 1) + air];
 }
 
 /** The line between successes and failures. */
