@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -231,7 +232,10 @@ func (s *Store) fillCounts(ctx context.Context) error {
 	if err := s.verify(); err != nil { // a connection that is opened now could be to another file
 		return err
 	}
-	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	// A transaction whose context ends is rolled back in the background, and its connection
+	// could still be open when Close has returned: each step looks at ctx instead.
+	whole := context.WithoutCancel(ctx)
+	tx, err := s.read.BeginTx(whole, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
@@ -239,7 +243,7 @@ func (s *Store) fillCounts(ctx context.Context) error {
 	var upto int64
 	var epoch int
 	err = s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
-		if err := tx.QueryRowContext(ctx, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
+		if err := tx.QueryRowContext(whole, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
 			return err
 		}
 		epoch = s.counts.reset(upto)
@@ -252,7 +256,7 @@ func (s *Store) fillCounts(ctx context.Context) error {
 	if err := s.readCounts(ctx, tx, upto, found); err != nil {
 		return err
 	}
-	legacy, err := s.legacy(ctx, tx)
+	legacy, err := s.legacy(whole, tx)
 	if err != nil {
 		return err
 	}
@@ -292,7 +296,8 @@ type querier interface {
 // readCounts adds up what the table has before upto, under hour -1, and counts the entries
 // from there on, a part at a time.
 func (s *Store) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int) error {
-	_, err := eachGroup(ctx, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
+	whole := context.WithoutCancel(ctx) // see fillCounts
+	_, err := eachGroup(whole, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
 		GROUP BY kind, status, severity`, s.table), upto)
 	if err != nil {
 		return err
@@ -300,8 +305,8 @@ func (s *Store) readCounts(ctx context.Context, q querier, upto int64, into map[
 	query := fmt.Sprintf(`SELECT (key >> 20) / %d AS hour, action, status, severity, count(*), max(key) FROM
 		(SELECT key, action, status, severity FROM "%s_entries" WHERE key > ? ORDER BY key LIMIT %d) GROUP BY 1, 2, 3, 4`, hour, s.table, scanRows)
 	for last := hourKey(upto) - 1; ; {
-		end, err := eachGroup(ctx, q, into, query, last)
-		if err != nil || end <= last {
+		end, err := eachGroup(whole, q, into, query, last)
+		if err = cmp.Or(err, ctx.Err()); err != nil || end <= last {
 			return err
 		}
 		last = end
