@@ -22,7 +22,7 @@ import (
 // after there is room again everything works.
 func TestGate11DiskFull(t *testing.T) {
 	cycles := gates.Figure(2, 20)
-	dir, err := gates.SmallDisk(t, "32m")
+	dir, err := gates.SmallDisk(t, "128m")
 	if err != nil {
 		t.Skip(err)
 	}
