@@ -39,7 +39,7 @@ type parquetFile struct {
 
 // newParquet begins a file. Without agents the column for the user agent is empty.
 func newParquet(w io.Writer, agents bool) *parquetFile {
-	return &parquetFile{w: parquet.NewGenericWriter[parquetRow](w, parquet.Compression(&parquet.Zstd)), agents: agents}
+	return &parquetFile{w: parquet.NewGenericWriter[parquetRow](w, parquet.Compression(&parquet.Snappy)), agents: agents}
 }
 
 // Encode implements encoder.
