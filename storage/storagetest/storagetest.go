@@ -430,13 +430,15 @@ func testAgainstModel(t *testing.T, s storage.Store) {
 		write(t, s, e)
 		write(t, model, e)
 	}
-	for range 400 {
+	for i := range 400 {
 		q := randomQuery(rng, actions, statuses)
 		got, want := list(t, s, q), list(t, model, q)
 		if !reflect.DeepEqual(ids(got), ids(want)) || got.Total != want.Total || got.NextCursor != want.NextCursor {
 			t.Fatalf("%+v:\n got %d %v\nwant %d %v", q, got.Total, ids(got), want.Total, ids(want))
 		}
-		SameCounts(t, s, model, q)
+		if i%5 == 0 {
+			SameCounts(t, s, model, q)
+		}
 	}
 }
 
