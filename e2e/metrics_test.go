@@ -38,11 +38,11 @@ func call(t testing.TB, method, url, body string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// again sends a GET request until nobody resets its connection: at a reload Linux does,
-// for what waits at the socket of the old configuration (see checkLoad).
+// again sends a request until nobody breaks its connection: at a reload Linux does, for
+// what waits at the socket of the old configuration (see checkLoad), and nobody has seen it.
 func again(send func() (*http.Response, error)) (resp *http.Response, err error) {
 	for range 5 {
-		if resp, err = send(); err == nil || !errors.Is(err, syscall.ECONNRESET) {
+		if resp, err = send(); err == nil || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
 			break
 		}
 	}

@@ -29,6 +29,10 @@ const (
 	startWait = 10 * time.Second
 	// closeWait bounds how long Close waits for a disk.
 	closeWait = 5 * time.Second
+	// paceEach and longestPace are how long a call waits, for each entry in the journal and
+	// at most, while the journal is being written to the primary.
+	paceEach    = 20 * time.Microsecond
+	longestPace = 25 * time.Millisecond
 )
 
 // Options of a Store.
@@ -69,6 +73,8 @@ type Store struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed by supervise
 	closed atomic.Bool
+	// replaying is true while the primary works again and is given what is in the journal.
+	replaying atomic.Bool
 
 	// mu protects the fields below.
 	mu     sync.Mutex
@@ -216,7 +222,27 @@ func (s *Store) spill(ctx context.Context, c change) error {
 	if !errors.Is(err, errDirect) && !errors.Is(err, context.Canceled) {
 		s.journaled(err)
 	}
+	if err == nil {
+		s.pace(ctx)
+	}
 	return err
+}
+
+// pace has a caller whose entry is in the journal wait a little while that is being written
+// to the primary: under a load that is higher than what the primary takes with the journal's
+// entries before it, the journal would never come to its end.
+func (s *Store) pace(ctx context.Context) {
+	if !s.replaying.Load() {
+		return
+	}
+	waiting, _ := s.journal.left()
+	wait := time.NewTimer(min(time.Duration(waiting)*paceEach, longestPace))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ctx.Done(): // it is durable all the same
+	case <-s.ctx.Done():
+	}
 }
 
 // Close closes the primary, and leaves what it does not have in the journal for the

@@ -140,6 +140,8 @@ func (s *Store) attempt() error {
 
 // replay writes what is in the journal to the primary and closes the circuit.
 func (s *Store) replay(ctx context.Context) error {
+	s.replaying.Store(true)
+	defer s.replaying.Store(false)
 	for {
 		for more := true; more; {
 			var err error
