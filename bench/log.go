@@ -61,8 +61,11 @@ func readLog(ctx context.Context, w io.Writer, o options, n int, file string) (e
 	}
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
-	_, _ = fmt.Fprintf(w, "\n%d entries, written in %s (%.0f/s in batches of 500), %d bytes each with indexes; a million sign-ins a day are %.0f MB a day\n\n",
-		n, took.Round(time.Second), float64(n)/took.Seconds(), size/int64(n), float64(size)/float64(n))
+	written := ""
+	if took > time.Second { // it was not there before
+		written = fmt.Sprintf(", written in %s (%.0f/s in batches of 500)", took.Round(time.Second), float64(n)/took.Seconds())
+	}
+	_, _ = fmt.Fprintf(w, "\n%d entries%s, %d bytes each with indexes; a million sign-ins a day are %.0f MB a day\n\n", n, written, size/int64(n), float64(size)/float64(n))
 	var rows [][]string
 	for _, q := range queries(n) {
 		row, err := ask(ctx, s, q.name, q.Query)
