@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -96,6 +97,9 @@ func wishOf(f caddycmd.Flags) (*wish, url.Values, error) {
 }
 
 func runExport(ctx context.Context, f caddycmd.Flags) (int, error) {
+	// This process does nothing else: a third less memory for a Parquet file costs no time that
+	// could be measured.
+	debug.SetGCPercent(50)
 	w, q, err := wishOf(f)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
