@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
+)
+
+// TestTheReadmesQuestionsAreAnswered runs the commands of the README's table, as they
+// stand there, on what a Caddy has recorded of a deleted account and of an attack.
+func TestTheReadmesQuestionsAreAnswered(t *testing.T) {
+	dir, port := t.TempDir(), harness.FreePort(t)
+	startWithAdmin(t, dir, port, site(database(dir), port, authServer(t), "admin 127.0.0.1:"+itoa(harness.FreePort(t)), "profile better_auth\n\t\trollup off"))
+	for range 3 {
+		call(t, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), `{"email":"ada@example.com"}`)
+	}
+	call(t, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), `{"email":"bob@example.com"}`)
+	call(t, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth/delete-user", port), `{}`)
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "failed.jsonl")
+	ran := map[string]string{}
+	for _, line := range regexp.MustCompile("\\| `caddy audit-log ((?:list|stats|export) [^`]+)` \\|").FindAllStringSubmatch(string(readme), -1) {
+		args := strings.Fields(strings.ReplaceAll(line[1], "failed.jsonl", file))
+		got := auditLog(t, "", append(args, "--db", database(dir))...)
+		if got.status != 0 {
+			t.Errorf("%s ends with %d: %s", line[1], got.status, got.errors)
+		}
+		ran[args[0]] = got.out
+	}
+	if lines := strings.Split(strings.TrimSpace(ran["list"]), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `"action":"delete-user"`) {
+		t.Errorf("who deleted an account: %s", ran["list"])
+	}
+	if !strings.Contains(ran["stats"], `"total": 3,`) {
+		t.Errorf("the attack on one account: %s", ran["stats"])
+	}
+	if b, err := os.ReadFile(file); err != nil || strings.Count(string(b), "\n") != 4 {
+		t.Errorf("the failed sign-ins: %v\n%s", err, b)
+	}
+}
