@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -59,18 +60,21 @@ func countable(q *storage.Query, k kinds) (scope, bool) {
 // span is a query's time: whole hours, and the keys before and behind them.
 type span struct {
 	first, end int64 // keys, end exclusive
-	from, to   int64 // hours, to exclusive
+	from, to   int64 // hours, to exclusive; openEnd without an end
 }
 
+const openEnd = math.MaxInt64
+
 func spanOf(q *storage.Query) (sp span, bounded bool) {
-	sp.end = storage.EndKey(time.Date(2248, 1, 1, 0, 0, 0, 0, time.UTC))
+	sp.end, sp.to = openEnd, openEnd
 	if !q.From.IsZero() {
 		sp.first = storage.TimeKey(q.From)
 	}
 	if !q.To.IsZero() {
 		sp.end = storage.EndKey(q.To)
+		sp.to = hourOf(sp.end)
 	}
-	sp.from, sp.to = hourOf(sp.first), hourOf(sp.end)
+	sp.from = hourOf(sp.first)
 	if hourKey(sp.from) < sp.first {
 		sp.from++
 	}
@@ -83,7 +87,11 @@ func (sp *span) edges() [][2]int64 {
 	if sp.from >= sp.to {
 		return [][2]int64{{sp.first, sp.end}}
 	}
-	return [][2]int64{{sp.first, hourKey(sp.from)}, {hourKey(sp.to), sp.end}}
+	before := [2]int64{sp.first, hourKey(sp.from)}
+	if sp.to == openEnd {
+		return [][2]int64{before}
+	}
+	return [][2]int64{before, {hourKey(sp.to), sp.end}}
 }
 
 // exactly is the number of entries that a query selects, if counts can tell it soon.

@@ -75,6 +75,9 @@ func randomEntry(rng *rand.Rand, now time.Time) storage.Entry {
 	if rng.IntN(2) == 0 {
 		e.CreatedAt = now.Add(-time.Duration(rng.IntN(5*3600*1000)) * time.Millisecond)
 	}
+	if rng.IntN(30) == 0 {
+		e.CreatedAt = now.AddDate(500, 0, 0) // kept as the last time that there is
+	}
 	e.Action, e.Status, e.Severity = fmt.Sprint("action-", rng.IntN(4)), storage.StatusOf(rng.IntN(4)), severity.Level(rng.IntN(4))
 	e.Metadata = fmt.Appendf(nil, `{"class":"class-%d"}`, rng.IntN(2))
 	e.Sanitize()
