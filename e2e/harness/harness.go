@@ -28,27 +28,48 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
-// ports are those that FreePort has given.
-var ports sync.Map
+// Ports are given from blocks, and a process owns a block by listening on its first
+// port until it ends: packages are tested beside each other, and Caddy shares ports, so
+// that one which two tests think free leads to two Caddys.
+const (
+	firstPort  = 10000 // below those that the kernel gives to outgoing connections
+	lastPort   = 30000
+	blockPorts = 100
+)
 
-// FreePort returns a loopback port that nobody listens on right now. It lies below
-// the ports that the kernel gives to outgoing connections, so that none of those
-// takes it while a Caddy that was killed starts again. It gives none twice: Caddy shares
-// ports, so that one which nobody listens on for a moment would lead to two of them.
+var ports struct {
+	sync.Mutex
+	left   []int
+	blocks []net.Listener
+}
+
+// FreePort returns a loopback port that nobody listens on right now, and that neither
+// this process nor another one's FreePort gives again while this process lives. None of
+// the kernel's outgoing connections takes it while a Caddy that was killed starts again.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
 	for range 1000 {
-		port := 10000 + rand.IntN(20000)
-		if _, given := ports.LoadOrStore(port, true); given {
-			continue
+		if len(ports.left) == 0 {
+			first := firstPort + rand.IntN((lastPort-firstPort)/blockPorts)*blockPorts
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
+			if err != nil {
+				continue // another process's, or this one's
+			}
+			ports.blocks = append(ports.blocks, l)
+			for port := first + 1; port < first+blockPorts; port++ {
+				ports.left = append(ports.left, port)
+			}
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
+		port := ports.left[0]
+		ports.left = ports.left[1:]
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			_ = l.Close()
 			return port
 		}
 	}
-	t.Fatal("no free port between 10000 and 30000")
+	t.Fatalf("no free port between %d and %d", firstPort, lastPort)
 	return 0
 }
 
