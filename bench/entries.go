@@ -52,7 +52,7 @@ var actions = []struct {
 
 func (s *source) next() storage.Entry {
 	s.time = s.time.Add(time.Duration(s.rand.IntN(2000)) * time.Millisecond)
-	e := storage.Entry{ID: storage.NewID(), Status: storage.Success, CreatedAt: s.time, UserAgent: fmt.Sprintf("Mozilla/5.0 (X11; Linux x86_64; rv:%d.0) Gecko/20100101 Firefox/%[1]d.0", 100+s.rand.IntN(40))}
+	e := storage.Entry{ID: storage.NewIDAt(s.time), Status: storage.Success, CreatedAt: s.time, UserAgent: fmt.Sprintf("Mozilla/5.0 (X11; Linux x86_64; rv:%d.0) Gecko/20100101 Firefox/%[1]d.0", 100+s.rand.IntN(40))}
 	n := s.rand.IntN(100)
 	for _, a := range actions {
 		if n -= a.share; n < 0 || a.name == "admin:ban-user" {

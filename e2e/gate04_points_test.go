@@ -314,7 +314,9 @@ func oldSchema(t *testing.T, dir string) scene {
 	ids := fillDatabase(t, dir, 300, time.Hour)
 	db, err := sql.Open("sqlite", database(dir))
 	if err == nil {
-		_, err = db.Exec(`DROP INDEX "auditLog_identifier"; ALTER TABLE "auditLog_entries" DROP COLUMN identifier_hash`)
+		_, err = db.Exec(`DROP INDEX "auditLog_identifier"; ALTER TABLE "auditLog_entries" DROP COLUMN identifier_hash;
+			DROP INDEX "auditLog_stray"; DROP INDEX "auditLog_elsewhere"; ALTER TABLE "auditLog_entries" DROP COLUMN stray;
+			CREATE UNIQUE INDEX "auditLog_id" ON "auditLog_entries" (id)`)
 	}
 	if err = errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 		x.keep(r.Header)
 		return x
 	}
-	x.id, x.created = storage.NewTimedID(x.began)
+	x.id, x.created = storage.NewIDAt(x.began), x.began.UTC()
 	x.takeRequest(r.Header)
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)

@@ -58,7 +58,7 @@ func (x *Exchange) wake() {
 			h[name] = x.kept[i]
 		}
 	}
-	x.quiet, x.id, x.created = false, storage.NewID(), x.began
+	x.quiet, x.id, x.created = false, storage.NewIDAt(x.began), x.began.UTC()
 	x.takeRequest(h)
 }
 

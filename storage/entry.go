@@ -121,19 +121,23 @@ func NewID() string {
 	return id.String()
 }
 
-// NewTimedID returns a fresh UUIDv7 and the time that it carries, if that is now: an entry
-// that has both is in its place also among those of the same millisecond, see Entry.SortKey.
-// After a clock was set back it is not, for ids only grow. It is safe for concurrent use.
-func NewTimedID(now time.Time) (string, time.Time) {
+// NewIDAt returns a fresh UUIDv7 of a time, which it carries to a quarter of a microsecond
+// (RFC 9562, section 6.2, method 3): an entry that was created then is found by its id
+// alone, see IDKey, and in its place also among those of the same millisecond. It is safe
+// for concurrent use.
+func NewIDAt(now time.Time) string {
 	id, err := uuid.NewV7()
 	if err != nil {
-		return NewID(), now
+		return NewID()
 	}
-	at := time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) //nolint:gosec // 48 bits
-	if d := at.Sub(now); d < -time.Millisecond || d > time.Millisecond {
-		at = now
+	now = clampTime(now)
+	rest := now.Nanosecond() % int(time.Millisecond)
+	part := rest * 4096 / int(time.Millisecond)
+	if rest == 0 { // a time in milliseconds: its entries should not all have one key
+		part = int(binary.BigEndian.Uint16(id[6:8]) & 0x0fff)
 	}
-	return id.String(), at.UTC()
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|7<<12|uint64(part)) //nolint:gosec // neither is negative
+	return id.String()
 }
 
 // TimeLayout is ISO 8601 as JavaScript's Date.toISOString prints it, which is
@@ -205,9 +209,11 @@ func orEmpty(s *string) string {
 // A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
 // Recorder and API call it; stores may rely on it.
 func (e *Entry) Sanitize() {
-	e.ID = Clean(e.ID, MaxID)
-	if e.ID == "" {
-		e.ID = NewID()
+	if e.CreatedAt.IsZero() {
+		e.CreatedAt = time.Now()
+	}
+	if e.ID = Clean(e.ID, MaxID); e.ID == "" {
+		e.ID = NewIDAt(e.CreatedAt)
 	}
 	e.UserID = Clean(e.UserID, MaxUserID)
 	e.Action = Clean(e.Action, MaxAction)
@@ -215,9 +221,6 @@ func (e *Entry) Sanitize() {
 	e.UserAgent = Clean(e.UserAgent, MaxUserAgent)
 	if !e.Status.Valid() {
 		e.Status = Unknown
-	}
-	if e.CreatedAt.IsZero() {
-		e.CreatedAt = time.Now()
 	}
 	e.CreatedAt = clampTime(e.CreatedAt.UTC().Truncate(time.Millisecond))
 	e.Metadata = cleanMetadata(e.Metadata)
@@ -308,6 +311,20 @@ const keyBits = 20
 // every store; equal keys are told apart by counting up.
 func (e *Entry) SortKey() int64 {
 	return TimeKey(e.CreatedAt) | int64(idBits(e.ID))
+}
+
+// IDKey is the SortKey of an entry that was created when its id says; ok is false if the
+// id is not a UUIDv7 as RFC 9562 writes it, which says when it was made.
+func IDKey(id string) (key int64, ok bool) {
+	if len(id) != len("00000000-0000-7000-8000-000000000000") || strings.ContainsAny(id, "ABCDEF") {
+		return 0, false
+	}
+	u, err := uuid.Parse(id)
+	if err != nil || u.Version() != 7 {
+		return 0, false
+	}
+	at := int64(binary.BigEndian.Uint64(u[:8]) >> 16) //nolint:gosec // 48 bits
+	return TimeKey(time.UnixMilli(at)) | int64(idBits(id)), true
 }
 
 // EndKey is the first sort key behind the millisecond of t: both ends of a Query's time are

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -124,6 +125,30 @@ func TestAnIdentifierHashThatTheMetadataDoesNotHaveIsDropped(t *testing.T) {
 		e.Sanitize()
 		if (e.IdentifierHash == "tag") != kept || !kept && e.IdentifierHash != "" {
 			t.Errorf("%s: %q", metadata, e.IdentifierHash)
+		}
+	}
+}
+
+// TestAnIDLeadsToTheSortKey of an entry that was created when the id was made for, and of
+// no other.
+func TestAnIDLeadsToTheSortKey(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(0, rapid.Int64Range(-1e18, 9e18).Draw(t, "nanoseconds"))
+		e := Entry{ID: NewIDAt(at), CreatedAt: at}
+		if key, ok := IDKey(e.ID); !ok || key != e.SortKey() {
+			t.Fatalf("%s of %v leads to %x, %v; want %x", e.ID, at, key, ok, e.SortKey())
+		}
+		if u := uuid.MustParse(e.ID); u.Version() != 7 || u.Variant() != uuid.RFC4122 {
+			t.Fatalf("%s is no UUIDv7", e.ID)
+		}
+		later := Entry{ID: NewIDAt(at.Add(time.Microsecond)), CreatedAt: at.Add(time.Microsecond)}
+		if at.After(time.Unix(1, 0)) && at.Nanosecond()%1e6 != 0 && later.CreatedAt.Nanosecond()%1e6 != 0 && later.SortKey() <= e.SortKey() {
+			t.Fatalf("a microsecond later: %x, then %x", e.SortKey(), later.SortKey())
+		}
+	})
+	for _, id := range []string{"", "x", uuid.NewString(), strings.ToUpper(NewID()), "{" + NewID()[:34] + "}", "urn:uuid:" + NewID()[:27]} {
+		if key, ok := IDKey(id); ok {
+			t.Errorf("%q leads to %x", id, key)
 		}
 	}
 }

@@ -187,7 +187,7 @@ func TestADatabaseThatVanishesWhileNobodyWrites(t *testing.T) {
 	}
 	r.await(storage.Healthy)
 	if _, err := os.Stat(filepath.Join(dir, "audit.db")); err != nil {
-		t.Error(err)
+		t.Error(err, r.log.lines())
 	}
 }
 

@@ -1,11 +1,14 @@
 package sqlite_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -15,7 +18,7 @@ import (
 )
 
 // TestCountsAreExact writes, completes, prunes, closes, opens, and writes from elsewhere,
-// and looks whether totals, histograms and tallies are those of the entries.
+// and looks whether entries, totals, histograms and tallies are those of a simple store.
 func TestCountsAreExact(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	s, other, model := open(t, path), open(t, path), memory.New(1<<20)
@@ -26,8 +29,20 @@ func TestCountsAreExact(t *testing.T) {
 		batch := make([]storage.Entry, 1+rng.IntN(20))
 		for i := range batch {
 			batch[i] = randomEntry(rng, now)
-			if rng.IntN(4) == 0 && len(written) > 0 {
-				batch[i].ID = written[rng.IntN(len(written))].ID
+			if len(written) > 0 {
+				switch old := written[rng.IntN(len(written))]; rng.IntN(8) {
+				case 0:
+					batch[i].ID = old.ID // at another time
+				case 1:
+					batch[i].ID, batch[i].CreatedAt = old.ID, old.CreatedAt
+				case 2:
+					if id, err := uuid.Parse(old.ID); err == nil && id.Version() == 7 {
+						sec, nsec := id.Time().UnixTime()
+						batch[i].ID, batch[i].CreatedAt = old.ID, time.Unix(sec, nsec) // where its id leads
+					}
+				case 3:
+					batch[i].ID, batch[i].CreatedAt = old.ID[:len(old.ID)-1]+fmt.Sprint(rng.IntN(10)), old.CreatedAt // in the same place
+				}
 			}
 			written = append(written, batch[i])
 		}
@@ -65,6 +80,26 @@ func TestCountsAreExact(t *testing.T) {
 			if err != nil || got.Total != want.Total {
 				t.Fatalf("round %d, %+v: total %d, want %d: %v", round, q, got.Total, want.Total, err)
 			}
+			sameEntries(t, got.Entries, want.Entries)
+		}
+		for range min(10, len(written)) {
+			id := written[rng.IntN(len(written))].ID
+			got, err := s.Get(t.Context(), id)
+			want, wanted := model.Get(t.Context(), id)
+			if !errors.Is(err, wanted) {
+				t.Fatalf("round %d, %s: %v, want %v", round, id, err, wanted)
+			}
+			sameEntries(t, []storage.Entry{got}, []storage.Entry{want})
+		}
+	}
+}
+
+// sameEntries compares them without their times, which a store keeps as they were at first.
+func sameEntries(t *testing.T, got, want []storage.Entry) {
+	t.Helper()
+	for i := range max(len(got), len(want)) {
+		if i >= len(got) || i >= len(want) || got[i].ID != want[i].ID || got[i].Action != want[i].Action || got[i].Status != want[i].Status {
+			t.Fatalf("entry %d is another one:\ngot  %v\nwant %v", i, got, want)
 		}
 	}
 }
@@ -80,6 +115,14 @@ func randomEntry(rng *rand.Rand, now time.Time) storage.Entry {
 	}
 	e.Action, e.Status, e.Severity = fmt.Sprint("action-", rng.IntN(4)), storage.StatusOf(rng.IntN(4)), severity.Level(rng.IntN(4))
 	e.Metadata = fmt.Appendf(nil, `{"class":"class-%d"}`, rng.IntN(2))
+	switch rng.IntN(6) {
+	case 0:
+		e.ID = storage.NewID() // of now
+	case 1:
+		e.ID = fmt.Sprint("text-", rng.IntN(1000))
+	default:
+		e.ID = storage.NewIDAt(e.CreatedAt)
+	}
 	e.Sanitize()
 	return e
 }

@@ -104,3 +104,12 @@ func Confuse(t *testing.T, s *Store, userID string) {
 		t.Fatal(err)
 	}
 }
+
+// Strays is how many entries are not where their ids lead.
+func Strays(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	if err := s.read.QueryRowContext(t.Context(), `SELECT count(*) FROM "auditLog_entries" WHERE stray IS NOT NULL`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

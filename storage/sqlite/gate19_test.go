@@ -86,8 +86,11 @@ func commitBoth(t *testing.T) (acks, rows int) {
 	if err == nil {
 		acks++
 	}
-	if insertElsewhere(path) { // nothing is in its way any more
-		acks++
+	for range 100 { // nothing is in its way any more but what the Keeper does in the background
+		if insertElsewhere(path) {
+			acks++
+			break
+		}
 	}
 	must(t, k.Close())
 	return acks, rowsIn(t, path)

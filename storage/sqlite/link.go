@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,40 +20,34 @@ import (
 // a goroutine with each statement. Only the writer's goroutine uses it.
 type link struct {
 	begin, commit, rollback, version statement
-	insert, update, find             statement
+	insert, update, find, findStray  statement
 	findText, newText                statement
-	upto, count, forget              statement
-	args                             []driver.NamedValue // of insert, used again and again
+	upto, count, forget, elsewhere   statement
+
+	// many[n] inserts n entries, and fails if one is there. A statement opens each index
+	// once, and closes it again, which is half of what inserting costs.
+	many    [maxTogether + 1]statement
+	prepare func(query string) (driver.Stmt, error)
+	args    []driver.NamedValue // of an insert, used again and again
 }
+
+// maxTogether is how many entries one statement inserts at most.
+const maxTogether = 32
 
 // newLink prepares the statements on a connection that stays open longer than the link.
 func newLink(conn *sql.Conn, table string) (*link, error) {
-	l := &link{args: make([]driver.NamedValue, insertArgs)}
+	l := &link{args: make([]driver.NamedValue, maxTogether*insertArgs)}
 	for i := range l.args {
 		l.args[i].Ordinal = i + 1
 	}
 	err := conn.Raw(func(c any) error {
+		l.prepare = func(query string) (driver.Stmt, error) {
+			return c.(driver.Conn).Prepare(strings.ReplaceAll(query, "%s", table))
+		}
 		var errs []error
-		for _, p := range []struct {
-			to  *statement
-			sql string
-		}{
-			{&l.begin, "BEGIN IMMEDIATE"}, {&l.commit, "COMMIT"}, {&l.rollback, "ROLLBACK"}, {&l.version, "PRAGMA data_version"},
-			{&l.insert, `INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash)
-				VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`},
-			{&l.find, `SELECT key, action, status, severity FROM "%s_entries" WHERE id=?`},
-			{&l.update, `UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?,
-				identifier_hash=? WHERE key=?`},
-			{&l.newText, `INSERT INTO "%s_texts" (text, class) VALUES (?, ?)`},
-			{&l.findText, `SELECT code FROM "%s_texts" WHERE text = ? AND class IS ?`},
-			{&l.upto, `SELECT hour FROM "%s_counted"`},
-			{&l.count, `INSERT INTO "%s_counts" (hour, kind, status, severity, n) VALUES (?,?,?,?,?)
-				ON CONFLICT DO UPDATE SET n = n + excluded.n`},
-			{&l.forget, `DELETE FROM "%s_counts" WHERE hour=? AND kind=? AND status=? AND severity=? AND n=0`},
-		} {
-			query := strings.ReplaceAll(p.sql, "%s", table)
-			stmt, err := c.(driver.Conn).Prepare(query)
-			p.to.Stmt = stmt
+		for to, query := range l.statements() {
+			var err error
+			to.Stmt, err = l.prepare(query)
 			errs = append(errs, err)
 		}
 		return errors.Join(errs...)
@@ -63,9 +58,48 @@ func newLink(conn *sql.Conn, table string) (*link, error) {
 	return l, nil
 }
 
+// statements are all of them, with their SQL; %s is the table.
+func (l *link) statements() map[*statement]string {
+	const find = `SELECT key, action, status, severity FROM "%s_entries" WHERE id = ? AND `
+	return map[*statement]string{
+		&l.begin: "BEGIN IMMEDIATE", &l.commit: "COMMIT", &l.rollback: "ROLLBACK", &l.version: "PRAGMA data_version",
+		&l.insert:    insertOf(1) + ` ON CONFLICT DO NOTHING`,
+		&l.find:      find + `key = ?`,
+		&l.findStray: find + `stray IS NOT NULL`,
+		&l.elsewhere: `SELECT 1 FROM "%s_entries" WHERE stray = 3 LIMIT 1`,
+		&l.update: `UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?, identifier_hash=?
+			WHERE key=? AND id=?`,
+		&l.newText:  `INSERT INTO "%s_texts" (text, class) VALUES (?, ?)`,
+		&l.findText: `SELECT code FROM "%s_texts" WHERE text = ? AND class IS ?`,
+		&l.upto:     `SELECT hour FROM "%s_counted"`,
+		&l.count: `INSERT INTO "%s_counts" (hour, kind, status, severity, n) VALUES (?,?,?,?,?)
+			ON CONFLICT DO UPDATE SET n = n + excluded.n`,
+		&l.forget: `DELETE FROM "%s_counts" WHERE hour=? AND kind=? AND status=? AND severity=? AND n=0`,
+	}
+}
+
+// insertOf inserts n entries.
+func insertOf(n int) string {
+	row := ",(?" + strings.Repeat(",?", insertArgs-1) + ")"
+	return `INSERT INTO "%s_entries" (key, id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash, stray) VALUES ` +
+		strings.Repeat(row, n)[1:]
+}
+
+// together is the statement that inserts n entries.
+func (l *link) together(n int) (s statement, err error) {
+	if l.many[n].Stmt == nil {
+		l.many[n].Stmt, err = l.prepare(insertOf(n))
+	}
+	return l.many[n], err
+}
+
 func (l *link) close() error {
 	var errs []error
-	for _, s := range []statement{l.begin, l.commit, l.rollback, l.version, l.insert, l.update, l.find, l.findText, l.newText, l.upto, l.count, l.forget} {
+	all := slices.Collect(maps.Keys(l.statements()))
+	for i := range l.many {
+		all = append(all, &l.many[i])
+	}
+	for _, s := range all {
 		if s.Stmt != nil {
 			errs = append(errs, s.Close())
 		}
@@ -117,119 +151,6 @@ func (s statement) number(args ...driver.NamedValue) (n int64, ok bool, err erro
 	ok, err = s.numbers(row[:], args...)
 	n, _ = row[0].(int64)
 	return n, ok, err
-}
-
-// put writes the entries of the jobs.
-func (w *writer) put(batch []*job) error {
-	version, _, err := w.link.version.number()
-	if err != nil {
-		return err
-	}
-	if err := w.notice(version); err != nil {
-		return err
-	}
-	for _, j := range batch {
-		for i := range j.entries {
-			if err := w.putOne(&j.entries[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return w.changes.save(w.link)
-}
-
-// Places of the arguments of insert; those of update are the same without the first two,
-// and then the key.
-const (
-	argKey = iota
-	argID
-	argUserHash
-	argUserID
-	argAction
-	argStatus
-	argSeverity
-	argIP
-	argAgent
-	argMetadata
-	argIdentifier
-	insertArgs
-)
-
-// putOne inserts, or updates if the id is there, or takes the next key if another entry
-// has the same.
-func (w *writer) putOne(e *storage.Entry) error {
-	kind, err := w.code(text{e.Action, storage.ClassIn(e.Metadata), true})
-	if err != nil {
-		return err
-	}
-	var agent driver.Value
-	if e.UserAgent != "" {
-		if agent, err = w.code(text{text: e.UserAgent}); err != nil {
-			return err
-		}
-	}
-	args := w.link.args
-	id := idValue(e.ID)
-	for i, v := range [insertArgs]driver.Value{
-		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: kind,
-		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
-		argAgent: agent, argMetadata: metadataValue(e), argIdentifier: hashOrNull(e.IdentifierHash),
-	} {
-		args[i].Value = v
-	}
-	counted := group{kind, int8(e.Status.Code()), int8(e.Severity)}
-	for key := e.SortKey(); ; key++ {
-		args[argKey].Value = key
-		if done, err := changed(w.link.insert.exec(args...)); err != nil || done {
-			w.changes.add(hourOf(key), counted, 1)
-			return err
-		}
-		old, there, err := w.link.row(id)
-		if err != nil {
-			return err
-		}
-		if !there {
-			continue // another entry has the key
-		}
-		w.changes.add(hourOf(old.key), old.group, -1)
-		w.changes.add(hourOf(old.key), counted, 1)
-		_, err = w.link.update.exec(updateArgs(args, old.key)...)
-		return err
-	}
-}
-
-// row is what has to be known of an entry that changes.
-type row struct {
-	key int64
-	group
-}
-
-func (l *link) row(id driver.Value) (r row, ok bool, err error) {
-	var v [4]driver.Value
-	ok, err = l.find.numbers(v[:], driver.NamedValue{Ordinal: 1, Value: id})
-	if !ok || err != nil {
-		return r, false, err
-	}
-	r.key, _ = v[0].(int64)
-	r.group = groupOf(v[1], v[2], v[3])
-	return r, true, nil
-}
-
-// groupOf is the group of what the database says of an entry.
-func groupOf(kind, status, level driver.Value) (g group) {
-	g.kind, _ = kind.(int64)
-	s, _ := status.(int64)
-	l, _ := level.(int64)
-	g.status, g.severity = int8(s), int8(l) //nolint:gosec // codes
-	return g
-}
-
-func updateArgs(insert []driver.NamedValue, key int64) []driver.NamedValue {
-	args := append(slices.Clone(insert[argUserHash:]), driver.NamedValue{Value: key})
-	for i := range args {
-		args[i].Ordinal = i + 1
-	}
-	return args
 }
 
 // changed says whether a statement has changed a row.

@@ -22,8 +22,10 @@ const entryJoins = `JOIN "%[1]s_texts" a ON a.code = e.action LEFT JOIN "%[1]s_t
 
 // Get implements storage.Getter.
 func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
-	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM "%[1]s_entries" e `+entryJoins+` WHERE e.id = ?`, s.table)
-	_, e, err := scan(s.read.QueryRowContext(ctx, q, idValue(id)))
+	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM "%[1]s_entries" e `+entryJoins+` WHERE e.id = ?1 AND
+		e.key IN (?2, (SELECT key FROM "%[1]s_entries" WHERE id = ?1 AND stray IS NOT NULL))`, s.table)
+	key, _ := storage.IDKey(id)
+	_, e, err := scan(s.read.QueryRowContext(ctx, q, idValue(id), key))
 	if errors.Is(err, sql.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound
 	}

@@ -65,6 +65,9 @@ func (r *Reader) complete(ctx context.Context, s *Store) error {
 	if err := s.readLegacy(ctx); err != nil {
 		return err
 	}
+	if _, err := s.Get(ctx, ""); !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
 	_, err := s.List(ctx, storage.Query{Limit: 1})
 	return err
 }

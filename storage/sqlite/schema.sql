@@ -1,4 +1,4 @@
--- Schema 2. {t} is the configured name. Codes: status 0 success, 1 failed,
+-- Schema 3. {t} is the configured name. Codes: status 0 success, 1 failed,
 -- 2 pending, 3 unknown; severity 0 low, 1 medium, 2 high, 3 critical.
 CREATE TABLE IF NOT EXISTS "{t}_texts" (
 	code  INTEGER PRIMARY KEY,
@@ -32,9 +32,11 @@ CREATE TABLE IF NOT EXISTS "{t}_entries" (
 	ip        TEXT,
 	agent     INTEGER,             -- code in {t}_texts
 	metadata  TEXT,                -- JSON object; NULL stands for {}
-	identifier_hash INTEGER        -- first 64 bits of SHA-256(metadata.identifierHash); NULL without Entry.IdentifierHash
+	identifier_hash INTEGER,       -- first 64 bits of SHA-256(metadata.identifierHash); NULL without Entry.IdentifierHash
+	stray     INTEGER              -- NULL: the id leads to the key (storage.IDKey); 1: it leads nowhere; 2: to one before, which was taken; 3: to another time
 );
-CREATE UNIQUE INDEX IF NOT EXISTS "{t}_id" ON "{t}_entries" (id);
+CREATE UNIQUE INDEX IF NOT EXISTS "{t}_stray" ON "{t}_entries" (id) WHERE stray IS NOT NULL;
+CREATE INDEX IF NOT EXISTS "{t}_elsewhere" ON "{t}_entries" (stray) WHERE stray = 3;
 CREATE INDEX IF NOT EXISTS "{t}_user" ON "{t}_entries" (user_hash, key, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;

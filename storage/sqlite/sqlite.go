@@ -31,7 +31,7 @@ const DefaultTable = "auditLog"
 // application_id; schemaVersion is in PRAGMA user_version.
 const (
 	applicationID = 0x43414c67
-	schemaVersion = 2
+	schemaVersion = 3
 )
 
 //go:embed schema.sql

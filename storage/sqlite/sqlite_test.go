@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -293,7 +295,10 @@ func BenchmarkWrite(b *testing.B) {
 			b.ReportAllocs()
 			began := cpuTime(b)
 			for i := range b.N {
-				work <- storagetest.Entry(i)
+				e := storagetest.Entry(i)
+				e.CreatedAt = time.Now()
+				e.ID = storage.NewIDAt(e.CreatedAt)
+				work <- e
 			}
 			close(work)
 			wg.Wait()
@@ -330,12 +335,29 @@ func TestUsersWithOneHashAreToldApart(t *testing.T) {
 	}
 }
 
-// downgrade is what an earlier version would have made.
-const downgrade = `DROP INDEX auditLog_identifier; ALTER TABLE auditLog_entries DROP COLUMN identifier_hash;
+// What earlier versions would have made of a database.
+const (
+	toSchema2 = `DROP INDEX auditLog_stray; DROP INDEX auditLog_elsewhere; ALTER TABLE auditLog_entries DROP COLUMN stray;
+	CREATE UNIQUE INDEX auditLog_id ON auditLog_entries (id); PRAGMA user_version=2`
+	toSchema1 = `DROP INDEX auditLog_identifier; ALTER TABLE auditLog_entries DROP COLUMN identifier_hash;
 	DROP VIEW auditLog; DROP INDEX auditLog_text; DROP INDEX auditLog_class; DROP INDEX auditLog_address;
 	DROP TABLE auditLog_counts; DROP TABLE auditLog_counted; ALTER TABLE auditLog_texts RENAME TO old;
 	CREATE TABLE auditLog_texts (code INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 	INSERT INTO auditLog_texts SELECT code, text FROM old; DROP TABLE old; PRAGMA user_version=1`
+)
+
+// asBefore makes of a database that nobody has open what an earlier version made.
+func asBefore(t *testing.T, path, downgrade string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(downgrade)
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestADatabaseOfAnEarlierVersionIsUpgraded: what lists and counts need is added, and its
 // entries stay and are found.
@@ -347,14 +369,7 @@ func TestADatabaseOfAnEarlierVersionIsUpgraded(t *testing.T) {
 	if err := errors.Join(s.Write(t.Context(), e), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	db, err := sql.Open("sqlite", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = db.Exec(downgrade)
-	if err = errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
+	asBefore(t, path, toSchema2+";"+toSchema1)
 	newer := storagetest.Entry(3)
 	newer.Metadata = e.Metadata
 	model := memory.New(0)
@@ -382,6 +397,43 @@ func TestADatabaseOfAnEarlierVersionIsUpgraded(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestEntriesOfAnEarlierVersionAreFoundByTheirIDs, which had an index then.
+func TestEntriesOfAnEarlierVersionAreFoundByTheirIDs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s := open(t, path)
+	var entries []storage.Entry
+	for i, id := range []string{storage.NewIDAt(storagetest.Entry(0).CreatedAt), "of-the-plugin", uuid.NewString(), strings.ToUpper(storage.NewID()), storage.NewID()} {
+		for n := range 3 {
+			e := storagetest.Entry(0)
+			e.ID = id[:len(id)-1] + fmt.Sprint(n) // the same place, if it has one
+			e.CreatedAt = e.CreatedAt.Add(time.Duration(i) * time.Hour)
+			entries = append(entries, e)
+		}
+	}
+	if err := errors.Join(s.Write(t.Context(), entries...), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	asBefore(t, path, toSchema2)
+	s = open(t, path)
+	for i := range entries {
+		entries[i].Status = storage.Unknown
+	}
+	if err := s.Write(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if got, err := s.Get(t.Context(), e.ID); err != nil || got.Status != storage.Unknown || got.ID != e.ID {
+			t.Errorf("%s: %+v, %v", e.ID, got, err)
+		}
+	}
+	if page, err := s.List(t.Context(), storage.Query{}); err != nil || page.Total != len(entries) {
+		t.Errorf("%d entries, want %d: %v", page.Total, len(entries), err)
+	}
+	if n := sqlite.Strays(t, s); n != len(entries)-1 {
+		t.Errorf("%d strays, want all but the one whose id leads to it", n)
 	}
 }
 

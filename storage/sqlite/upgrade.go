@@ -16,6 +16,13 @@ func upgrade(ctx context.Context, tx *sql.Tx, table string) error {
 		{"texts", "class", `DROP VIEW IF EXISTS "%[1]s"; ALTER TABLE "%[1]s_texts" RENAME TO "%[1]s_texts_1";
 			CREATE TABLE "%[1]s_texts" (code INTEGER PRIMARY KEY, text TEXT NOT NULL, class TEXT);
 			INSERT INTO "%[1]s_texts" (code, text) SELECT code, text FROM "%[1]s_texts_1"; DROP TABLE "%[1]s_texts_1"`},
+		// An id of this form, whose first 48 bits are the upper bits of the key and the others
+		// storage.Entry.SortKey's, leads to its entry: it needs no index.
+		{"entries", "stray", `ALTER TABLE "%[1]s_entries" ADD COLUMN stray INTEGER;
+			UPDATE "%[1]s_entries" SET stray = CASE WHEN typeof(id) = 'blob' AND substr(hex(id), 13, 1) = '7' THEN 3 ELSE 1 END
+				WHERE typeof(id) <> 'blob' OR substr(hex(id), 13, 1) <> '7' OR
+				substr(hex(id), 1, 12) || substr(hex(id), 14, 3) || substr(hex(id), 19, 2) <> printf('%%012X%%05X', key >> 20, key & 0xFFFFF);
+			DROP INDEX IF EXISTS "%[1]s_id"`},
 	} {
 		var columns, there int
 		err := tx.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(name = ?), 0) FROM pragma_table_info(?)`, step.column, table+"_"+step.table).

@@ -23,6 +23,8 @@ const (
 	maxBatch = 512
 	// maxTexts bounds the writer's memory of text codes.
 	maxTexts = 4096
+	// maxOpen bounds its memory of entries whose outcome is not known yet.
+	maxOpen = 4096
 	// patience is how long work that can wait waits for a moment in which nobody
 	// else wants the writer. Then it takes its turn, or it would never come under
 	// a flood.
@@ -65,6 +67,12 @@ type writer struct {
 	// committed.
 	changes changes
 	counts  *counts
+	// rows are gathered by put, to be inserted together.
+	rows []row
+	// open are entries whose outcome is not known yet: they will be written again.
+	open *lru.Cache[string, place]
+	// elsewhere is true if there may be strays that are elsewhere.
+	elsewhere bool
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -84,7 +92,11 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts) (*
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts}
+	pending, err := lru.New[string, place](maxOpen)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
@@ -262,7 +274,8 @@ func (w *writer) transact(batch []*job) error {
 		err = w.link.transact(func() error { return w.put(batch) })
 	}
 	if err != nil {
-		w.texts.Purge() // codes made in this transaction are gone
+		w.texts.Purge() // codes made in this transaction are gone, and so are entries
+		w.open.Purge()
 		clear(w.changes.n)
 		return err
 	}
@@ -303,18 +316,22 @@ func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
 }
 
 // notice hears the version of the database at the start of a transaction. If another
-// process has written since the last one, what is remembered of texts and counts may not
-// be true any more.
+// process has written since the last one, what is remembered of texts, entries and counts
+// may not be true any more.
 func (w *writer) notice(version int64) error {
 	if version != w.version {
 		w.version, w.changes.known = version, false
 		w.texts.Purge()
+		w.open.Purge()
 		w.counts.distrust()
 	}
 	if w.changes.known {
 		return nil
 	}
 	upto, there, err := w.link.upto.number()
+	if err == nil {
+		_, w.elsewhere, err = w.link.elsewhere.number()
+	}
 	w.changes.upto, w.changes.known = upto, there && err == nil
 	return err
 }

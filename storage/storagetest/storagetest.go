@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -58,12 +56,16 @@ func Run(t *testing.T, open Open) {
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 
-// Entry returns a valid entry, i minutes after the suite's epoch.
+// Entry returns a valid entry, i minutes after the suite's epoch. The id of every fourth is
+// of another time.
 func Entry(i int) storage.Entry {
 	e := storage.Entry{
-		ID: storage.NewID(), UserID: fmt.Sprintf("user-%d", i%3), Action: "sign-in:email", Status: storage.Success,
+		UserID: fmt.Sprintf("user-%d", i%3), Action: "sign-in:email", Status: storage.Success,
 		Severity: severity.Medium, IPAddress: "203.0.113.7", UserAgent: "suite/1.0",
 		Metadata: json.RawMessage(fmt.Sprintf(`{"n":%d}`, i)), CreatedAt: epoch.Add(time.Duration(i) * time.Minute),
+	}
+	if e.ID = storage.NewIDAt(e.CreatedAt); i%4 == 3 {
+		e.ID = storage.NewID() // of another time than the entry
 	}
 	e.Sanitize()
 	return e
@@ -386,8 +388,7 @@ func testSameMillisecond(t *testing.T, s storage.Store) {
 	var want []string
 	for len(want) < 40 {
 		e := Entry(0)
-		sec, nsec := uuid.MustParse(e.ID).Time().UnixTime()
-		e.CreatedAt = time.Unix(sec, nsec).UTC().Truncate(time.Millisecond) // the id and the time agree, as the recorder makes them
+		e.ID = storage.NewIDAt(epoch.Add(time.Duration(1+len(want)) * time.Microsecond)) // as the recorder makes them
 		want = append([]string{e.ID}, want...)
 		write(t, s, e)
 	}
