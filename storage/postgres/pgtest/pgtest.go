@@ -20,6 +20,22 @@ func Start(t testing.TB, settings ...string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	endWith(t, s)
+	return s
+}
+
+// StartStandby returns a standby of a server; it ends with the test.
+func StartStandby(t testing.TB, of *Server, settings ...string) *Server {
+	t.Helper()
+	s, err := of.Standby(settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endWith(t, s)
+	return s
+}
+
+func endWith(t testing.TB, s *Server) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the server's log:\n%s", s.Log())
@@ -28,7 +44,6 @@ func Start(t testing.TB, settings ...string) *Server {
 			t.Error(err)
 		}
 	})
-	return s
 }
 
 // shared is the server that the tests of one process share.

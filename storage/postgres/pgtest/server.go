@@ -42,21 +42,39 @@ type Server struct {
 // New makes a database cluster in a new temporary folder and starts it. Settings
 // are of the form name=value. Close ends it.
 func New(settings ...string) (*Server, error) {
-	bin, err := Binaries()
-	if err != nil {
+	return made(&Server{Password: rand.Text(), settings: settings}, (*Server).initialize)
+}
+
+// Standby makes a copy of the server, which follows it until Promote, and starts it.
+func (s *Server) Standby(settings ...string) (*Server, error) {
+	return made(&Server{Password: s.Password, settings: settings}, func(copied *Server) error {
+		return copied.program("pg_basebackup", "-D", copied.data(), "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres",
+			"-R", "-X", "stream", "-c", "fast", "--no-sync")
+	})
+}
+
+// Promote makes a standby take writes.
+func (s *Server) Promote() error { return s.Exec("SELECT pg_promote()") }
+
+// made fills the server's new folder, and starts it.
+func made(s *Server, fill func(*Server) error) (_ *Server, err error) {
+	if s.bin, err = Binaries(); err != nil {
 		return nil, err
 	}
-	as, err := unprivileged()
-	if err != nil {
+	if s.as, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "pg") // short: the path of a socket has at most 107 bytes
-	if err != nil {
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil { // short: the path of a socket has at most 107 bytes
 		return nil, err
 	}
-	s := &Server{Password: rand.Text(), bin: bin, dir: dir, as: as, settings: settings}
-	if err := errors.Join(s.initialize(), s.choosePort()); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+	if s.as != nil {
+		err = os.Chown(s.dir, int(s.as.Uid), int(s.as.Gid))
+	}
+	if err == nil {
+		err = errors.Join(fill(s), s.choosePort())
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
 	}
 	if err := s.Start(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -65,11 +83,6 @@ func New(settings ...string) (*Server, error) {
 }
 
 func (s *Server) initialize() error {
-	if s.as != nil {
-		if err := os.Chown(s.dir, int(s.as.Uid), int(s.as.Gid)); err != nil {
-			return err
-		}
-	}
 	secret := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(secret, []byte(s.Password), 0o644); err != nil { // the folder is closed to others
 		return err
