@@ -22,6 +22,7 @@ const (
 	diskFull          = "53100"
 	queryCanceled     = "57014"
 	staleStatement    = "26000" // a pooler gave the connection to somebody else
+	preparedTwice     = "42P05" // the same, seen by the other one
 	stalePlan         = "0A000" // "cached plan must not change result type"
 	noSchema          = "3F000"
 	undefinedObject   = "42704"
@@ -105,6 +106,8 @@ func (s *Store) judge(err error) (storage.Reason, string) {
 		return storage.Locked, "look in pg_stat_activity for a session that holds a lock on " + s.table + "_entries"
 	case c == readOnly:
 		return storage.Forbidden, s.target + " only reads, as a standby does: name the primary, or both, in the DSN"
+	case c == preparedTwice, c == staleStatement:
+		return storage.Unspecified, s.target + " is a pooler that gives every transaction another connection, as PgBouncer does in transaction mode: add default_query_exec_mode=exec to the DSN"
 	case c != "" && (c[:2] == "XX"):
 		return storage.Corrupt, "look into the log of the database server " + s.target
 	case c != "" && c[:2] == "28":
