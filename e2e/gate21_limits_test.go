@@ -180,6 +180,9 @@ func limiterRoom(t *testing.T, keys int) float64 {
 	return room
 }
 
+// floodRate is how many requests a second a flood has at most (threats.md C12).
+const floodRate = 10_000
+
 // flooded is what a flood on the API did.
 type flooded struct {
 	rate  float64
@@ -189,8 +192,8 @@ type flooded struct {
 	p99   time.Duration
 }
 
-// flood asks for the log with random sessions from thousands of addresses, as fast as
-// it goes, while honest people use the auth server.
+// flood asks for the log with random sessions from thousands of addresses, floodRate times
+// a second, while honest people use the auth server.
 func flood(t *testing.T) (f flooded) {
 	t.Helper()
 	t.Run("flood", func(t *testing.T) {
@@ -202,8 +205,10 @@ func flood(t *testing.T) (f flooded) {
 		quit := make(chan struct{})
 		var sent, bad atomic.Int64
 		var wg sync.WaitGroup
-		for worker := range gates.Figure(200, 2000) {
-			wg.Go(func() { floodFrom(trust, worker, quit, &sent, &bad) })
+		workers := gates.Figure(200, 2000)
+		pause := time.Second * time.Duration(workers) / floodRate
+		for worker := range workers {
+			wg.Go(func() { floodFrom(trust, worker, pause, quit, &sent, &bad) })
 		}
 		began := time.Now()
 		honest := honestTimes(t, trust, time.Duration(gates.Figure(2, 30))*time.Second)
@@ -267,18 +272,21 @@ func checkRefusals(t *testing.T, port int, auth *sessionAuth) {
 
 // floodFrom sends requests of a new session each, until told to end. Of the workers one
 // in two comes from another address each time, so that the auth server is asked; the
-// others from a few addresses, which are turned away at once, as fast as it goes.
-func floodFrom(port, worker int, quit chan struct{}, sent, bad *atomic.Int64) {
+// others from a few addresses, which are turned away at once. Pause is the time from one
+// request to the next.
+func floodFrom(port, worker int, pause time.Duration, quit chan struct{}, sent, bad *atomic.Int64) {
 	c, err := connect(port)
 	if err != nil {
 		return
 	}
 	defer func() { _ = c.Close() }()
+	next := time.NewTicker(pause)
+	defer next.Stop()
 	for i := 0; ; i++ {
 		select {
 		case <-quit:
 			return
-		default:
+		case <-next.C:
 		}
 		n := worker*10_000 + i
 		address := client(1<<20 + n)
