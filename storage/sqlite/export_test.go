@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,25 @@ func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string 
 		k.codes = []int64{1}
 	}
 	keys, args := s.keys(s.runs(&q, k), 50, 0)
-	rows, err := db.Query("EXPLAIN QUERY PLAN "+keys, args...)
+	return planOf(t, db, keys, args...)
+}
+
+// ExplainIDs returns SQLite's plans for all statements that look for an entry by its id.
+func ExplainIDs(t *testing.T, db *sql.DB) string {
+	t.Helper()
+	var l link
+	plans := planOf(t, db, fmt.Sprintf(byID, DefaultTable), "x", 1)
+	for to, query := range l.statements() {
+		if query = strings.ReplaceAll(query, "%s", DefaultTable); to == &l.find || to == &l.update || to == &l.findStray || to == &l.elsewhere {
+			plans += "\n" + planOf(t, db, query, make([]any, strings.Count(query, "?"))...)
+		}
+	}
+	return plans
+}
+
+func planOf(t *testing.T, db *sql.DB, query string, args ...any) string {
+	t.Helper()
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+query, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

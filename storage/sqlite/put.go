@@ -221,9 +221,13 @@ func (w *writer) putOne(r *row) error {
 	for key := r.key; ; key++ {
 		r.at(key)
 		w.link.set(0, r)
-		if done, err := changed(w.link.insert.exec(w.link.args[:insertArgs]...)); err != nil || done {
-			w.inserted(r)
+		done, err := changed(w.link.insert.exec(w.link.args[:insertArgs]...))
+		if err != nil {
 			return err
+		}
+		if done {
+			w.inserted(r)
+			return nil
 		}
 		old, there, err := w.find(r)
 		if err != nil {

@@ -20,12 +20,14 @@ const entryColumns = `e.key, e.id, e.user_id, a.text, e.status, e.severity, e.ip
 
 const entryJoins = `JOIN "%[1]s_texts" a ON a.code = e.action LEFT JOIN "%[1]s_texts" u ON u.code = e.agent`
 
+// byID looks where the id leads, and among the strays.
+const byID = `SELECT ` + entryColumns + ` FROM "%[1]s_entries" e ` + entryJoins + ` WHERE e.id = ?1 AND
+	e.key IN (?2, (SELECT key FROM "%[1]s_entries" WHERE id = ?1 AND stray IS NOT NULL))`
+
 // Get implements storage.Getter.
 func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
-	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM "%[1]s_entries" e `+entryJoins+` WHERE e.id = ?1 AND
-		e.key IN (?2, (SELECT key FROM "%[1]s_entries" WHERE id = ?1 AND stray IS NOT NULL))`, s.table)
 	key, _ := storage.IDKey(id)
-	_, e, err := scan(s.read.QueryRowContext(ctx, q, idValue(id), key))
+	_, e, err := scan(s.read.QueryRowContext(ctx, fmt.Sprintf(byID, s.table), idValue(id), key))
 	if errors.Is(err, sql.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound
 	}

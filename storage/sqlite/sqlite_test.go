@@ -182,6 +182,9 @@ func TestListsUseIndexes(t *testing.T) {
 	}
 	defer func() { _ = db.Close() }()
 	user, nobody, high := "u", "", severity.High
+	if plans := sqlite.ExplainIDs(t, db); strings.Contains(plans, "SCAN ") || strings.Count(plans, "USING INDEX auditLog_stray") < 2 {
+		t.Errorf("entries are not found by their ids:\n%s", plans)
+	}
 	for index, q := range map[string]storage.Query{
 		"nobody": {UserID: &nobody}, "severe": {Severity: &high}, "address": {IPAddress: "a", Action: "a", Status: storage.Failed},
 		"identifier": {IdentifierHash: "h", IPAddress: "a", Severity: &high},
