@@ -405,6 +405,9 @@ const (
 
 // tooDeep guards the recursion of the JSON parser.
 func tooDeep(b []byte) bool {
+	if bytes.Count(b, []byte{'{'})+bytes.Count(b, []byte{'['}) <= maxDepth {
+		return false // nearly every document, and quick to see
+	}
 	depth, quoted := 0, false
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -126,17 +127,15 @@ func NewID() string {
 // alone, see IDKey, and in its place also among those of the same millisecond. It is safe
 // for concurrent use.
 func NewIDAt(now time.Time) string {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return NewID()
-	}
+	var id uuid.UUID
+	_, _ = rand.Read(id[6:]) // never fails: see crypto/rand
 	now = clampTime(now)
-	rest := now.Nanosecond() % int(time.Millisecond)
-	part := rest * 4096 / int(time.Millisecond)
-	if rest == 0 { // a time in milliseconds: its entries should not all have one key
-		part = int(binary.BigEndian.Uint16(id[6:8]) & 0x0fff)
+	part := int(binary.BigEndian.Uint16(id[6:8]) & 0x0fff)
+	if rest := now.Nanosecond() % int(time.Millisecond); rest > 0 { // else its entries would all have one key
+		part = rest * 4096 / int(time.Millisecond)
 	}
 	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|7<<12|uint64(part)) //nolint:gosec // neither is negative
+	id[8] = id[8]&0x3f | 0x80
 	return id.String()
 }
 
