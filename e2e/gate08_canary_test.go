@@ -103,6 +103,7 @@ func plantAll(t *testing.T, way string, filter bool) *canaryRig {
 		t.Fatal(err)
 	}
 	r.send("")
+	r.awaitEntries()
 	lock := spillSite{t: t, dir: r.dir}
 	release := lock.lock()
 	r.send(" while the database is locked")
@@ -197,13 +198,34 @@ func (r *canaryRig) look(config string) {
 	}
 }
 
+// tailLength is how many entries a tail has to show, of about ninety.
+const tailLength = 80
+
+// awaitEntries waits until so many are in the database, which is locked next.
+func (r *canaryRig) awaitEntries() {
+	r.t.Helper()
+	for end := time.Now().Add(hang); ; time.Sleep(5 * time.Millisecond) {
+		var page struct{ Total int }
+		_, body := call(r.t, http.MethodGet, "http://"+r.admin+"/audit-log/entries/list?limit=1", "")
+		if err := json.Unmarshal([]byte(body), &page); err != nil {
+			r.t.Fatalf("%s: %v", body, err)
+		}
+		if page.Total >= tailLength {
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("%d entries are in the database, want %d", page.Total, tailLength)
+		}
+	}
+}
+
 // tail follows the log from its beginning until what is there has come.
 func (r *canaryRig) tail(reader string) []byte {
 	r.t.Helper()
 	o := tail(r.t, r.port, "/api/auth/audit-log/tail?scope=all", reader+"Last-Event-ID: "+storage.EncodeCursor(storage.TimeKey(time.Now()))+"\r\n")
 	defer func() { _ = o.Close() }()
 	var text []byte
-	for n := range 80 {
+	for n := range tailLength {
 		e, ok := o.until(r.t, func(tailEvent) bool { return true })
 		if !ok {
 			r.t.Fatalf("the tail has ended after %d events", n)
