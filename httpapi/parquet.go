@@ -9,11 +9,12 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// A row group of a Parquet file is in memory until it is complete: it ends at so many
-// rows, or so many bytes of them.
+// A row group of a Parquet file is in memory, compressed, until it is complete: it ends at
+// so many rows, or so many bytes of them. What is known of each group stays in memory until
+// the file ends, so that with small ones a file of many entries needs more, not less.
 const (
-	groupRows  = 10000
-	groupBytes = 8 << 20
+	groupRows  = 40000
+	groupBytes = 16 << 20
 )
 
 // parquetRow is an entry as a row. What nobody knows is null.
