@@ -69,7 +69,7 @@ func commitBoth(t *testing.T) (acks, rows int) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "audit.db")
 	k := keep(t, path)
-	other, err := sql.Open("sqlite", path)
+	other, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)") // the Keeper counts in the background
 	must(t, err)
 	_, err = other.Exec(makeRows)
 	must(t, err, other.Close())
