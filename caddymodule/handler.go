@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
@@ -379,7 +381,8 @@ func (h *Handler) serveAPI(run *running, w http.ResponseWriter, r *http.Request,
 // panics are not caught: net/http and reverse_proxy use them to cut connections,
 // and the entry is made while they pass.
 func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
-	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestIDOf: func() string { return requestID(r) }, Asker: asker, AnswerOf: answerOf(r)})
+	passedOn := false
+	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestIDOf: func() string { return requestID(r, passedOn) }, Asker: asker, AnswerOf: answerOf(r)})
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil
@@ -391,6 +394,7 @@ func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhtt
 			err = nil
 		}
 	}()
+	passedOn = true
 	err = next.ServeHTTP(x.Writer(), r)
 	returned = true
 	return err
@@ -414,8 +418,21 @@ func clientIP(r *http.Request) string {
 	return ip
 }
 
-// requestID is Caddy's own id of the request, which its access log shows too.
-func requestID(r *http.Request) string {
+// requestID is Caddy's own id of the request, which its access log shows too. Caddy keeps
+// it among the request's variables when somebody first asks. A request that was passed on
+// may have a goroutine of reverse_proxy that still reads them, while it dials: then nothing
+// may be added, and the access log is told by itself.
+func requestID(r *http.Request, passedOn bool) string {
+	if passedOn {
+		if id, known := caddyhttp.GetVar(r.Context(), "uuid").(fmt.Stringer); known {
+			return id.String()
+		}
+		id := uuid.NewString()
+		if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+			extra.Set(zap.String("uuid", id))
+		}
+		return id
+	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return ""
