@@ -39,7 +39,7 @@ var allowed = map[string][]string{
 	"storage/memory":              {"severity", "storage"},
 	"storage/sqlite":              {"severity", "storage", "storage/filelock"},
 	"storage/postgres":            {"severity", "storage"},
-	"storage/postgres/pgtest":     {},
+	"storage/postgres/pgtest":     {"e2e/ports"}, // for tests only, as that is
 	"storage/filelock":            {},
 	"storage/spill":               {"severity", "storage", "storage/filelock"},
 	"storage/storagetest":         {"severity", "storage", "storage/memory"},

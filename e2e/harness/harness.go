@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -25,52 +24,18 @@ import (
 
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"          // the module under test
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres" // and its guest
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/ports"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
-// Ports are given from blocks, and a process owns a block by listening on its first
-// port until it ends: packages are tested beside each other, and Caddy shares ports, so
-// that one which two tests think free leads to two Caddys.
-const (
-	firstPort  = 10000 // below those that the kernel gives to outgoing connections
-	lastPort   = 30000
-	blockPorts = 100
-)
-
-var ports struct {
-	sync.Mutex
-	left   []int
-	blocks []net.Listener
-}
-
-// FreePort returns a loopback port that nobody listens on right now, and that neither
-// this process nor another one's FreePort gives again while this process lives. None of
-// the kernel's outgoing connections takes it while a Caddy that was killed starts again.
+// FreePort is ports.Free for a test, which ends if there is none.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	for range 1000 {
-		if len(ports.left) == 0 {
-			first := firstPort + rand.IntN((lastPort-firstPort)/blockPorts)*blockPorts
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
-			if err != nil {
-				continue // another process's, or this one's
-			}
-			ports.blocks = append(ports.blocks, l)
-			for port := first + 1; port < first+blockPorts; port++ {
-				ports.left = append(ports.left, port)
-			}
-		}
-		port := ports.left[0]
-		ports.left = ports.left[1:]
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			_ = l.Close()
-			return port
-		}
+	port, err := ports.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("no free port between %d and %d", firstPort, lastPort)
-	return 0
+	return port
 }
 
 // Adapt turns a Caddyfile into JSON and fails the test if it cannot.

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/ports"
 )
 
 // patience bounds how long a server may take to start or to stop. Machines that
@@ -110,22 +111,10 @@ func (s *Server) attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: s.as, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
 }
 
-// choosePort finds a free port below those that the kernel gives to outgoing
-// connections, so that none of those takes it while the server is down.
-func (s *Server) choosePort() error {
-	for range 1000 {
-		n, err := rand.Int(rand.Reader, big.NewInt(20000))
-		if err != nil {
-			return err
-		}
-		port := 10000 + int(n.Int64())
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			s.Port = port
-			return l.Close()
-		}
-	}
-	return errors.New("no free port between 10000 and 30000")
+// choosePort takes a port that nobody else is given while the server is down.
+func (s *Server) choosePort() (err error) {
+	s.Port, err = ports.Free()
+	return err
 }
 
 // Start starts the server and waits until it takes connections. After a kill it
