@@ -576,6 +576,14 @@ func testNotFound(t *testing.T, s storage.Store) {
 			t.Errorf("Get(%.20q) = %v, want ErrNotFound", id, err)
 		}
 	}
+	// It is an answer, not a fault of the moment for which a store tries again.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for range 100 {
+		if _, err := g.Get(ctx, storage.NewID()); !errors.Is(err, storage.ErrNotFound) {
+			t.Fatalf("%v, want ErrNotFound", err)
+		}
+	}
 }
 
 func testBadCursor(t *testing.T, s storage.Store) {
