@@ -40,7 +40,7 @@ servers: $(SERVERS)/authjs/node_modules/.installed
 # it would make every figure one of its own.
 .PHONY: acceptance
 acceptance: tools $(EXAMPLE)/node_modules/.installed $(VIEWER)/node_modules/.installed ## the gates with their full figures, an hour or more on an idle machine; a table at the end
-	ACCEPTANCE=full go run ./e2e/report $(if $(DOCS),-gates=docs/reliability.md) -p 1 -timeout 120m -run 'TestGate' ./...
+	ACCEPTANCE=full go run ./e2e/report $(if $(DOCS),-gates=docs/reliability.md) -count=1 -p 1 -timeout 120m -run 'TestGate' ./...
 
 .PHONY: vet
 vet: ## go vet and gofmt

@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -118,12 +119,21 @@ func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
 	from.time = time.Now()
 	var mu sync.Mutex
 	next := func() storage.Entry { mu.Lock(); defer mu.Unlock(); return from.next() }
-	ways := []struct {
+	type way struct {
 		name  string
 		write func() error
-	}{
+	}
+	ways := []way{
 		{"bare file, group fdatasync", func() error { return floor.write() }},
 		{"audit log (SQLite), fsync", func() error { return s.Write(ctx, next()) }},
+	}
+	if o.dsn != "" {
+		s, err := postgres.Open(ctx, postgres.Options{DSN: o.dsn})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.Close()) }()
+		ways = append(ways, way{"audit log (PostgreSQL), fsync", func() error { return s.Write(ctx, next()) }})
 	}
 	var rows [][]string
 	for _, writers := range []int{1, 16, 64, 256} {

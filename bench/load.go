@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,18 @@ type request struct {
 
 // signIn is a sign-in as Better Auth takes it.
 var signIn = request{"POST", "/api/auth/sign-in/email", `{"email":"ada@example.com","password":"correct horse battery staple"}`}
+
+// sized is the request with a body of so many bytes, for an answer of so many; 0 leaves
+// each as it is.
+func (r request) sized(body, answer int) request {
+	if body > 0 {
+		r.body = fmt.Sprintf(`{"more":%q,%s`, strings.Repeat("m", max(0, body-len(r.body)-len(`"more":"",`))), r.body[1:])
+	}
+	if answer > 0 {
+		r.path += fmt.Sprintf("?bytes=%d", answer)
+	}
+	return r
+}
 
 // result is what one load has measured.
 type result struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type variant struct {
 	name    string
 	site    string // Caddyfile directives; DIR is a folder of its own
 	nginx   string // or an access_log directive of nginx
+	store   string // of the audit log; "": SQLite
 	request request
 }
 
@@ -112,7 +114,7 @@ func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
 	}
-	words := strings.NewReplacer("DIR", dir, "UPSTREAM", f.upstream.address(), "PORT", strconv.Itoa(port))
+	words := strings.NewReplacer("DIR", dir, "UPSTREAM", f.upstream.address(), "PORT", strconv.Itoa(port), "STORE", cmp.Or(v.store, "sqlite {\npath "+filepath.Join(dir, "audit.db")+"\n}"))
 	if v.nginx != "" {
 		config, err := write(dir, "nginx.conf", words.Replace(fmt.Sprintf(nginxConfig, v.nginx)))
 		if err != nil {
@@ -139,9 +141,7 @@ const caddyConfig = `{
 		exclude audit_log.entries
 	}
 	audit_log {
-		store sqlite {
-			path DIR/audit.db
-		}
+		store STORE
 		key_file DIR/hash.key
 	}
 }
@@ -190,7 +190,10 @@ type options struct {
 	rounds  int
 	seconds int
 	clients []int
+	answers []int // sizes of the server's answers; 0 is that of a sign-in
+	bodies  []int // sizes of the requests' bodies; 0 is that of a sign-in
 	only    string
+	dsn     string // a PostgreSQL to compare with
 }
 
 func (o *options) flags(c *cobra.Command) {
@@ -199,11 +202,18 @@ func (o *options) flags(c *cobra.Command) {
 	f.IntVar(&o.rounds, "rounds", 5, "how often each is measured")
 	f.IntVar(&o.seconds, "seconds", 5, "how long each time")
 	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
+	f.IntSliceVar(&o.answers, "answer", []int{0}, "bytes of JSON that the server answers; 0: a sign-in's 600")
+	f.IntSliceVar(&o.bodies, "body", []int{0}, "bytes of JSON that clients send; 0: a sign-in's 69")
+	f.StringVar(&o.dsn, "postgres", "", "DSN of a PostgreSQL, for a variant with the log there")
 	f.StringVar(&o.only, "only", "", "only variants with this in their name, beside the plain one")
 }
 
 func (o *options) chosen() []variant {
-	return slices.DeleteFunc(slices.Clone(variants), func(v variant) bool {
+	all := slices.Clone(variants)
+	if o.dsn != "" {
+		all = append(all, variant{name: "audit log, fsync, PostgreSQL", site: fmt.Sprintf(audit, "fsync", ""), store: fmt.Sprintf("postgres {\ndsn %q\n}", o.dsn), request: signIn})
+	}
+	return slices.DeleteFunc(all, func(v variant) bool {
 		return v.name != plain && !strings.Contains(v.name, o.only)
 	})
 }
@@ -221,37 +231,69 @@ func proxy(ctx context.Context, w io.Writer, o options) error {
 			return err
 		}
 	}
-	for _, clients := range o.clients {
+	for _, l := range o.loads() {
 		measured, err := f.interleaved(of, o.rounds, func(s *server, v *variant) (*result, error) {
-			return closed(s, v.request, clients, time.Duration(o.seconds)*time.Second)
+			return closed(s, v.request.sized(l.body, l.answer), l.clients, time.Duration(o.seconds)*time.Second)
 		})
 		if err != nil {
 			return err
 		}
-		base := measured[plain]
-		_, _ = fmt.Fprintf(w, "\n%d connections, %d rounds of %d s, interleaved; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %s\n\n",
-			clients, o.rounds, o.seconds, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), f.fsync.Round(time.Microsecond))
-		t := table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}
-		rows := [][]string{}
-		for i := range of {
-			v := &of[i]
-			if f.of[v.name] == nil {
-				continue
-			}
-			memory, err := f.of[v.name].memory()
-			if err != nil {
-				return err
-			}
-			m := measured[v.name]
-			rows = append(rows, []string{v.name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
-				fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(50) })), fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(99) })),
-				fmt.Sprint(idle[v.name] >> 20), fmt.Sprint(memory >> 20)})
+		if err := f.print(w, of, measured, idle, fmt.Sprintf("%s, %d rounds of %d s, interleaved", l, o.rounds, o.seconds)); err != nil {
+			return err
 		}
-		t.print(w, rows)
 	}
 	for _, m := range f.missing {
 		_, _ = fmt.Fprintf(w, "\nNot here: %s\n", m)
 	}
+	return nil
+}
+
+// load is what the clients do at a time.
+type load struct{ clients, body, answer int }
+
+func (l load) String() string {
+	s := fmt.Sprintf("%d connections", l.clients)
+	if l.body > 0 {
+		s += fmt.Sprintf(", bodies of %d bytes", l.body)
+	}
+	if l.answer > 0 {
+		s += fmt.Sprintf(", answers of %d bytes", l.answer)
+	}
+	return s
+}
+
+func (o *options) loads() (all []load) {
+	for _, clients := range o.clients {
+		for _, body := range o.bodies {
+			for _, answer := range o.answers {
+				all = append(all, load{clients, body, answer})
+			}
+		}
+	}
+	return all
+}
+
+// print prints what was measured of one load.
+func (f *fleet) print(w io.Writer, of []variant, measured map[string][]*result, idle map[string]int, how string) error {
+	base := measured[plain]
+	_, _ = fmt.Fprintf(w, "\n%s; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %s\n\n",
+		how, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), f.fsync.Round(time.Microsecond))
+	var rows [][]string
+	for i := range of {
+		v := &of[i]
+		if f.of[v.name] == nil {
+			continue
+		}
+		memory, err := f.of[v.name].memory()
+		if err != nil {
+			return err
+		}
+		m := measured[v.name]
+		rows = append(rows, []string{v.name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
+			fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(50) })), fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(99) })),
+			fmt.Sprint(idle[v.name] >> 20), fmt.Sprint(memory >> 20)})
+	}
+	table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}.print(w, rows)
 	return nil
 }
 

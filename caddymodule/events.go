@@ -40,8 +40,9 @@ const (
 type outputs struct {
 	ctx    caddy.Context
 	events *caddyevents.App
-	// log is named audit_log.entries.
-	log *zap.Logger
+	// log is named audit_log.entries; logs says of which levels it takes lines.
+	log  *zap.Logger
+	logs map[zapcore.Level]bool
 	// running is set once all apps of the configuration have started, or it is at its
 	// end. Before that the events app may still be taking subscriptions.
 	running atomic.Bool
@@ -59,7 +60,28 @@ func newOutputs(ctx caddy.Context) (*outputs, error) {
 		return nil, err
 	}
 	c := source.(*entrySource).ctx
-	return &outputs{ctx: c, events: app.(*caddyevents.App), log: c.Logger()}, nil
+	o := &outputs{ctx: c, events: app.(*caddyevents.App), log: c.Logger(), logs: make(map[zapcore.Level]bool)}
+	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.WarnLevel} {
+		o.logs[level] = o.log.Check(level, lineOfEntry) != nil
+	}
+	return o, nil
+}
+
+// lineOfEntry is the message of an entry's line in the log.
+const lineOfEntry = "audit log entry"
+
+// levelOf is the level of that line.
+func levelOf(e *storage.Entry) zapcore.Level {
+	if e.Severity >= severity.High {
+		return zapcore.WarnLevel
+	}
+	return zapcore.InfoLevel
+}
+
+// deaf says whether nobody listens to entries such as this one, now and as long as the
+// configuration lives.
+func (o *outputs) deaf(e *storage.Entry) bool {
+	return o.alive() && o.running.Load() && !o.logs[levelOf(e)] && !o.events.ShouldEmit(eventEntry)
 }
 
 func init() {
@@ -164,8 +186,8 @@ func newDispatcher(log *slog.Logger) *dispatcher {
 // current returns o while its configuration lives, after that the outputs of the
 // configuration that took its place, or nil if there is none.
 func (d *dispatcher) current(o *outputs) *outputs {
-	for _, o := range []*outputs{o, activeOutputs(), d.last.Load()} {
-		if o.alive() {
+	for _, find := range []func() *outputs{func() *outputs { return o }, activeOutputs, d.last.Load} {
+		if o := find(); o.alive() {
 			return o
 		}
 	}
@@ -335,7 +357,13 @@ func (d *dispatcher) observer(out *outputs, after []*guestListener) *observer {
 }
 
 // EntryWritten implements recorder.Observer.
-func (o *observer) EntryWritten(e storage.Entry) { o.dispatcher.put(news{from: o, entry: e}) }
+func (o *observer) EntryWritten(e storage.Entry) {
+	if len(o.after) == 0 && o.outputs.deaf(&e) {
+		o.dispatcher.told.Add(1)
+		return
+	}
+	o.dispatcher.put(news{from: o, entry: e})
+}
 
 // WriteFailed implements recorder.Observer.
 func (o *observer) WriteFailed(err error, entries []storage.Entry) {
@@ -354,11 +382,7 @@ func (o *observer) writeLog(out *outputs, e *storage.Entry) {
 	if out == nil {
 		return
 	}
-	level := zapcore.InfoLevel
-	if e.Severity >= severity.High {
-		level = zapcore.WarnLevel
-	}
-	line := out.log.Check(level, "audit log entry")
+	line := out.log.Check(levelOf(e), lineOfEntry)
 	if line == nil {
 		return
 	}

@@ -123,12 +123,12 @@ type Handler struct {
 
 	first *reading // what reading was at the start
 
-	// mu protects the fields below.
-	mu sync.Mutex
+	// making is held while one of the fields below is made.
+	making sync.Mutex
 	// run is made at the first request, because it needs the open store's key, and
 	// again when the store was closed and opened since. firstRun is the one of the first
 	// reading, which goes on until the server is known for certain.
-	run, firstRun *running
+	run, firstRun atomic.Pointer[running]
 }
 
 // Capture says what of a request goes into entries.
@@ -309,18 +309,29 @@ type running struct {
 // running returns what the handler has for the store of the caller's lease and a
 // reading.
 func (h *Handler) running(store *openStore, now *reading) (*running, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	run := &h.run
+	place := &h.run
 	if now == h.first {
-		run = &h.firstRun
+		place = &h.firstRun
 	}
-	if *run != nil && (*run).store == store && (*run).reading == now {
-		return *run, nil
+	if run := place.Load(); run.is(store, now) {
+		return run, nil
 	}
-	var err error
-	*run, err = h.newRunning(store, now, *run)
-	return *run, err
+	h.making.Lock()
+	defer h.making.Unlock()
+	before := place.Load()
+	if before.is(store, now) {
+		return before, nil
+	}
+	run, err := h.newRunning(store, now, before)
+	if err == nil {
+		place.Store(run)
+	}
+	return run, err
+}
+
+// is says whether it was made for the store and the reading; nil was for none.
+func (run *running) is(store *openStore, now *reading) bool {
+	return run != nil && run.store == store && run.reading == now
 }
 
 // sessionsOf returns what is known of the server's sessions. It stays when a server is

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -251,7 +252,7 @@ func cleanMetadata(m json.RawMessage) json.RawMessage {
 	if len(m) > MaxMetadata || m[0] != '{' || !json.Valid(m) {
 		return json.RawMessage(fmt.Sprintf(`{"metadataDropped":{"bytes":%d}}`, len(m)))
 	}
-	if utf8.Valid(m) && !strings.Contains(string(m), `\u0000`) {
+	if utf8.Valid(m) && !bytes.Contains(m, []byte(`\u0000`)) {
 		return m
 	}
 	clean := strings.ToValidUTF8(string(m), "\uFFFD")

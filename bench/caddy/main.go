@@ -18,6 +18,7 @@ import (
 	txhttp "github.com/corazawaf/coraza/v3/http"
 
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"
+	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres"
 )
 
 func main() {
