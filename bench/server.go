@@ -111,7 +111,7 @@ func freePort() (int, error) {
 
 // build makes the Caddy of the benchmarks.
 func build(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "caddy")
+	path := filepath.Join(dir, "caddy-of-the-bench") // Caddy makes a folder caddy for what it keeps
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./caddy")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return path, cmd.Run()
