@@ -23,8 +23,7 @@ const (
 	// queueCapacity bounds the entries that wait to be written in the background.
 	queueCapacity = 10000
 	// maxBatch and linger: what the background collects before it commits. Nobody waits
-	// for it, and an entry costs half as much in a transaction of a hundred as in one of
-	// twenty (docs/performance.md).
+	// for it, and an entry costs less in a larger transaction (docs/performance.md).
 	maxBatch = 256
 	linger   = 20 * time.Millisecond
 	// firstBackoff and maxBackoff space the tries on a store that fails.
