@@ -119,22 +119,41 @@ func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
 	from.time = time.Now()
 	var mu sync.Mutex
 	next := func() storage.Entry { mu.Lock(); defer mu.Unlock(); return from.next() }
-	type way struct {
-		name  string
-		write func() error
-	}
 	ways := []way{
 		{"bare file, group fdatasync", func() error { return floor.write() }},
 		{"audit log (SQLite), fsync", func() error { return s.Write(ctx, next()) }},
 	}
 	if o.dsn != "" {
-		s, err := postgres.Open(ctx, postgres.Options{DSN: o.dsn})
-		if err != nil {
-			return err
+		there, openErr := postgres.Open(ctx, postgres.Options{DSN: o.dsn})
+		if openErr != nil {
+			return openErr
 		}
-		defer func() { err = errors.Join(err, s.Close()) }()
-		ways = append(ways, way{"audit log (PostgreSQL), fsync", func() error { return s.Write(ctx, next()) }})
+		defer func() { err = errors.Join(err, there.Close()) }()
+		ways = append(ways, way{"audit log (PostgreSQL), fsync", func() error { return there.Write(ctx, next()) }})
 	}
+	rows, err := measure(ways, o)
+	if err != nil {
+		return err
+	}
+	bulk, err := bulkInsert(ctx, filepath.Join(dir, "bulk.db"))
+	if err != nil {
+		return err
+	}
+	rows = append(rows, []string{"1", "SQLite's own bulk insert: one table, no index, one transaction of 200,000, not durable before its end", fmt.Sprintf("%.0f", bulk), ""})
+	_, _ = fmt.Fprintf(w, "\n%d entries in the log before; %d rounds of %d s, interleaved\n\n", n, o.rounds, o.seconds)
+	table{"writers", "way", "entries/s", "of the bare file"}.print(w, rows)
+	return nil
+}
+
+// way is one way to make an entry durable.
+type way struct {
+	name  string
+	write func() error
+}
+
+// measure measures the ways, interleaved, with more and more writers. A row has the number
+// of writers, the way, entries a second, and how much that is of the first way.
+func measure(ways []way, o options) ([][]string, error) {
 	var rows [][]string
 	for _, writers := range []int{1, 16, 64, 256} {
 		rates := make([][]float64, len(ways))
@@ -142,7 +161,7 @@ func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
 			for i := range ways {
 				r, err := perSecond(writers, time.Duration(o.seconds)*time.Second, ways[i].write)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				rates[i] = append(rates[i], r)
 			}
@@ -153,14 +172,7 @@ func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
 		}
 		progress("%d writers measured", writers)
 	}
-	bulk, err := bulkInsert(ctx, filepath.Join(dir, "bulk.db"))
-	if err != nil {
-		return err
-	}
-	rows = append(rows, []string{"1", "SQLite's own bulk insert: one table, no index, one transaction of 200,000, not durable before its end", fmt.Sprintf("%.0f", bulk), ""})
-	_, _ = fmt.Fprintf(w, "\n%d entries in the log before; %d rounds of %d s, interleaved\n\n", n, o.rounds, o.seconds)
-	table{"writers", "way", "entries/s", "of the bare file"}.print(w, rows)
-	return nil
+	return rows, nil
 }
 
 // perSecond is how often all writers together can call f.

@@ -181,6 +181,10 @@ func proxyCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return proxy(c.Context(), c.OutOrStdout(), o) },
 	}
 	o.flags(c)
+	f := c.Flags()
+	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
+	f.IntSliceVar(&o.answers, "answer", []int{0}, "bytes of JSON that the server answers; 0: a sign-in's 600")
+	f.IntSliceVar(&o.bodies, "body", []int{0}, "bytes of JSON that clients send; 0: a sign-in's 69")
 	return c
 }
 
@@ -190,8 +194,8 @@ type options struct {
 	rounds  int
 	seconds int
 	clients []int
-	answers []int // sizes of the server's answers; 0 is that of a sign-in
-	bodies  []int // sizes of the requests' bodies; 0 is that of a sign-in
+	answers []int // sizes of the server's answers in bytes; 0 is that of a sign-in
+	bodies  []int // sizes of the requests' bodies in bytes; 0 is that of a sign-in
 	only    string
 	dsn     string // a PostgreSQL to compare with
 }
@@ -201,9 +205,6 @@ func (o *options) flags(c *cobra.Command) {
 	f.StringVar(&o.dir, "dir", "", "where databases and logs are written: the disk that counts (default: the system's folder for temporary files)")
 	f.IntVar(&o.rounds, "rounds", 5, "how often each is measured")
 	f.IntVar(&o.seconds, "seconds", 5, "how long each time")
-	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
-	f.IntSliceVar(&o.answers, "answer", []int{0}, "bytes of JSON that the server answers; 0: a sign-in's 600")
-	f.IntSliceVar(&o.bodies, "body", []int{0}, "bytes of JSON that clients send; 0: a sign-in's 69")
 	f.StringVar(&o.dsn, "postgres", "", "DSN of a PostgreSQL, for a variant with the log there")
 	f.StringVar(&o.only, "only", "", "only variants with this in their name, beside the plain one")
 }
@@ -262,6 +263,7 @@ func (l load) String() string {
 	return s
 }
 
+// loads are all combinations of what was asked for.
 func (o *options) loads() (all []load) {
 	for _, clients := range o.clients {
 		for _, body := range o.bodies {

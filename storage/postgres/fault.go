@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -44,6 +45,8 @@ func code(err error) string {
 func passing(err error) bool {
 	c := code(err)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false // an answer, without rows
 	case c == "":
 		return true // no answer
 	case c == queryCanceled, c == lockNotAvailable, c == readOnly, c == staleStatement, c == stalePlan, c == uniqueViolation:

@@ -26,24 +26,17 @@ func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var e storage.Entry
-	var found bool
 	err := s.reading(ctx, func(b *pgx.Batch) {
 		b.Queue(s.fill(`SELECT `+listColumns+` FROM "{s}"."{t}_entries" WHERE id = $1`), id).QueryRow(func(row pgx.Row) error {
 			var err error
 			_, e, err = scan(row)
-			if found = err == nil; errors.Is(err, pgx.ErrNoRows) {
-				return nil // an answer: nobody has to ask again
-			}
 			return err
 		})
 	})
-	if err != nil {
-		return storage.Entry{}, s.explain(caller, err)
-	}
-	if !found {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound
 	}
-	return e, nil
+	return e, s.explain(caller, err)
 }
 
 // List implements storage.Lister. Page and total are of one moment.
