@@ -53,6 +53,7 @@ type fleet struct {
 	upstream *server
 	of       map[string]*server
 	missing  []string      // variants that this machine does not have, and why
+	profiles string        // folder for profiles of CPU; "": none
 	fsync    time.Duration // one fdatasync where the databases are
 }
 
@@ -65,11 +66,11 @@ func (f *fleet) stop() {
 }
 
 // startAll starts the variants; what is not on this machine is left out and named.
-func startAll(ctx context.Context, dir string, of []variant) (f *fleet, err error) {
+func startAll(ctx context.Context, dir string, of []variant, profiles string) (f *fleet, err error) {
 	if dir, err = os.MkdirTemp(dir, "bench"); err != nil {
 		return nil, err
 	}
-	f = &fleet{dir: dir, of: map[string]*server{}}
+	f = &fleet{dir: dir, of: map[string]*server{}, profiles: profiles}
 	caddy, err := build(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -110,11 +111,17 @@ func startAll(ctx context.Context, dir string, of []variant) (f *fleet, err erro
 // start starts one variant in a folder of its own.
 func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 	port, err := freePort()
-	dir := filepath.Join(f.dir, name)
+	dir, admin, adminPort := filepath.Join(f.dir, name), "off", 0
 	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
 	}
-	words := strings.NewReplacer("DIR", dir, "UPSTREAM", f.upstream.address(), "PORT", strconv.Itoa(port), "STORE", cmp.Or(v.store, "sqlite {\npath "+filepath.Join(dir, "audit.db")+"\n}"))
+	if f.profiles != "" {
+		if adminPort, err = freePort(); err != nil {
+			return nil, err
+		}
+		admin = fmt.Sprintf("127.0.0.1:%d", adminPort)
+	}
+	words := strings.NewReplacer("ADMIN", admin, "DIR", dir, "UPSTREAM", f.upstream.address(), "PORT", strconv.Itoa(port), "STORE", cmp.Or(v.store, "sqlite {\npath "+filepath.Join(dir, "audit.db")+"\n}"))
 	if v.nginx != "" {
 		config, err := write(dir, "nginx.conf", words.Replace(fmt.Sprintf(nginxConfig, v.nginx)))
 		if err != nil {
@@ -130,11 +137,15 @@ func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(f.dir, name, port, caddy, "run", "--config", config, "--adapter", "caddyfile")
+	s, err := start(f.dir, name, port, caddy, "run", "--config", config, "--adapter", "caddyfile")
+	if err == nil {
+		s.admin = adminPort
+	}
+	return s, err
 }
 
 const caddyConfig = `{
-	admin off
+	admin ADMIN
 	persist_config off
 	auto_https off
 	log {
@@ -184,6 +195,7 @@ func proxyCommand() *cobra.Command {
 	f := c.Flags()
 	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
 	f.IntSliceVar(&o.answers, "answer", []int{0}, "bytes of JSON that the server answers; 0: a sign-in's 600")
+	f.StringVar(&o.profiles, "profiles", "", "a folder: CPU profiles of each Caddy, taken in a round more that does not count")
 	f.IntSliceVar(&o.bodies, "body", []int{0}, "bytes of JSON that clients send; 0: a sign-in's 69")
 	return c
 }
@@ -198,6 +210,8 @@ type options struct {
 	bodies  []int // sizes of the requests' bodies in bytes; 0 is that of a sign-in
 	only    string
 	dsn     string // a PostgreSQL to compare with
+
+	profiles string // folder for profiles of CPU
 }
 
 func (o *options) flags(c *cobra.Command) {
@@ -221,7 +235,7 @@ func (o *options) chosen() []variant {
 
 func proxy(ctx context.Context, w io.Writer, o options) error {
 	of := o.chosen()
-	f, err := startAll(ctx, o.dir, of)
+	f, err := startAll(ctx, o.dir, of, o.profiles)
 	if err != nil {
 		return err
 	}
@@ -240,6 +254,9 @@ func proxy(ctx context.Context, w io.Writer, o options) error {
 			return err
 		}
 		if err := f.print(w, of, measured, idle, fmt.Sprintf("%s, %d rounds of %d s, interleaved", l, o.rounds, o.seconds)); err != nil {
+			return err
+		}
+		if err := f.profile(ctx, of, l, o); err != nil {
 			return err
 		}
 	}

@@ -40,7 +40,7 @@ func signInCommand() *cobra.Command {
 
 func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq request) error {
 	of := o.chosen()
-	f, err := startAll(ctx, o.dir, of)
+	f, err := startAll(ctx, o.dir, of, "")
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,9 @@ import (
 // server is a process that listens on a port of loopback, and its children (nginx has
 // one that works).
 type server struct {
-	cmd  *exec.Cmd
-	port int
+	cmd   *exec.Cmd
+	port  int
+	admin int // port of Caddy's admin endpoint; 0 if it is off
 }
 
 // start runs a program until stop; its output is in dir/name.log.
@@ -37,7 +38,7 @@ func start(dir, name string, port int, program string, args ...string) (*server,
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{cmd, port}
+	s := &server{cmd: cmd, port: port}
 	if err := s.await(); err != nil {
 		said, _ := os.ReadFile(log.Name())
 		return nil, fmt.Errorf("%w; it says: %s", errors.Join(err, s.stop()), said)

@@ -411,8 +411,11 @@ func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhtt
 	return err
 }
 
-// statusOf is the status that Caddy will answer for a handler's error.
+// statusOf is the status that Caddy will answer for a handler's error; 200 for none.
 func statusOf(err error) int {
+	if err == nil {
+		return http.StatusOK
+	}
 	var handlerErr caddyhttp.HandlerError
 	if errors.As(err, &handlerErr) && handlerErr.StatusCode != 0 {
 		return handlerErr.StatusCode

@@ -191,7 +191,7 @@ func (p *pooledStore) interrupt() {
 	if open == nil {
 		return
 	}
-	if err := open.writer.Interrupt(context.Background()); err != nil {
+	if err := open.writer.Interrupt(); err != nil {
 		p.log.Error("closing the audit log", "error", err)
 	}
 }

@@ -12,10 +12,10 @@ func getBuffer() *[]byte {
 }
 
 // putBuffer keeps small buffers only, so that the pool does not hold on to the
-// memory of a few large answers.
+// memory of a few large answers. b has all that was ever in it.
 func putBuffer(b *[]byte) {
 	if cap(*b) <= 16<<10 {
-		clear((*b)[:cap(*b)]) // passwords and tokens should not linger
+		clear(*b) // passwords and tokens should not linger
 		buffers.Put(b)
 	}
 }

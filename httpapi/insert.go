@@ -63,7 +63,7 @@ func (q *request) insert() {
 	}
 	e.Metadata = q.metadata(metadata.Raw)
 	e.Sanitize()
-	if err := q.Writer.Write(q.ctx, storage.Fsync, e); err != nil {
+	if err := q.Writer.Write(storage.Fsync, e); err != nil {
 		q.storeFailed(err, "Failed to insert audit log entry")
 		return
 	}

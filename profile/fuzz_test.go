@@ -146,11 +146,16 @@ func FuzzLookup(f *testing.F) {
 	for _, s := range [][2]string{
 		{`{"a":{"b":[1,{"c":null}]}}`, "/a/b/1/c"}, {`{"email":"x","email":"y"}`, "/email"}, {`{"a/b":{"~":"\u00e9"}}`, "/a~1b/~0"}, {"\ufeff[1]", "/0"},
 		{`{"":{"":true}}`, "//"}, {`[0]`, "/00"}, {`{"\ud800":1e400}`, "/\ufffd"}, {`"\ud83d\ude00"`, ""}, {"{\"a\":\"\xff\"}", "/a"}, {`{"a":1}{"a":2}`, "/a"}, {`{"a":"b\u0000"}`, "/a"},
+		{` { "a" : [ "]}\\" , {} ] , "\u0062\"" :-1.5e3 ,"c":{"d":"\\\\"}}`, "/c/d"}, {`{"":{"":{"b":1}}}`, "///b"}, {`{"a":{"":1}}`, "/a/"}, {`{"a\"":"\\\"","b":true}`, "/b"},
 	} {
 		f.Add([]byte(s[0]), s[1])
 	}
 	f.Fuzz(func(t *testing.T, body []byte, pointer string) {
 		got := profile.Lookup(body, pointer)
+		answer := profile.Answer{Body: body}
+		if indexed := answer.Lookup(pointer); indexed.Type != got.Type || indexed.Str != got.Str || indexed.Num != got.Num && got.Num == got.Num || strings.TrimRight(indexed.Raw, " \t\r\n") != strings.TrimRight(got.Raw, " \t\r\n") {
+			t.Fatalf("%q at %q: an answer has %q, the body %q", body, pointer, indexed.Raw, got.Raw)
+		}
 		plain := bytes.TrimPrefix(body, []byte("\ufeff"))
 		valid := json.Valid(plain)
 		if readable := profile.Readable(body); readable && !valid || valid && !readable && len(body) < 200 {

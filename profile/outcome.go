@@ -36,36 +36,9 @@ type Answer struct {
 	// that it wants to be sent back to; that is no word of the server's.
 	Query string
 
-	document document // Body, once somebody asked
+	parsed   bool     // somebody has asked for document
+	document document // Body
 }
-
-// document is a body that was parsed once for all the rules that look into it.
-type document struct {
-	parsed, readable bool
-	root             gjson.Result
-}
-
-// Readable says whether Body is JSON that can be looked into.
-func (a *Answer) Readable() bool {
-	if d := &a.document; !d.parsed {
-		d.parsed, d.readable = true, Readable(a.Body)
-		if d.readable {
-			d.root = gjson.ParseBytes(trimBOM(a.Body))
-		}
-	}
-	return a.document.readable
-}
-
-// Lookup is Lookup in Body, which must not change afterwards.
-func (a *Answer) Lookup(pointer string) gjson.Result {
-	if !a.Readable() {
-		return gjson.Result{}
-	}
-	return find(a.document.root, pointer)
-}
-
-// LookupString is Lookup for a string value; "" for anything else.
-func (a *Answer) LookupString(pointer string) string { return stringOf(a.Lookup(pointer)) }
 
 // Outcome applies the route's rules in order; the first that holds decides. An
 // answer that no rule fits counts as failed: an audit log must not claim a
@@ -239,7 +212,7 @@ func (x *Exchange) own(name string) (found []string, whole bool) {
 	for _, f := range body.fields {
 		look(f.value)
 	}
-	eachText(body.json, look)
+	eachText(body.json.root, look)
 	return found, body.whole
 }
 
@@ -349,114 +322,6 @@ func MatchName(patterns []string, name string) bool {
 		}
 	}
 	return false
-}
-
-// Readable says whether a body is JSON that Lookup can look into.
-func Readable(body []byte) bool {
-	body = trimBOM(body)
-	return len(body) > 0 && len(body) <= maxLookup && !tooDeep(body) && gjson.ValidBytes(body)
-}
-
-// Lookup finds the value at a JSON pointer (RFC 6901). Of members with the same
-// name the last counts, as in JavaScript; names are compared exactly. A body that
-// is no valid JSON has no values.
-func Lookup(body []byte, pointer string) gjson.Result {
-	if !Readable(body) {
-		return gjson.Result{}
-	}
-	return find(gjson.ParseBytes(trimBOM(body)), pointer)
-}
-
-// find is Lookup in a document that is Readable.
-func find(v gjson.Result, pointer string) gjson.Result {
-	if pointer == "" {
-		return v
-	}
-	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
-		if v = child(v, unescapePointer(token)); !v.Exists() {
-			break
-		}
-	}
-	return v
-}
-
-// unescapePointer decodes one token of a JSON pointer (RFC 6901, section 4).
-func unescapePointer(token string) string {
-	if strings.IndexByte(token, '~') < 0 {
-		return token
-	}
-	return strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
-}
-
-// LookupString is Lookup for a string value; "" for anything else.
-func LookupString(body []byte, pointer string) string { return stringOf(Lookup(body, pointer)) }
-
-func stringOf(v gjson.Result) string {
-	if v.Type == gjson.String {
-		return v.Str
-	}
-	return ""
-}
-
-const (
-	maxLookup = 2 << 20
-	maxDepth  = 200
-)
-
-// tooDeep guards the recursion of the JSON parser.
-func tooDeep(b []byte) bool {
-	if bytes.Count(b, []byte{'{'})+bytes.Count(b, []byte{'['}) <= maxDepth {
-		return false // nearly every document, and quick to see
-	}
-	depth, quoted := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted: // brackets in strings are text
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return false
-}
-
-func trimBOM(b []byte) []byte {
-	if len(b) >= 3 && b[0] == 0xEF && b[1] == 0xBB && b[2] == 0xBF {
-		return b[3:]
-	}
-	return b
-}
-
-func child(v gjson.Result, token string) gjson.Result {
-	var found gjson.Result
-	switch {
-	case v.IsObject():
-		v.ForEach(func(key, value gjson.Result) bool {
-			if key.Str == token {
-				found = value
-			}
-			return true
-		})
-	case v.IsArray():
-		if n, err := strconv.Atoi(token); err == nil && n >= 0 && strconv.Itoa(n) == token { // RFC 6901, section 4
-			i := 0
-			v.ForEach(func(_, value gjson.Result) bool {
-				if i == n {
-					found = value
-				}
-				i++
-				return i <= n
-			})
-		}
-	}
-	return found
 }
 
 // statusSet is a set of status codes: classes as bits, single codes as a list.

@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 )
@@ -29,9 +30,9 @@ const (
 
 // sentBody is a request's body as far as it can be read. It is immutable.
 type sentBody struct {
-	json   gjson.Result // of a JSON document
-	fields []sentField  // of a form, in order
-	isForm bool
+	json   document    // of JSON
+	fields []sentField // of a form, in order
+	isForm bool        // a form of a type that is read here
 	// whole is false when a server may have read something that cannot be seen here.
 	whole bool
 }
@@ -58,8 +59,8 @@ func readSent(contentType string, body []byte) *sentBody {
 	media = strings.ToLower(strings.TrimSpace(media))
 	switch {
 	case media == "application/json" || strings.HasSuffix(media, "+json"):
-		if Readable(body) {
-			return &sentBody{json: gjson.ParseBytes(trimBOM(body)), whole: !otherCharset(params)}
+		if d := readDocument(body); d.readable {
+			return &sentBody{json: d, whole: !otherCharset(params)}
 		}
 	case media == "application/x-www-form-urlencoded":
 		return &sentBody{fields: formFields(string(body)), isForm: true, whole: !otherCharset(params) && !likeJSON(body)}
@@ -108,13 +109,20 @@ func (x *Exchange) Carries(name string) bool {
 	return slices.ContainsFunc(x.sentBody().fields, named)
 }
 
+// SentReadable says whether the request's body is a document or a form that can be looked
+// into.
+func (x *Exchange) SentReadable() bool {
+	body := x.sentBody()
+	return body.isForm || body.json.readable
+}
+
 // Unread forgets the request's body: the server has not read it.
 func (x *Exchange) Unread() { x.Sent, x.sent = nil, nil }
 
 // value is the last value at a pointer, or of the form's field of that name.
 func (b *sentBody) value(pointer string) string {
 	if !b.isForm {
-		return text(find(b.json, pointer))
+		return text(b.json.find(pointer))
 	}
 	name := strings.TrimPrefix(pointer, "/")
 	for _, f := range slices.Backward(b.fields) {
@@ -195,7 +203,7 @@ func (b *sentBody) readings(pointer string, r *readings) {
 		addFields(slices.Values(b.fields), strings.TrimPrefix(pointer, "/"), r)
 		return
 	}
-	addMembers(b.json, strings.TrimPrefix(pointer, "/"), r)
+	addFrom(&b.json, strings.TrimPrefix(pointer, "/"), r)
 }
 
 func addFields(fields iter.Seq[sentField], name string, r *readings) {
@@ -215,43 +223,78 @@ func addFields(fields iter.Seq[sentField], name string, r *readings) {
 	}
 }
 
-// addMembers walks to the end of a pointer along every path that some server takes.
+// addFrom walks to the end of a pointer along every path that some server takes.
+func addFrom(d *document, pointer string, r *readings) {
+	if !d.root.IsObject() {
+		addMembers(d.root, pointer, r)
+		return
+	}
+	w := newWalk(pointer, r)
+	for i := range d.members {
+		if m := &d.members[i]; w.takes(m.name) && !w.goOn(gjson.Parse(m.raw)) {
+			break
+		}
+	}
+	w.end()
+}
+
+// addMembers is addFrom below the root.
 func addMembers(v gjson.Result, pointer string, r *readings) {
-	token, rest, more := strings.Cut(pointer, "/")
-	token = unescapePointer(token)
-	if v.IsArray() {
-		if element := child(v, token); element.Exists() {
-			addValue(element, rest, more, r)
+	w := newWalk(pointer, r)
+	switch {
+	case v.IsArray():
+		if element := child(v, w.token); element.Exists() {
+			w.goOn(element)
 		}
-		return
-	}
-	if !v.IsObject() {
-		return
-	}
-	exact, similar := false, false
-	v.ForEach(func(key, value gjson.Result) bool {
-		switch {
-		case key.Str == token:
-			exact = true
-		case sameName(key.Str, token):
-			similar = true
-		default:
-			return true
-		}
-		addValue(value, rest, more, r)
-		return r.whole
-	})
-	if similar && !exact {
-		r.add("")
+	case v.IsObject():
+		v.ForEach(func(key, value gjson.Result) bool { return !w.takes(key.Str) || w.goOn(value) })
+		w.end()
 	}
 }
 
-func addValue(v gjson.Result, rest string, more bool, r *readings) {
-	if more {
-		addMembers(v, rest, r)
-		return
+// walk is one step of the way.
+type walk struct {
+	token, rest    string
+	more           bool // there is a rest
+	exact, similar bool // names that were met
+	r              *readings
+}
+
+func newWalk(pointer string, r *readings) walk {
+	w := walk{r: r}
+	w.token, w.rest, w.more = strings.Cut(pointer, "/")
+	w.token = unescapePointer(w.token)
+	return w
+}
+
+// takes says whether some server takes a member of that name.
+func (w *walk) takes(name string) bool {
+	switch {
+	case name == w.token:
+		w.exact = true
+	case sameName(name, w.token):
+		w.similar = true
+	default:
+		return false
 	}
-	r.add(text(v))
+	return true
+}
+
+// goOn goes on at a value; false when there is no need to look for more.
+func (w *walk) goOn(v gjson.Result) bool {
+	if w.more {
+		addMembers(v, w.rest, w.r)
+	} else {
+		w.r.add(text(v))
+	}
+	return w.r.whole
+}
+
+// end ends the step in an object.
+func (w *walk) end() {
+	if w.similar && !w.exact {
+		w.r.add("")
+	}
 }
 
 // sameName says whether some server takes one name for the other: in another case, or
@@ -260,10 +303,27 @@ func sameName(a, b string) bool {
 	if a == "" || b == "" {
 		return false
 	}
-	return strings.EqualFold(similarNames.Replace(a), similarNames.Replace(b))
+	for a != "" && b != "" {
+		x, y := a[0], b[0]
+		switch {
+		case isJoint(x):
+			a = a[1:]
+		case isJoint(y):
+			b = b[1:]
+		case x >= utf8.RuneSelf || y >= utf8.RuneSelf: // some letters fold into ASCII
+			return strings.EqualFold(joints.Replace(a), joints.Replace(b))
+		case x != y && (x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z'):
+			return false
+		default:
+			a, b = a[1:], b[1:]
+		}
+	}
+	return strings.Trim(a+b, "_-") == ""
 }
 
-var similarNames = strings.NewReplacer("_", "", "-", "")
+func isJoint(c byte) bool { return c == '_' || c == '-' }
+
+var joints = strings.NewReplacer("_", "", "-", "")
 
 // addCookies adds the values of the cookies whose name fits. Different cookies may fit
 // one pattern; they are not two readings of one.

@@ -14,38 +14,6 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// metadata is what the recorder writes (DESIGN section 4), in this order.
-type metadata struct {
-	RequestID      string          `json:"requestId,omitempty"`
-	Method         string          `json:"method"`
-	StatusCode     int             `json:"statusCode,omitempty"`
-	UpstreamStatus int             `json:"upstreamStatus,omitempty"` // the auth server's own, where the client was shown another
-	DurationMs     float64         `json:"durationMs,omitempty"`
-	Class          string          `json:"class"`
-	Error          *failure        `json:"error,omitempty"`
-	Identifier     string          `json:"identifier,omitempty"`
-	IdentifierHash string          `json:"identifierHash,omitempty"`
-	TargetUserID   string          `json:"targetUserId,omitempty"`
-	ImpersonatedBy string          `json:"impersonatedBy,omitempty"`
-	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
-	Path           string          `json:"path,omitempty"`
-	Identity       string          `json:"identity,omitempty"`     // "unavailable": the auth server could not be asked
-	SessionHash    string          `json:"sessionHash,omitempty"`  // then: keyed hash of the credential, to join entries by
-	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"` // why target or identifier could not be read
-	Aborted        bool            `json:"aborted,omitempty"`
-	Withheld       bool            `json:"withheld,omitempty"`    // the client got 503 instead of the answer
-	Interrupted    bool            `json:"interrupted,omitempty"` // the process ended before the answer
-	Source         string          `json:"source"`
-}
-
-// failure is metadata.error: the status by name as the plugin writes it, and the
-// server's own code and message.
-type failure struct {
-	Status  string `json:"status,omitempty"`
-	Code    string `json:"code,omitempty"`
-	Message string `json:"message"`
-}
-
 // Caps of what an answer may contribute, in bytes.
 const (
 	maxCode    = 64
@@ -90,10 +58,10 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	if x.requestURI != "" {
 		m.Path = storage.Clean(x.rec.Redactor.URL(x.requestURI), maxPath)
 	}
-	raw, err := json.Marshal(m)
+	raw, err := m.json()
 	if err != nil || len(raw) > x.rec.MaxMetadata {
 		m.RequestBody = explained("longer than the limit of metadata", int64(len(m.RequestBody)))
-		raw, _ = json.Marshal(m) // strings and numbers
+		raw, _ = m.json() // strings and numbers
 	}
 	e := storage.Entry{
 		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent(), Metadata: raw, CreatedAt: x.created,
@@ -216,7 +184,7 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.BodyUnparsed = "the auth server may see another content type"
 		case a.Status == http.StatusUnsupportedMediaType:
 			m.BodyUnparsed = "the auth server takes no " + storage.Clean(exchange.MediaType(x.contentType), 40)
-		case !x.readable(body):
+		case !a.SentReadable():
 			m.BodyUnparsed = "it cannot be read as " + storage.Clean(exchange.MediaType(x.contentType), 40)
 		case x.match.Doubtful || x.twofold(x.match.Route.Identifier, a) || x.twofold(x.match.Route.Target, a):
 			m.BodyUnparsed = "it can be read in more than one way"
@@ -238,15 +206,6 @@ func (x *Exchange) twofold(sources []profile.Source, a *profile.Exchange) bool {
 		}
 	}
 	return false
-}
-
-// readable says whether target and identifier could be looked for in the body.
-func (x *Exchange) readable(c exchange.Copied) bool {
-	if exchange.IsJSON(x.contentType) {
-		return profile.Readable(c.Bytes)
-	}
-	media := exchange.MediaType(x.contentType)
-	return (media == "application/x-www-form-urlencoded" || media == "multipart/form-data") && !c.Truncated
 }
 
 // targetOf is whom an administrator acts on: the request says it whatever the

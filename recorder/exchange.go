@@ -69,8 +69,10 @@ type Exchange struct {
 	foreign bool
 	// copying is true when the answer's body is copied while it passes.
 	copying bool
-	// listed is true when Interrupt would find the exchange.
-	listed bool
+	// listed is true when Interrupt would find the exchange; next and previous are its
+	// neighbours in the list.
+	listed         bool
+	next, previous *Exchange
 	// withheld is true when the client gets 503 instead of the answer.
 	withheld bool
 	// aborted is true when the handler panicked.
@@ -260,7 +262,7 @@ func (x *Exchange) completeNow() error {
 	if x.rolledUp(&e, answer.Status) {
 		return nil
 	}
-	err := x.rec.write(x.ctx, e, x.rec.Observer)
+	err := x.rec.write(e, x.rec.Observer)
 	if err == nil {
 		return nil
 	}

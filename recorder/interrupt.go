@@ -1,7 +1,6 @@
 package recorder
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,34 +9,58 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// underWay are the exchanges of one Writer that have begun and not ended. The zero value
-// is ready.
-type underWay struct {
-	// mu protects the field below.
-	mu        sync.Mutex
-	exchanges map[*Exchange]struct{}
+// underWay are the exchanges of one Writer that have begun and not ended, in lists, so
+// that not all requests wait for one lock. The zero value is ready.
+type underWay [8]underWayList
+
+type underWayList struct {
+	// mu protects the field below, and next and previous of the exchanges.
+	mu    sync.Mutex
+	first *Exchange
+	_     [48]byte // the next list is in another line of the processor's cache
 }
 
+// of is the list that an exchange belongs to: ids end at random.
+func (u *underWay) of(x *Exchange) *underWayList { return &u[x.id[len(x.id)-1]%8] }
+
 func (u *underWay) add(x *Exchange) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.exchanges == nil {
-		u.exchanges = make(map[*Exchange]struct{})
+	l := u.of(x)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x.next = l.first
+	if x.next != nil {
+		x.next.previous = x
 	}
-	u.exchanges[x] = struct{}{}
+	l.first = x
 }
 
 func (u *underWay) remove(x *Exchange) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.exchanges, x)
+	l := u.of(x)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x.next != nil {
+		x.next.previous = x.previous
+	}
+	if x.previous != nil {
+		x.previous.next = x.next
+	} else {
+		l.first = x.next
+	}
+	x.next, x.previous = nil, nil
 }
 
 func (u *underWay) list() []*Exchange {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	list := make([]*Exchange, 0, len(u.exchanges))
-	for x := range u.exchanges {
+	var list []*Exchange
+	for i := range u {
+		list = u[i].appendTo(list)
+	}
+	return list
+}
+
+func (l *underWayList) appendTo(list []*Exchange) []*Exchange {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for x := l.first; x != nil; x = x.next {
 		list = append(list, x)
 	}
 	return list
@@ -47,9 +70,9 @@ func (u *underWay) list() []*Exchange {
 // about to end: unknown, and interrupted (threats.md E1.7). An exchange that ends all
 // the same writes its outcome under the same id. Interrupt may be called again, for what
 // has begun meanwhile.
-func (w *Writer) Interrupt(ctx context.Context) error {
+func (w *Writer) Interrupt() error {
 	for some := range slices.Chunk(w.underWay.list(), maxBatch) {
-		if err := w.interrupt(ctx, some); err != nil {
+		if err := w.interrupt(some); err != nil {
 			return fmt.Errorf("requests that are under way have no entry: %w", err)
 		}
 	}
@@ -58,7 +81,7 @@ func (w *Writer) Interrupt(ctx context.Context) error {
 
 // interrupt holds the exchanges up while their entries are written, so that no outcome
 // comes between. What is completed at this moment needs no entry.
-func (w *Writer) interrupt(ctx context.Context, some []*Exchange) error {
+func (w *Writer) interrupt(some []*Exchange) error {
 	var entries []storage.Entry
 	var cut []*Exchange
 	for _, x := range some {
@@ -76,7 +99,7 @@ func (w *Writer) interrupt(ctx context.Context, some []*Exchange) error {
 		}
 	}
 	if len(entries) > 0 {
-		if err := w.Write(ctx, storage.Fsync, entries...); err != nil {
+		if err := w.Write(storage.Fsync, entries...); err != nil {
 			return err
 		}
 	}

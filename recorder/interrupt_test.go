@@ -38,11 +38,11 @@ func TestWhatIsUnderWayWhenTheProcessEndsHasAnEntryThatSaysSo(t *testing.T) {
 		}
 		read := g.begin("GET", "/get-session")
 		for range 2 { // the second time there is nothing to do
-			must(t, g.writer.Interrupt(t.Context()))
+			must(t, g.writer.Interrupt())
 		}
 		ends["sign-in:email"](401, `{}`) // it ends all the same
 		read(200, `null`)
-		must(t, g.writer.Interrupt(t.Context()))
+		must(t, g.writer.Interrupt())
 		must(t, g.writer.Close(t.Context()))
 		entries := g.store.Entries()
 		if len(entries) != 4 {

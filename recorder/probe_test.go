@@ -68,7 +68,7 @@ func TestStatsTellOfTheLastWrite(t *testing.T) {
 		if s := w.Stats(); !s.LastWrite.IsZero() {
 			t.Errorf("%+v", s)
 		}
-		must(t, w.Write(t.Context(), storage.Fsync, storage.Entry{Action: "x"}))
+		must(t, w.Write(storage.Fsync, storage.Entry{Action: "x"}))
 		if s := w.Stats(); !s.LastWrite.Equal(time.Now()) || s.LastWriteTook != 100*time.Millisecond {
 			t.Errorf("%+v", s)
 		}

@@ -1,7 +1,6 @@
 package recorder
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -190,7 +189,7 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 // write stores the entry as the options say. The error is for those who fail
 // closed; everybody else leaves the entry to the background. Observers hear of
 // final entries only, not of intents: o is nil for those.
-func (rec *Recorder) write(ctx context.Context, e storage.Entry, o Observer) error {
+func (rec *Recorder) write(e storage.Entry, o Observer) error {
 	if rec.Durability == Async {
 		rec.Writer.Enqueue(e, o)
 		return nil
@@ -199,7 +198,7 @@ func (rec *Recorder) write(ctx context.Context, e storage.Entry, o Observer) err
 	if rec.Durability == Commit {
 		d = storage.Commit
 	}
-	err := rec.Writer.Write(ctx, d, e)
+	err := rec.Writer.Write(d, e)
 	switch {
 	case err != nil && rec.Observer != nil:
 		rec.Observer.WriteFailed(err, []storage.Entry{e})
@@ -235,7 +234,7 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	if !x.hooked(&e) {
 		return x, nil
 	}
-	if err := rec.write(r.Context(), e, nil); err != nil {
+	if err := rec.write(e, nil); err != nil {
 		if rec.closed(m.Route) {
 			rec.Writer.Metrics.Refused()
 			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)

@@ -66,9 +66,11 @@ type Writer struct {
 
 	store storage.Store
 	log   *slog.Logger
-	queue chan item
-	quit  chan struct{}
-	done  chan struct{}
+	// synced and committed hand out contexts for writes of either durability.
+	synced, committed *storage.Deadlines
+	queue             chan item
+	quit              chan struct{}
+	done              chan struct{}
 
 	closing sync.Once
 	// giveUp is when tries end; it is set before quit is closed.
@@ -81,16 +83,17 @@ type Writer struct {
 	warning  rate.Sometimes
 
 	written, writeErrors atomic.Uint64
+	// lastWrite, in nanoseconds since 1970, lastTook, in nanoseconds, and failing are what
+	// Stats tells; 0 and nil if there was nothing.
+	lastWrite, lastTook atomic.Int64
+	failing             atomic.Pointer[error]
 
-	// mu protects the fields below: what the next gap entry must say, and what Stats tells.
-	mu        sync.Mutex
-	dropped   uint64
-	gapCount  uint64
-	gapFrom   time.Time
-	gapTo     time.Time
-	lastWrite time.Time
-	lastTook  time.Duration
-	failing   error
+	// mu protects the fields below: what the next gap entry must say.
+	mu       sync.Mutex
+	dropped  uint64
+	gapCount uint64
+	gapFrom  time.Time
+	gapTo    time.Time
 }
 
 // item is what waits in the queue: an entry to write, or a user to unlink.
@@ -105,7 +108,8 @@ type item struct {
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
-		store: store, log: log, queue: make(chan item, queueCapacity),
+		store: store, log: log, synced: storage.NewDeadlines(context.Background(), writeTimeout),
+		committed: storage.NewDeadlines(storage.WithDurability(context.Background(), storage.Commit), writeTimeout), queue: make(chan item, queueCapacity),
 		quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
@@ -117,15 +121,12 @@ func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 func (w *Writer) Store() storage.Store { return w.store }
 
 // Write writes the entries and returns when they are as durable as asked, within
-// a few seconds. It does not end early when ctx is cancelled: a client that left
-// must not cost the entry.
-func (w *Writer) Write(ctx context.Context, d storage.Durability, entries ...storage.Entry) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-	defer cancel()
-	if d != storage.Fsync {
-		ctx = storage.WithDurability(ctx, d)
+// a few seconds. That a client leaves does not end it: it must not cost the entry.
+func (w *Writer) Write(d storage.Durability, entries ...storage.Entry) error {
+	if d == storage.Commit {
+		return w.write(w.committed.Context(), entries)
 	}
-	return w.write(ctx, entries)
+	return w.write(w.synced.Context(), entries)
 }
 
 func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
@@ -133,18 +134,17 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 	defer func() { w.Metrics.WriteDuration(time.Since(began)) }()
 	if err := w.store.Write(ctx, entries...); err != nil {
 		w.writeErrors.Add(1)
-		w.mu.Lock()
-		w.failing = err
-		w.mu.Unlock()
+		w.failing.Store(&err)
 		w.warn(err)
 		return err
 	}
 	w.written.Add(uint64(len(entries)))
-	w.mu.Lock()
-	w.lastWrite = time.Now()
-	w.lastTook = w.lastWrite.Sub(began)
-	w.failing = nil
-	w.mu.Unlock()
+	now := time.Now()
+	w.lastWrite.Store(now.UnixNano())
+	w.lastTook.Store(int64(now.Sub(began)))
+	if w.failing.Load() != nil { // a store of the same would make all processors wait
+		w.failing.Store(nil)
+	}
 	if w.Written != nil {
 		w.Written()
 	}
@@ -243,9 +243,17 @@ func (w *Writer) takeGap() (storage.Entry, bool) {
 
 // Stats returns the current counts.
 func (w *Writer) Stats() Stats {
+	stats := Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Queued: len(w.queue), LastWriteTook: time.Duration(w.lastTook.Load())}
+	if at := w.lastWrite.Load(); at != 0 {
+		stats.LastWrite = time.Unix(0, at)
+	}
+	if err := w.failing.Load(); err != nil {
+		stats.Failing = *err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Stats{Written: w.written.Load(), WriteErrors: w.writeErrors.Load(), Dropped: w.dropped, Queued: len(w.queue), LastWrite: w.lastWrite, LastWriteTook: w.lastTook, Failing: w.failing}
+	stats.Dropped = w.dropped
+	return stats
 }
 
 // Close writes what is queued, until ctx ends, and stops the background. Entries

@@ -22,6 +22,9 @@ const (
 	// before its entries go to the journal: half of the time that it has.
 	leastPatience = time.Second
 	mostPatience  = 2 * time.Second
+	// sharedPatience is that of calls whose context nothing ends but a deadline that is
+	// at least twice as far: they share theirs.
+	sharedPatience = 1400 * time.Millisecond
 	// maxRounds bounds how often a call turns from the primary to the journal and
 	// back, when the one fails and recovers while the other is asked.
 	maxRounds = 4
@@ -89,6 +92,29 @@ type Store struct {
 type era struct {
 	ctx context.Context
 	end context.CancelFunc
+	// synced and committed hand out contexts for a call of either durability.
+	synced, committed *storage.Deadlines
+}
+
+// newEra begins an era within ctx.
+func newEra(ctx context.Context) *era {
+	e := new(era)
+	e.ctx, e.end = context.WithCancel(ctx)
+	e.synced = storage.NewDeadlines(e.ctx, sharedPatience)
+	e.committed = storage.NewDeadlines(storage.WithDurability(e.ctx, storage.Commit), sharedPatience)
+	return e
+}
+
+// patient is the context for a call with ctx, if it can be one that is shared.
+func (e *era) patient(ctx context.Context) (shared context.Context, ok bool) {
+	deadline, has := ctx.Deadline()
+	if !storage.OnlyDeadline(ctx) || has && time.Until(deadline) < 2*sharedPatience {
+		return nil, false
+	}
+	if storage.DurabilityOf(ctx) == storage.Commit {
+		return e.committed.Context(), true
+	}
+	return e.synced.Context(), true
 }
 
 // New returns a store that writes to primary, and to a journal at path when it
@@ -194,6 +220,9 @@ func (s *Store) submit(ctx context.Context, c change) (int, error) {
 
 // try asks the primary, until the call's patience or the era ends.
 func (s *Store) try(ctx context.Context, e *era, c change) (int, error) {
+	if shared, ok := e.patient(ctx); ok {
+		return c.apply(shared, s.primary)
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience(ctx))
 	defer cancel()
 	defer context.AfterFunc(e.ctx, cancel)()

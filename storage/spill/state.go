@@ -1,7 +1,6 @@
 package spill
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
@@ -60,8 +59,7 @@ func (s *Store) down(e *era, err error) {
 // up notes that the primary works and the journal is empty.
 func (s *Store) up() {
 	s.change(func() {
-		ctx, end := context.WithCancel(s.ctx)
-		s.era.Store(&era{ctx, end})
+		s.era.Store(newEra(s.ctx))
 		s.health.State, s.health.Reason, s.health.Remedy, s.refused = storage.Healthy, "", "", nil
 	})
 }

@@ -6,8 +6,8 @@ import "sync/atomic"
 // zero value trusts it.
 type guard struct {
 	// verify, if not nil, says whether the files are those that were opened. It is
-	// asked after each COMMIT, before anybody hears of it: what was committed to a
-	// file without a name is not acknowledged.
+	// asked before each transaction, and after its COMMIT, before anybody hears of it:
+	// what was committed to a file without a name is not acknowledged.
 	verify func() error
 	// broken is why nothing is written any more; nil if things are.
 	broken atomic.Pointer[error]
@@ -31,23 +31,28 @@ func (g *guard) distrust(err error) {
 	}
 }
 
+// check is why nothing may be written, or was, now.
+func (g *guard) check() error {
+	if err := g.err(); err != nil || g.verify == nil {
+		return err
+	}
+	err := g.verify()
+	if err != nil {
+		g.poison(err)
+	}
+	return err
+}
+
 // attempt is transact under the guard.
 func (w *writer) attempt(batch []*job) error {
-	if err := w.guard.err(); err != nil {
+	if err := w.guard.check(); err != nil {
 		return err
 	}
 	if err := w.transact(batch); err != nil {
 		w.guard.distrust(err)
 		return err
 	}
-	if w.guard.verify == nil {
-		return nil
-	}
-	err := w.guard.verify()
-	if err != nil {
-		w.guard.poison(err)
-	}
-	return err
+	return w.guard.check()
 }
 
 // hopeless says whether an error of a batch is also that of each of its jobs: they

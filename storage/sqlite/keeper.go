@@ -114,13 +114,22 @@ func (s *Store) hurry(ctx context.Context) error {
 	}})
 }
 
+// opened returns the Store. That its files are those that were opened its writer finds out
+// with each transaction.
+func (k *Keeper) opened() (*Store, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.store == nil {
+		return nil, cmp.Or(k.why, errNotOpen)
+	}
+	return k.store, nil
+}
+
 // now returns the Store if its files are those that were opened.
 func (k *Keeper) now() (*Store, error) {
-	k.mu.RLock()
-	s, why := k.store, k.why
-	k.mu.RUnlock()
-	if s == nil {
-		return nil, cmp.Or(why, errNotOpen)
+	s, err := k.opened()
+	if err != nil {
+		return nil, err
 	}
 	// A connection that a reader opened now could mix two databases.
 	if err := s.verify(); err != nil {
@@ -146,7 +155,7 @@ func (k *Keeper) Path() string { return k.path }
 // Write implements storage.Store. Its errors are *storage.Fault or storage.ErrRejected
 // where the cause is known.
 func (k *Keeper) Write(ctx context.Context, entries ...storage.Entry) error {
-	s, err := k.now()
+	s, err := k.opened()
 	if err == nil {
 		err = s.Write(ctx, entries...)
 	}

@@ -403,7 +403,7 @@ func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return s.writer.submit(ctx, &job{entries: append([]storage.Entry(nil), entries...), durability: storage.DurabilityOf(ctx)})
+	return s.writer.write(ctx, storage.DurabilityOf(ctx), entries)
 }
 
 // Unlink implements storage.Unlinker.

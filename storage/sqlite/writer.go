@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,8 @@ const (
 )
 
 // job is one caller's wish: entries to write, or something else to do in the
-// transaction. done receives exactly one value.
+// transaction. done receives exactly one value, after which the writer does not look at
+// the job any more.
 type job struct {
 	entries    []storage.Entry
 	do         func(context.Context, *sql.Tx) error
@@ -45,6 +47,23 @@ type job struct {
 	then   func()
 	queued time.Time // when it came into the writer's queue
 	done   chan error
+	// answered is true when its caller has received the value of done.
+	answered bool
+}
+
+// writes are jobs that write entries, to be used again.
+var writes = sync.Pool{New: func() any { return &job{done: make(chan error, 1)} }}
+
+// write writes entries, of which it makes a copy: the job may outlive the call.
+func (w *writer) write(ctx context.Context, d storage.Durability, entries []storage.Entry) error {
+	j := writes.Get().(*job)
+	j.entries, j.durability, j.answered = append(j.entries[:0], entries...), d, false
+	err := w.submit(ctx, j)
+	if j.answered { // otherwise the writer may still have it
+		clear(j.entries)
+		writes.Put(j)
+	}
+	return err
 }
 
 // writer is the goroutine that owns the write connection.
@@ -111,7 +130,10 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts) (*
 // submit queues the job and waits for its transaction. When ctx ends first the
 // job may still be done: writing is idempotent, so that a retry does no harm.
 func (w *writer) submit(ctx context.Context, j *job) error {
-	j.done, j.queued = make(chan error, 1), time.Now()
+	if j.done == nil {
+		j.done = make(chan error, 1)
+	}
+	j.queued = time.Now()
 	select {
 	case <-w.quit:
 		return storage.ErrClosed
@@ -148,6 +170,7 @@ func (w *writer) submitIdle(ctx context.Context, j *job) error {
 func (w *writer) await(ctx context.Context, j *job) error {
 	select {
 	case err := <-j.done:
+		j.answered = true
 		return err
 	case <-w.stopped:
 		// run has ended; it answered every job that it saw, so an answer is

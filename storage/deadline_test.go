@@ -1,0 +1,54 @@
+package storage_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+// TestDeadlinesAreSharedForAMomentOnly: nobody has less time than was asked for, nor more
+// than a sixteenth over it, and nothing is left behind.
+func TestDeadlinesAreSharedForAMomentOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parent, end := context.WithCancel(storage.WithDurability(context.Background(), storage.Commit))
+		d := storage.NewDeadlines(parent, 1600*time.Millisecond)
+		first := d.Context()
+		time.Sleep(99 * time.Millisecond)
+		if d.Context() != first {
+			t.Error("within the moment it is another one")
+		}
+		time.Sleep(time.Millisecond)
+		second := d.Context()
+		if second == first {
+			t.Error("after the moment it is the same one")
+		}
+		for range 100 {
+			ctx := d.Context()
+			at, ok := ctx.Deadline()
+			if left := time.Until(at); !ok || left < 1600*time.Millisecond || left > 1700*time.Millisecond {
+				t.Fatalf("it ends in %v", left)
+			}
+			if storage.DurabilityOf(ctx) != storage.Commit || !storage.OnlyDeadline(ctx) {
+				t.Fatal("it is not the parent's")
+			}
+			time.Sleep(37 * time.Millisecond)
+		}
+		if first.Err() != context.DeadlineExceeded {
+			t.Errorf("the first one has not ended: %v", first.Err())
+		}
+		late := d.Context()
+		end()
+		<-late.Done()
+		if d.Context().Err() == nil {
+			t.Error("a context outlives the parent")
+		}
+		derived, cancel := context.WithCancel(late)
+		defer cancel()
+		if storage.OnlyDeadline(derived) {
+			t.Error("what somebody else may end is not told apart")
+		}
+	})
+}
