@@ -20,11 +20,11 @@ import (
 )
 
 // asker reaches the auth server for one request.
-func (h *Handler) asker(r *http.Request, next caddyhttp.Handler) recorder.Asker {
+func (h *Handler) asker(e *edge) recorder.Asker {
 	if h.endpoint != nil {
-		return h.endpoint.forClient(clientIP(r))
+		return h.endpoint.forClient(clientIP(e.origin))
 	}
-	return &nextAsker{origin: r, next: next}
+	return &e.nextAsker
 }
 
 // nextAsker sends a question through the handlers behind ours, so that it reaches

@@ -267,7 +267,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
-	asker := h.asker(r, next)
+	e := &edge{nextAsker: nextAsker{origin: r, next: next}}
+	asker := h.asker(e)
 	if path, api, ambiguous := httpapi.Path(now.profile, r.URL); api {
 		if !h.mayAuthorize(now) {
 			return elsewhere(w)
@@ -280,7 +281,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
-	return run.record(w, r, next, match, asker)
+	return run.record(w, r, next, match, e, asker)
 }
 
 func rejectAmbiguous(w http.ResponseWriter, _ *http.Request) error {
@@ -391,9 +392,8 @@ func (h *Handler) serveAPI(run *running, w http.ResponseWriter, r *http.Request,
 // record serves the request through the next handlers and makes its entry. Their
 // panics are not caught: net/http and reverse_proxy use them to cut connections,
 // and the entry is made while they pass.
-func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, asker recorder.Asker) (err error) {
-	passedOn := false
-	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), RequestIDOf: func() string { return requestID(r, passedOn) }, Asker: asker, AnswerOf: answerOf(r)})
+func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, e *edge, asker recorder.Asker) (err error) {
+	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e})
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil
@@ -405,7 +405,7 @@ func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhtt
 			err = nil
 		}
 	}()
-	passedOn = true
+	e.passedOn = true
 	err = next.ServeHTTP(x.Writer(), r)
 	returned = true
 	return err
@@ -432,22 +432,29 @@ func clientIP(r *http.Request) string {
 	return ip
 }
 
-// requestID is Caddy's own id of the request, which its access log shows too. Caddy keeps
+// edge is what a recorder may ask of one request. The request is that of nextAsker.
+type edge struct {
+	nextAsker
+	passedOn bool // to the next handler
+}
+
+// RequestID is Caddy's own id of the request, which its access log shows too. Caddy keeps
 // it among the request's variables when somebody first asks. A request that was passed on
 // may have a goroutine of reverse_proxy that still reads them, while it dials: then nothing
 // may be added, and the access log is told by itself.
-func requestID(r *http.Request, passedOn bool) string {
-	if passedOn {
-		if id, known := caddyhttp.GetVar(r.Context(), "uuid").(fmt.Stringer); known {
+func (e *edge) RequestID() string {
+	ctx := e.origin.Context()
+	if e.passedOn {
+		if id, known := caddyhttp.GetVar(ctx, "uuid").(fmt.Stringer); known {
 			return id.String()
 		}
 		id := uuid.NewString()
-		if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 			extra.Set(zap.String("uuid", id))
 		}
 		return id
 	}
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return ""
 	}
@@ -455,18 +462,16 @@ func requestID(r *http.Request, passedOn bool) string {
 	return id
 }
 
-// answerOf reads the status that reverse_proxy has got, which handle_response and
-// intercept may hide from the client.
-func answerOf(r *http.Request) func() int {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+// Answered is the status that reverse_proxy has got, which handle_response and intercept
+// may hide from the client.
+func (e *edge) Answered() int {
+	repl, ok := e.origin.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
-		return nil
+		return 0
 	}
-	return func() int {
-		v, _ := repl.Get("http.reverse_proxy.status_code")
-		status, _ := v.(int)
-		return status
-	}
+	v, _ := repl.Get("http.reverse_proxy.status_code")
+	status, _ := v.(int)
+	return status
 }
 
 // sanitizeForwarded drops forwarding headers that could move a request to another

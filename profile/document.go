@@ -20,9 +20,9 @@ const (
 // The zero value is a body that cannot be read.
 type document struct {
 	readable bool
-	root     gjson.Result
-	// members of the root in their order, if it is an object: most of what rules look for
-	// stands there, and a search of its own for each would take the whole body each time.
+	text     string
+	// members of the root in their order, nil if it is no object: most of what rules look
+	// for stands there, and a search of its own for each would take the whole body each time.
 	members []member
 }
 
@@ -34,17 +34,20 @@ func readDocument(body []byte) document {
 	if !Readable(body) {
 		return document{}
 	}
-	d := document{readable: true, root: gjson.ParseBytes(trimBOM(body))}
-	if d.root.IsObject() {
-		d.members = membersOf(d.root.Raw)
+	d := document{readable: true, text: string(bytes.TrimLeft(trimBOM(body), " \t\r\n"))}
+	if d.text[0] == '{' {
+		d.members = membersOf(d.text)
 	}
 	return d
 }
 
+// root is all of it; nothing if it cannot be read.
+func (d *document) root() gjson.Result { return gjson.Parse(d.text) }
+
 // find is the value at a JSON pointer, see Lookup.
 func (d *document) find(pointer string) gjson.Result {
-	if pointer == "" || !d.root.IsObject() {
-		return find(d.root, pointer)
+	if pointer == "" || d.members == nil {
+		return find(d.root(), pointer)
 	}
 	token, rest, more := strings.Cut(strings.TrimPrefix(pointer, "/"), "/")
 	token = unescapePointer(token)

@@ -212,7 +212,7 @@ func (x *Exchange) own(name string) (found []string, whole bool) {
 	for _, f := range body.fields {
 		look(f.value)
 	}
-	eachText(body.json.root, look)
+	eachText(body.json.root(), look)
 	return found, body.whole
 }
 

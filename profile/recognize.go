@@ -160,7 +160,7 @@ func (x *Exchange) says(text string) bool {
 		}
 	}
 	found := false
-	eachText(body.json.root, func(s string) { found = found || has(s) })
+	eachText(body.json.root(), func(s string) { found = found || has(s) })
 	return found
 }
 

@@ -225,8 +225,8 @@ func addFields(fields iter.Seq[sentField], name string, r *readings) {
 
 // addFrom walks to the end of a pointer along every path that some server takes.
 func addFrom(d *document, pointer string, r *readings) {
-	if !d.root.IsObject() {
-		addMembers(d.root, pointer, r)
+	if d.members == nil {
+		addMembers(d.root(), pointer, r)
 		return
 	}
 	w := newWalk(pointer, r)

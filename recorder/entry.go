@@ -64,14 +64,14 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 		raw, _ = m.json() // strings and numbers
 	}
 	e := storage.Entry{
-		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent(), Metadata: raw, CreatedAt: x.created,
+		ID: x.id, UserID: x.actor.UserID, Action: x.action(), Status: outcome, UserAgent: x.userAgent(), Metadata: raw, CreatedAt: x.began,
 		IdentifierHash: m.IdentifierHash,
 	}
 	if x.capture.IPAddress {
 		e.IPAddress = x.facts.ClientIP
 	}
 	e.Severity = x.severity(e.Action, outcome)
-	e.Sanitize()
+	e.SanitizeOwn()
 	return e
 }
 

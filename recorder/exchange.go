@@ -29,7 +29,6 @@ type Exchange struct {
 	// What the request said, taken before anybody below could change it.
 	id          string
 	began       time.Time
-	created     time.Time // began, to the millisecond that id carries
 	method      string
 	requestURI  string // only when its path was ambiguous
 	query       string
@@ -39,8 +38,8 @@ type Exchange struct {
 	mistyped    bool // the server may see another Content-Type
 	creds       credentials
 	capture     Capture
-	request     RequestFacts
-	sent        http.Header // the request's, where a rule looks at it
+	request     *RequestFacts // what hooks are shown; nil while there are none
+	sent        http.Header   // the request's, where a rule looks at it
 	host        string
 	url         *url.URL // the request's, while the auth server is not recognised
 	ctx         context.Context
@@ -48,7 +47,7 @@ type Exchange struct {
 	// quiet is true while the exchange is most likely no event, see Recorder.quiet; kept is
 	// what its entry would need.
 	quiet bool
-	kept  kept
+	kept  *kept
 	// asked and seen are what the rules look at.
 	asked profile.Exchange
 	seen  profile.Answer
@@ -86,13 +85,20 @@ type Exchange struct {
 }
 
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
-	x := &Exchange{rec: rec, match: m, facts: f, began: time.Now(), method: r.Method, ctx: r.Context(), query: r.URL.RawQuery, quiet: rec.quiet(m, r)}
+	var x *Exchange
+	if rec.quiet(m, r) {
+		q := new(quietExchange)
+		x, q.exchange.quiet, q.exchange.kept = &q.exchange, true, &q.kept
+	} else {
+		x = new(Exchange)
+	}
+	x.rec, x.match, x.facts, x.began, x.method, x.ctx, x.query = rec, m, f, time.Now(), r.Method, r.Context(), r.URL.RawQuery
 	x.observer = exchange.New(w, r, x)
 	if x.quiet {
 		x.keep(r.Header)
 		return x
 	}
-	x.id, x.created = storage.NewIDAt(x.began), x.began.UTC()
+	x.id = storage.NewIDAt(x.began)
 	x.takeRequest(r.Header)
 	if m.Route.NeedsRequestHeader() {
 		x.sent = sentHeader(r.Header)
@@ -104,7 +110,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 		x.url, x.host, x.sent = &u, r.Host, sentHeader(r.Header)
 	}
 	if len(rec.Hooks) > 0 {
-		x.request = RequestFacts{Method: r.Method, Path: m.Path, Host: r.Host, ClientIP: f.ClientIP, Header: r.Header.Clone()}
+		x.request = &RequestFacts{Method: r.Method, Path: m.Path, Host: r.Host, ClientIP: f.ClientIP, Header: r.Header.Clone()}
 	}
 	if m.Ambiguous {
 		x.requestURI = r.RequestURI
@@ -122,8 +128,8 @@ func (x *Exchange) takeRequest(h http.Header) {
 	x.encoded, x.mistyped = encoded(h), len(h["Content-Type"]) > 1 || hopByHop(h, "Content-Type")
 	x.capture = x.rec.capture(x.match.Route)
 	x.agent = h.Get("User-Agent")
-	if x.facts.RequestIDOf != nil {
-		x.facts.RequestID = x.facts.RequestIDOf()
+	if x.facts.RequestID == "" && x.facts.Edge != nil {
+		x.facts.RequestID = x.facts.Edge.RequestID()
 	}
 }
 
@@ -369,10 +375,10 @@ func (x *Exchange) isEvent(a *profile.Exchange, outcome storage.Status) bool {
 // masked is the auth server's own status where it refused and the client is shown
 // something else; 0 where it is not so.
 func (x *Exchange) masked(a *profile.Exchange) int {
-	if x.facts.AnswerOf == nil || a.Status >= 400 {
+	if x.facts.Edge == nil || a.Status >= 400 {
 		return 0
 	}
-	if status := x.facts.AnswerOf(); status >= 400 {
+	if status := x.facts.Edge.Answered(); status >= 400 {
 		return status
 	}
 	return 0

@@ -20,7 +20,7 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 	if len(x.rec.Hooks) == 0 {
 		return true
 	}
-	d := &Draft{Entry: e, Request: x.request, Identity: x.actor}
+	d := &Draft{Entry: e, Request: *x.request, Identity: x.actor}
 	return x.rec.ask(x.ctx, d)
 }
 

@@ -19,6 +19,12 @@ var keptAlways = [...]string{"Cookie", "User-Agent", "Content-Type", "Content-En
 // the request: whoever changes a header below sets other ones.
 type kept [maxKept][]string
 
+// quietExchange is an Exchange with what it keeps.
+type quietExchange struct {
+	exchange Exchange
+	kept     kept
+}
+
 // keptOf are the names of the fields for a profile.
 func keptOf(p *profile.Profile) []string {
 	names := slices.Concat(keptAlways[:], p.Credentials.Headers)
@@ -58,7 +64,7 @@ func (x *Exchange) wake() {
 			h[name] = x.kept[i]
 		}
 	}
-	x.quiet, x.id, x.created = false, storage.NewIDAt(x.began), x.began.UTC()
+	x.quiet, x.id = false, storage.NewIDAt(x.began)
 	x.takeRequest(h)
 }
 

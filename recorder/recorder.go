@@ -161,15 +161,20 @@ type Facts struct {
 	ClientIP string
 	// RequestID to find the exchange in other logs.
 	RequestID string
-	// RequestIDOf returns the RequestID instead, if it is not nil. It is called once at most,
-	// by the goroutine that serves the request or writes its answer.
-	RequestIDOf func() string
 	// Asker reaches the auth server.
 	Asker Asker
-	// AnswerOf returns the status that the auth server itself has answered, 0 while it
-	// is not known: what the client is shown may be another (threats.md A31). nil if
-	// nobody can tell.
-	AnswerOf func() int
+	// Edge is asked for the rest, if it is not nil.
+	Edge Edge
+}
+
+// Edge tells what the HTTP server knows of a request once somebody asks. It is called by
+// the goroutine that serves the request or writes its answer.
+type Edge interface {
+	// RequestID is asked for once at most, if Facts have none.
+	RequestID() string
+	// Answered returns the status that the auth server itself has answered, 0 while it
+	// is not known: what the client is shown may be another (threats.md A31).
+	Answered() int
 }
 
 // closed says whether a route fails closed. Only a destructive route can be

@@ -75,7 +75,7 @@ type Sessions struct {
 
 	profile  *profile.Profile
 	kept     []string   // names of the header fields that an entry may need, see kept
-	macs     *sync.Pool // of hash.Hash, keyed
+	macs     *sync.Pool // of *mac
 	owners   *lru.Cache[credential, Session]
 	flows    *flows
 	verdicts *lru.Cache[credential, verdict]
@@ -114,21 +114,34 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	macs := sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}
+	macs := sync.Pool{New: func() any { return &mac{keyed: hmac.New(sha256.New, key)} }}
 	return &Sessions{profile: p, kept: keptOf(p), macs: &macs, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
 }
 
+// mac makes keyed hashes.
+type mac struct {
+	keyed hash.Hash
+	// text and sum are used again and again.
+	text []byte
+	sum  [sha256.Size]byte
+}
+
+// maxMacText is the longest text whose memory is kept.
+const maxMacText = 4 << 10
+
 func (s *Sessions) hash(domain string, values ...string) credential {
-	mac := s.macs.Get().(hash.Hash)
-	defer s.macs.Put(mac)
-	mac.Reset()
-	buf := append(make([]byte, 0, 256), domain...)
+	m := s.macs.Get().(*mac)
+	m.keyed.Reset()
+	m.text = append(m.text[:0], domain...)
 	for _, v := range values {
-		buf = append(append(buf, 0), v...)
+		m.text = append(append(m.text, 0), v...)
 	}
-	mac.Write(buf)
-	var sum [sha256.Size]byte
-	return credential(mac.Sum(sum[:0])[:len(credential{})])
+	_, _ = m.keyed.Write(m.text) // a hash never fails
+	sum := credential(m.keyed.Sum(m.sum[:0])[:len(credential{})])
+	if clear(m.text); len(m.text) <= maxMacText {
+		s.macs.Put(m)
+	}
+	return sum
 }
 
 // credentials are those of one request.

@@ -72,6 +72,9 @@ type Writer struct {
 	quit              chan struct{}
 	done              chan struct{}
 
+	// batch is run's, to be used again and again.
+	batch []item
+
 	closing sync.Once
 	// giveUp is when tries end; it is set before quit is closed.
 	giveUp time.Time
@@ -323,6 +326,7 @@ func (w *Writer) deliverLast() {
 // Writer was closed and the store still fails.
 func (w *Writer) work(first item) bool {
 	batch, unlink := w.gather(first)
+	defer clear(batch)
 	return w.deliver(batch) && w.unlinkNow(unlink)
 }
 
@@ -333,7 +337,8 @@ func (w *Writer) gather(first item) (batch []item, unlink string) {
 		return nil, first.unlink
 	}
 	w.doze()
-	batch = append(make([]item, 0, min(len(w.queue)+1, maxBatch)), first)
+	batch = append(w.batch[:0], first)
+	defer func() { w.batch = batch }()
 	for len(batch) < maxBatch {
 		select {
 		case i := <-w.queue:
@@ -370,7 +375,7 @@ func (w *Writer) deliver(batch []item) bool {
 	if len(batch) == 0 {
 		return true
 	}
-	entries := make([]storage.Entry, len(batch))
+	entries := make([]storage.Entry, len(batch)) // the store may still look at them after an error
 	for i := range batch {
 		entries[i] = batch[i].entry
 	}

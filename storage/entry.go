@@ -208,7 +208,13 @@ func orEmpty(s *string) string {
 // its cap, a known status, a JSON object as metadata, time to the millisecond.
 // A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
 // Recorder and API call it; stores may rely on it.
-func (e *Entry) Sanitize() {
+func (e *Entry) Sanitize() { e.sanitize(cleanMetadata) }
+
+// SanitizeOwn is Sanitize for Metadata that this program has written by itself, as
+// encoding/json writes an object: that it is one is not found out once more.
+func (e *Entry) SanitizeOwn() { e.sanitize(cleanOwn) }
+
+func (e *Entry) sanitize(clean func(json.RawMessage) json.RawMessage) {
 	if e.CreatedAt.IsZero() {
 		e.CreatedAt = time.Now()
 	}
@@ -223,7 +229,7 @@ func (e *Entry) Sanitize() {
 		e.Status = Unknown
 	}
 	e.CreatedAt = clampTime(e.CreatedAt.UTC().Truncate(time.Millisecond))
-	e.Metadata = cleanMetadata(e.Metadata)
+	e.Metadata = clean(e.Metadata)
 	if e.IdentifierHash != "" && e.IdentifierHash != TextIn(e.Metadata, identifierHashPath) {
 		e.IdentifierHash = ""
 	}
@@ -246,13 +252,23 @@ func clampTime(t time.Time) time.Time {
 }
 
 func cleanMetadata(m json.RawMessage) json.RawMessage {
-	if len(m) == 0 {
+	if len(m) > 0 && (m[0] != '{' || !json.Valid(m)) {
+		return dropped(m)
+	}
+	return cleanOwn(m)
+}
+
+func dropped(m json.RawMessage) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"metadataDropped":{"bytes":%d}}`, len(m)))
+}
+
+func cleanOwn(m json.RawMessage) json.RawMessage {
+	switch {
+	case len(m) == 0:
 		return json.RawMessage("{}")
-	}
-	if len(m) > MaxMetadata || m[0] != '{' || !json.Valid(m) {
-		return json.RawMessage(fmt.Sprintf(`{"metadataDropped":{"bytes":%d}}`, len(m)))
-	}
-	if utf8.Valid(m) && !bytes.Contains(m, []byte(`\u0000`)) {
+	case len(m) > MaxMetadata:
+		return dropped(m)
+	case utf8.Valid(m) && !bytes.Contains(m, []byte(`\u0000`)):
 		return m
 	}
 	clean := strings.ToValidUTF8(string(m), "\uFFFD")
