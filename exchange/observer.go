@@ -148,7 +148,7 @@ func (o *Observer) WriteHeader(status int) {
 		o.mode = Pass
 	}
 	if o.mode != Pass {
-		o.body = getBuffer()
+		o.body = getBuffer(o.length)
 	}
 	if o.holds() && o.length != 0 {
 		o.state, o.head = holding, o.w.Header().Clone()
@@ -300,7 +300,7 @@ func (o *Observer) hold(p []byte) (int, error) {
 		o.release()
 		return o.Write(p)
 	}
-	*o.body = append(*o.body, p...)
+	o.body = appendTo(o.body, p, false)
 	o.complete = o.isComplete()
 	if o.complete {
 		o.release()
@@ -332,7 +332,7 @@ func completeJSON(b []byte) bool {
 // keep copies p as far as there is room.
 func (o *Observer) keep(p []byte) {
 	room := MaxBody - len(*o.body)
-	*o.body = append(*o.body, p[:min(room, len(p))]...)
+	o.body = appendTo(o.body, p[:min(room, len(p))], false)
 	if len(p) > room {
 		o.mode = Pass
 	}

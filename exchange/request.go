@@ -22,6 +22,7 @@ type RequestBody struct {
 	seen   int64
 	eof    bool
 	done   bool // Release was called; copy no more
+	shown  bool // Copied was called: somebody may look at copied
 }
 
 // TeeRequest replaces r.Body by one that copies its first limit bytes, and
@@ -51,10 +52,10 @@ func (b *RequestBody) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if b.copied == nil {
-		b.copied = getBuffer()
+		b.copied = getBuffer(0)
 	}
 	if room := b.limit - len(*b.copied); room > 0 {
-		*b.copied = append(*b.copied, p[:min(room, n)]...)
+		b.copied = appendTo(b.copied, p[:min(room, n)], b.shown)
 	}
 	return n, err
 }
@@ -64,7 +65,7 @@ func (b *RequestBody) Close() error { return b.body.Close() }
 
 // Copied is what a RequestBody has seen so far.
 type Copied struct {
-	// Bytes is a copy of the beginning of the body.
+	// Bytes is a copy of the beginning of the body, until Release.
 	Bytes []byte
 	// Seen is how many bytes were read in all.
 	Seen int64
@@ -82,8 +83,8 @@ func (b *RequestBody) Copied() Copied {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := Copied{Seen: b.seen, Complete: b.eof, Truncated: b.seen > int64(b.limit)}
-	if b.copied != nil {
-		c.Bytes = append([]byte(nil), *b.copied...)
+	if b.copied != nil { // what is read later is appended: these bytes do not change
+		b.shown, c.Bytes = true, (*b.copied)[:len(*b.copied):len(*b.copied)]
 	}
 	return c
 }

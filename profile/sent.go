@@ -59,7 +59,7 @@ func readSent(contentType string, body []byte) *sentBody {
 	media = strings.ToLower(strings.TrimSpace(media))
 	switch {
 	case media == "application/json" || strings.HasSuffix(media, "+json"):
-		if d := readDocument(body); d.readable {
+		if d := readDocument(body); d.readable() {
 			return &sentBody{json: d, whole: !otherCharset(params)}
 		}
 	case media == "application/x-www-form-urlencoded":
@@ -113,7 +113,7 @@ func (x *Exchange) Carries(name string) bool {
 // into.
 func (x *Exchange) SentReadable() bool {
 	body := x.sentBody()
-	return body.isForm || body.json.readable
+	return body.isForm || body.json.readable()
 }
 
 // Unread forgets the request's body: the server has not read it.
@@ -231,7 +231,7 @@ func addFrom(d *document, pointer string, r *readings) {
 	}
 	w := newWalk(pointer, r)
 	for i := range d.members {
-		if m := &d.members[i]; w.takes(m.name) && !w.goOn(gjson.Parse(m.raw)) {
+		if m := &d.members[i]; w.takes(string(m.name)) && !w.goOn(m.value()) {
 			break
 		}
 	}

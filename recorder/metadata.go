@@ -2,8 +2,14 @@ package recorder
 
 import (
 	"encoding/json"
+	"errors"
 	"strconv"
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
 )
+
+var errNoJSON = errors.New("a request's body was redacted to what is no JSON")
 
 // metadata is what the recorder writes (DESIGN section 4), in this order.
 type metadata struct {
@@ -41,9 +47,10 @@ type failure struct {
 const usualMetadata = 320
 
 // json writes it as json.Marshal does, which costs four times as much and is the same for
-// every entry. An error is one of RequestBody.
+// every entry. RequestBody must be compact and stays as it is; an error says that it is no
+// JSON.
 func (m *metadata) json() (json.RawMessage, error) {
-	b := append(make([]byte, 0, usualMetadata), '{')
+	b := append(make([]byte, 0, usualMetadata+len(m.RequestBody)), '{')
 	b = appendText(b, "requestId", m.RequestID)
 	b = appendAlways(b, "method", m.Method)
 	b = appendNumber(b, "statusCode", m.StatusCode)
@@ -60,11 +67,10 @@ func (m *metadata) json() (json.RawMessage, error) {
 	b = appendText(b, "targetUserId", m.TargetUserID)
 	b = appendText(b, "impersonatedBy", m.ImpersonatedBy)
 	if len(m.RequestBody) > 0 {
-		body, err := json.Marshal(m.RequestBody)
-		if err != nil {
-			return nil, err
+		if !profile.Readable(m.RequestBody) {
+			return nil, errNoJSON
 		}
-		b = append(appendName(b, "requestBody"), body...)
+		b = append(appendName(b, "requestBody"), m.RequestBody...)
 	}
 	b = appendText(b, "path", m.Path)
 	b = appendText(b, "identity", m.Identity)
@@ -104,8 +110,7 @@ func appendText(b []byte, name, value string) []byte {
 func appendAlways(b []byte, name, value string) []byte {
 	b = appendName(b, name)
 	for i := range len(value) {
-		switch c := value[i]; {
-		case c < ' ', c >= 0x7f, c == '"', c == '\\', c == '<', c == '>', c == '&':
+		if !plainBytes[value[i]] {
 			quoted, err := json.Marshal(value)
 			if err != nil {
 				quoted = []byte(`""`) // cannot happen: a string
@@ -115,6 +120,14 @@ func appendAlways(b []byte, name, value string) []byte {
 	}
 	return append(append(append(b, '"'), value...), '"')
 }
+
+// plainBytes stand for themselves in a string as encoding/json writes it.
+var plainBytes = func() (is [256]bool) {
+	for c := ' '; c < 0x7f; c++ {
+		is[c] = !strings.ContainsRune(`"\<>&`, c)
+	}
+	return is
+}()
 
 func appendNumber(b []byte, name string, n int) []byte {
 	if n == 0 {

@@ -29,13 +29,18 @@ func TestARollUpWhoseMinuteEndsAsTheWriterClosesIsWritten(t *testing.T) {
 	}
 }
 
-// stuck takes no entry until it is let go.
+// stuck takes no entry until it is let go, and says that somebody waits.
 type stuck struct {
 	storage.Store
-	free chan struct{}
+	free    chan struct{}
+	waiting chan struct{}
 }
 
 func (s stuck) Write(ctx context.Context, entries ...storage.Entry) error {
+	select {
+	case s.waiting <- struct{}{}:
+	case <-s.free:
+	}
 	<-s.free
 	return s.Store.Write(ctx, entries...)
 }
@@ -43,7 +48,7 @@ func (s stuck) Write(ctx context.Context, entries ...storage.Entry) error {
 // TestWhatIsSevereWaitsForAPlaceInTheQueue: a full queue drops what is harmless at once,
 // and what is severe only after a while.
 func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
-	store := stuck{memory.New(0), make(chan struct{})}
+	store := stuck{memory.New(0), make(chan struct{}), make(chan struct{})}
 	w := NewWriter(store, slog.New(slog.DiscardHandler))
 	add := func(level severity.Level) bool {
 		e := storage.Entry{Action: "x", Severity: level}
@@ -51,6 +56,8 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 		return w.Enqueue(e, nil)
 	}
 	queued := 0
+	add(severity.Low)
+	<-store.waiting // from here on nothing leaves the queue
 	for add(severity.Low) || len(w.queue) < cap(w.queue) { // until it is full
 		queued = len(w.queue)
 	}

@@ -325,7 +325,12 @@ const hexDigits = "0123456789abcdef"
 // U+FFFD: SQLite stops at the one, PostgreSQL refuses both (threats.md B7).
 func appendQuoted(dst []byte, s string) []byte {
 	dst = append(dst, '"')
-	for _, v := range s {
+	plain := 0
+	for plain < len(s) && s[plain] >= ' ' && s[plain] < utf8.RuneSelf && s[plain] != '"' && s[plain] != '\\' {
+		plain++
+	}
+	dst = append(dst, s[:plain]...)
+	for _, v := range s[plain:] {
 		switch {
 		case v == '"' || v == '\\':
 			dst = append(dst, '\\', byte(v))

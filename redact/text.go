@@ -249,7 +249,13 @@ func (c *cleaner) random(atom string) bool {
 			}
 		}
 	}
-	for part := range strings.FieldsFuncSeq(atom, func(v rune) bool { return strings.ContainsRune("./+~@%$", v) }) {
+	for atom != "" {
+		part := atom
+		if end := strings.IndexAny(atom, "./+~@%$"); end >= 0 {
+			part, atom = atom[:end], atom[end+1:]
+		} else {
+			atom = ""
+		}
 		if randomToken(part, c.shortest) {
 			return true
 		}
@@ -369,6 +375,11 @@ func bracketEnd(s string, i int) int {
 	return len(s)
 }
 
-func isAtomByte(c byte) bool {
-	return isWordByte(c) || c >= utf8.RuneSelf || strings.IndexByte("_.-~%+/@$", c) >= 0
-}
+func isAtomByte(c byte) bool { return atomBytes[c] }
+
+var atomBytes = func() (is [256]bool) {
+	for c := range is {
+		is[c] = isWordByte(byte(c)) || c >= utf8.RuneSelf || strings.IndexByte("_.-~%+/@$", byte(c)) >= 0
+	}
+	return is
+}()
