@@ -32,11 +32,12 @@ const (
 	// a flood.
 	patience = time.Second
 	// lingerFrom is from how many callers on, in the transaction before, one waits for
-	// more, and linger for how long. If a fourth of them does not come, the next
-	// lingerPause transactions do not wait.
-	lingerFrom  = 6
-	linger      = 2 * time.Millisecond
-	lingerPause = 64
+	// more, and linger for how long. When it does not bring a fourth more, the next
+	// transactions do not wait: one, and each time that it goes on like this twice as many,
+	// up to longestPause.
+	lingerFrom   = 6
+	linger       = time.Millisecond
+	longestPause = 64
 )
 
 // job is one caller's wish: entries to write, or something else to do in the
@@ -100,9 +101,9 @@ type writer struct {
 	// elsewhere is true if there may be strays that are elsewhere.
 	elsewhere bool
 
-	// together is how many callers shared the last transaction; pause for how many more
-	// nobody waits for others.
-	together, pause int
+	// together is how many callers shared the last transaction. Then come pause of them, of
+	// which there were paused, in which nobody waits for others.
+	together, pause, paused int
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -244,9 +245,8 @@ func (w *writer) gather(first *job) []*job {
 		came := len(batch)
 		time.Sleep(linger)
 		runtime.Gosched()
-		if batch, _ = w.take(batch, n); len(batch) < came+came/4 {
-			w.pause = lingerPause
-		}
+		batch, _ = w.take(batch, n)
+		w.lingered(len(batch) >= came+came/4)
 	}
 	w.together = len(batch)
 	return batch
@@ -267,11 +267,21 @@ func (w *writer) take(batch []*job, n int) ([]*job, int) {
 
 // lingers says whether waiting was worth it the last time, or that was long ago.
 func (w *writer) lingers() bool {
-	if w.pause > 0 {
-		w.pause--
+	if w.paused < w.pause {
+		w.paused++
 		return false
 	}
+	w.paused = 0
 	return true
+}
+
+// lingered notes whether it was worth it.
+func (w *writer) lingered(worth bool) {
+	if worth {
+		w.pause = 0
+		return
+	}
+	w.pause = min(max(1, 2*w.pause), longestPause)
 }
 
 // commit answers every job of the batch. Entries have a transaction together; a job that
