@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -46,11 +48,17 @@ type pooledStore struct {
 	coverage   *recorder.Coverage
 	recognized *recognitions
 
+	// current is open for those who have a lease; nil while there is none to be had at
+	// once. leases are how many there are, or less than 0 while the store is closed: each
+	// request has one, and must not wait for a lock that all share. doomed is true when no
+	// configuration holds the store.
+	current atomic.Pointer[openStore]
+	leases  atomic.Int64
+	doomed  atomic.Bool
+
 	// mu protects the fields below. It is held while the store is opened and
 	// closed, so that whoever comes meanwhile waits for the end of it.
-	mu     sync.Mutex
-	leases int
-	doomed bool
+	mu sync.Mutex
 	// open is what the store is while it is open; nil while it is not.
 	open *openStore
 	idle chan struct{} // closed when the store is doomed and was closed
@@ -117,25 +125,35 @@ func (p *pooledStore) openLocked() error {
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
 	p.open.writer.Metrics, p.open.writer.Written = p.metrics, streams.Wake
+	p.current.Store(p.open)
 	return nil
 }
 
 // lease keeps the store open until release. It opens the store if need be: the
 // http app may serve before this app has started, and after it has ended.
 func (p *pooledStore) lease() (*openStore, error) {
+	if p.leases.Add(1) > 0 {
+		if open := p.current.Load(); open != nil {
+			return open, nil
+		}
+	}
+	p.leases.Add(-1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.openLocked(); err != nil {
+		p.closeIfDone() // the lease that was none may have kept somebody from it
 		return nil, fmt.Errorf("%w: %w", errNoStore, err)
 	}
-	p.leases++
+	p.leases.Add(1)
 	return p.open, nil
 }
 
 func (p *pooledStore) release() {
+	if p.leases.Add(-1) > 0 || !p.doomed.Load() {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.leases--
 	p.closeIfDone()
 }
 
@@ -144,7 +162,7 @@ func (p *pooledStore) release() {
 // process ends it waits for that, within bounds.
 func (p *pooledStore) Destruct() error {
 	p.mu.Lock()
-	p.doomed = true
+	p.doomed.Store(true)
 	p.endLongest()
 	if p.open != nil {
 		p.open.retention.Stop() // deleting by hand holds a lease
@@ -202,16 +220,19 @@ func (p *pooledStore) closeNow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open != nil {
-		p.open.close(p.log)
-		p.open = nil
+		p.closeLocked()
 	}
 }
 
+// shut is what is added to leases while a store is closed.
+const shut = math.MinInt32
+
 // closeIfDone closes a doomed store that nobody uses. The caller holds mu.
 func (p *pooledStore) closeIfDone() {
-	if !p.doomed || p.leases > 0 {
+	if !p.doomed.Load() || !p.leases.CompareAndSwap(0, shut) {
 		return
 	}
+	defer p.leases.Add(-shut)
 	select {
 	case <-p.idle: // it was opened once more
 	default:
@@ -220,6 +241,11 @@ func (p *pooledStore) closeIfDone() {
 	if p.open == nil {
 		return
 	}
+	p.closeLocked()
+}
+
+func (p *pooledStore) closeLocked() {
+	p.current.Store(nil)
 	p.open.close(p.log)
 	p.open = nil
 }

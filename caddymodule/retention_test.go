@@ -108,8 +108,8 @@ func TestPruneByHand(t *testing.T) {
 	if st := p.status(); st.Deleted != 1 || st.Retention != nil || !st.Open {
 		t.Errorf("status %+v", st)
 	}
-	if p.leases != 0 {
-		t.Errorf("%d leases are left", p.leases)
+	if n := p.leases.Load(); n != 0 {
+		t.Errorf("%d leases are left", n)
 	}
 }
 

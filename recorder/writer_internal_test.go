@@ -57,7 +57,7 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	}
 	queued := 0
 	add(severity.Low)
-	<-store.waiting // from here on nothing leaves the queue
+	<-store.waiting                                        // from here on nothing leaves the queue
 	for add(severity.Low) || len(w.queue) < cap(w.queue) { // until it is full
 		queued = len(w.queue)
 	}
