@@ -52,7 +52,7 @@ func (s *scanner) value(i int) int {
 		if s.depth++; s.depth > maxDepth {
 			return 0
 		}
-		end := 0
+		var end int
 		if c == '{' {
 			end = s.object(i)
 		} else {
