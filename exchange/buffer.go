@@ -2,48 +2,47 @@ package exchange
 
 import "sync"
 
-// buffers are reused: most answers of an auth server fit in the first 4 KiB, and what is
-// larger in MaxBody.
-var (
-	buffers = sync.Pool{New: func() any { b := make([]byte, 0, usualBody); return &b }}
-	large   = sync.Pool{New: func() any { b := make([]byte, 0, MaxBody); return &b }}
-)
+// bufferSizes are those of the buffers that are used again: most answers of an auth server
+// fit in the first, and nothing that is looked at is larger than the last.
+var bufferSizes = [...]int{4 << 10, 16 << 10, MaxBody}
 
-const usualBody = 4 << 10
+var buffers [len(bufferSizes)]sync.Pool // of *[]byte
 
-// getBuffer returns an empty buffer for so many bytes, if somebody knows how many.
-func getBuffer(size int64) *[]byte {
-	pool := &buffers
-	if size > usualBody {
-		pool = &large
+// getBuffer returns an empty buffer for so many bytes.
+func getBuffer(size int) *[]byte {
+	i := 0
+	for i < len(bufferSizes)-1 && size > bufferSizes[i] {
+		i++
 	}
-	b := pool.Get().(*[]byte)
+	b, ok := buffers[i].Get().(*[]byte)
+	if !ok {
+		fresh := make([]byte, 0, bufferSizes[i])
+		b = &fresh
+	}
 	*b = (*b)[:0]
 	return b
 }
 
-// appendTo appends p to a buffer, and returns a larger one in its place if it must. Nobody
-// may look at the old one then, unless keep says that somebody does.
-func appendTo(b *[]byte, p []byte, keep bool) *[]byte {
-	if need := len(*b) + len(p); need > cap(*b) && need <= MaxBody {
-		small := b
-		b = getBuffer(MaxBody)
-		*b = append(*b, *small...)
-		if !keep {
-			putBuffer(small)
-		}
+// appendTo appends p to a buffer. When it is too small, a larger one takes its place, and
+// outgrown is the old one, for putBuffer once nobody looks at it any more.
+func appendTo(b *[]byte, p []byte) (grown, outgrown *[]byte) {
+	if need := len(*b) + len(p); need > cap(*b) {
+		outgrown, b = b, getBuffer(need)
+		*b = append(*b, *outgrown...)
 	}
 	*b = append(*b, p...)
-	return b
+	return b, outgrown
 }
 
-// putBuffer gives a buffer back, which has all that was ever in it.
+// putBuffer gives a buffer back, which has all that was ever in it; nil is none.
 func putBuffer(b *[]byte) {
+	if b == nil {
+		return
+	}
 	clear(*b) // passwords and tokens should not linger
-	switch cap(*b) {
-	case usualBody:
-		buffers.Put(b)
-	case MaxBody:
-		large.Put(b)
+	for i, size := range bufferSizes {
+		if cap(*b) == size {
+			buffers[i].Put(b)
+		}
 	}
 }

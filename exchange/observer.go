@@ -148,7 +148,7 @@ func (o *Observer) WriteHeader(status int) {
 		o.mode = Pass
 	}
 	if o.mode != Pass {
-		o.body = getBuffer(o.length)
+		o.body = getBuffer(int(min(o.length, MaxBody)))
 	}
 	if o.holds() && o.length != 0 {
 		o.state, o.head = holding, o.w.Header().Clone()
@@ -300,12 +300,19 @@ func (o *Observer) hold(p []byte) (int, error) {
 		o.release()
 		return o.Write(p)
 	}
-	o.body = appendTo(o.body, p, false)
+	o.add(p)
 	o.complete = o.isComplete()
 	if o.complete {
 		o.release()
 	}
 	return len(p), nil
+}
+
+// add appends p to what was seen of the body.
+func (o *Observer) add(p []byte) {
+	var outgrown *[]byte
+	o.body, outgrown = appendTo(o.body, p)
+	putBuffer(outgrown)
 }
 
 func (o *Observer) isComplete() bool {
@@ -332,7 +339,7 @@ func completeJSON(b []byte) bool {
 // keep copies p as far as there is room.
 func (o *Observer) keep(p []byte) {
 	room := MaxBody - len(*o.body)
-	o.body = appendTo(o.body, p[:min(room, len(p))], false)
+	o.add(p[:min(room, len(p))])
 	if len(p) > room {
 		o.mode = Pass
 	}
@@ -439,8 +446,6 @@ func (o *Observer) Finish(status int, aborted bool) error {
 
 // Release gives the body's buffer back. Body must not be used afterwards.
 func (o *Observer) Release() {
-	if o.body != nil {
-		putBuffer(o.body)
-		o.body = nil
-	}
+	putBuffer(o.body)
+	o.body = nil
 }

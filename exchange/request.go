@@ -22,7 +22,10 @@ type RequestBody struct {
 	seen   int64
 	eof    bool
 	done   bool // Release was called; copy no more
-	shown  bool // Copied was called: somebody may look at copied
+	// shown is true when Copied was called: somebody may look at copied, also when a larger
+	// one has taken its place. outgrown are those until Release.
+	shown    bool
+	outgrown []*[]byte
 }
 
 // TeeRequest replaces r.Body by one that copies its first limit bytes, and
@@ -55,9 +58,22 @@ func (b *RequestBody) Read(p []byte) (int, error) {
 		b.copied = getBuffer(0)
 	}
 	if room := b.limit - len(*b.copied); room > 0 {
-		b.copied = appendTo(b.copied, p[:min(room, n)], b.shown)
+		b.add(p[:min(room, n)])
 	}
 	return n, err
+}
+
+// add appends p to the copy; mu is held.
+func (b *RequestBody) add(p []byte) {
+	var outgrown *[]byte
+	b.copied, outgrown = appendTo(b.copied, p)
+	switch {
+	case outgrown == nil:
+	case b.shown:
+		b.outgrown = append(b.outgrown, outgrown)
+	default:
+		putBuffer(outgrown)
+	}
 }
 
 // Close implements io.Closer.
@@ -65,7 +81,8 @@ func (b *RequestBody) Close() error { return b.body.Close() }
 
 // Copied is what a RequestBody has seen so far.
 type Copied struct {
-	// Bytes is a copy of the beginning of the body, until Release.
+	// Bytes are the beginning of the body. They do not change until Release, and must
+	// not be looked at after it.
 	Bytes []byte
 	// Seen is how many bytes were read in all.
 	Seen int64
@@ -89,8 +106,8 @@ func (b *RequestBody) Copied() Copied {
 	return c
 }
 
-// Release gives the copy's buffer back; reading goes on without copying. It works
-// on a nil RequestBody.
+// Release gives the copy's buffer back; reading goes on without copying. What Copied has
+// returned must not be looked at any more. It works on a nil RequestBody.
 func (b *RequestBody) Release() {
 	if b == nil {
 		return
@@ -98,8 +115,9 @@ func (b *RequestBody) Release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.done = true
-	if b.copied != nil {
-		putBuffer(b.copied)
-		b.copied = nil
+	putBuffer(b.copied)
+	for _, outgrown := range b.outgrown {
+		putBuffer(outgrown)
 	}
+	b.copied, b.outgrown = nil, nil
 }

@@ -120,3 +120,36 @@ func TestRequestBodyIsReadWhileItIsCopiedAndReleased(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatWasCopiedDoesNotChange: the transport may go on to read while somebody looks at what
+// it has read before, also when that does not fit in its buffer any more.
+func TestWhatWasCopiedDoesNotChange(t *testing.T) {
+	body := make([]byte, 200<<10)
+	for i := range body {
+		body[i] = byte('a' + i%23)
+	}
+	for _, first := range []int{1, 4 << 10, 4<<10 + 1, 16 << 10, 64 << 10} {
+		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
+		tee := exchange.TeeRequest(r, exchange.MaxBody)
+		if _, err := io.ReadFull(r.Body, make([]byte, first)); err != nil {
+			t.Fatal(err)
+		}
+		before := tee.Copied()
+		done := make(chan error)
+		go func() {
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, make([]byte, 3000))
+			done <- err
+		}()
+		same := bytes.Equal(before.Bytes, body[:first])
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if !same || !bytes.Equal(before.Bytes, body[:first]) {
+			t.Errorf("the first %d bytes have changed", first)
+		}
+		if c := tee.Copied(); !c.Truncated || !bytes.Equal(c.Bytes, body[:exchange.MaxBody]) {
+			t.Errorf("after the first %d bytes: %d in all, truncated %v", first, len(c.Bytes), c.Truncated)
+		}
+		tee.Release()
+	}
+}

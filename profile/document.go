@@ -20,6 +20,7 @@ const (
 // found is a copy. The zero value is a body that cannot be read.
 type document struct {
 	text []byte // without white space before it; nil if it cannot be read
+	all  string // a copy of text, once somebody asked for the root
 	// members of the root in their order, nil if it is no object: most of what rules look
 	// for stands there, and a search of its own for each would take the whole body each time.
 	members []member
@@ -42,7 +43,12 @@ func readDocument(body []byte) (d document) {
 func (d *document) readable() bool { return d.text != nil }
 
 // root is all of it; nothing if it cannot be read.
-func (d *document) root() gjson.Result { return gjson.ParseBytes(d.text) }
+func (d *document) root() gjson.Result {
+	if d.all == "" {
+		d.all = string(d.text)
+	}
+	return gjson.Parse(d.all)
+}
 
 // find is the value at a JSON pointer, see Lookup.
 func (d *document) find(pointer string) gjson.Result {

@@ -28,7 +28,7 @@ const (
 	maxReadings = 8
 )
 
-// sentBody is a request's body as far as it can be read. It is immutable.
+// sentBody is a request's body as far as it can be read.
 type sentBody struct {
 	json   document    // of JSON
 	fields []sentField // of a form, in order

@@ -68,9 +68,9 @@ type Exchange struct {
 	foreign bool
 	// copying is true when the answer's body is copied while it passes.
 	copying bool
-	// listed is true when Interrupt would find the exchange; next and previous are its
-	// neighbours in the list.
-	listed         bool
+	// list is where Interrupt finds the exchange, nil if nowhere; next and previous are its
+	// neighbours there.
+	list           *underWayList
 	next, previous *Exchange
 	// withheld is true when the client gets 503 instead of the answer.
 	withheld bool
@@ -187,9 +187,7 @@ func (x *Exchange) Commit(*exchange.Observer) error {
 // ErrRefused when the answer, none of which was sent yet, must be a 503.
 func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
 	defer x.release()
-	if x.listed {
-		defer x.rec.Writer.underWay.remove(x)
-	}
+	defer x.unlist()
 	x.aborted = panicked
 	status := http.StatusOK
 	if err != nil {

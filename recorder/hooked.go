@@ -20,7 +20,10 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 	if len(x.rec.Hooks) == 0 {
 		return true
 	}
-	d := &Draft{Entry: e, Request: *x.request, Identity: x.actor}
+	d := &Draft{Entry: e, Identity: x.actor}
+	if x.request != nil { // the Recorder that took the request may have had no hooks
+		d.Request = *x.request
+	}
 	return x.rec.ask(x.ctx, d)
 }
 

@@ -27,15 +27,19 @@ func (u *underWay) add(x *Exchange) {
 	l := u.of(x)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	x.next = l.first
+	x.list, x.next = l, l.first
 	if x.next != nil {
 		x.next.previous = x
 	}
 	l.first = x
 }
 
-func (u *underWay) remove(x *Exchange) {
-	l := u.of(x)
+// unlist takes the exchange out of its list, if it is in one.
+func (x *Exchange) unlist() {
+	l := x.list
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if x.next != nil {

@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -47,8 +48,7 @@ type failure struct {
 const usualMetadata = 320
 
 // json writes it as json.Marshal does, which costs four times as much and is the same for
-// every entry. RequestBody must be compact and stays as it is; an error says that it is no
-// JSON.
+// every entry. RequestBody must be compact; an error says that it is no JSON.
 func (m *metadata) json() (json.RawMessage, error) {
 	b := append(make([]byte, 0, usualMetadata+len(m.RequestBody)), '{')
 	b = appendText(b, "requestId", m.RequestID)
@@ -70,7 +70,7 @@ func (m *metadata) json() (json.RawMessage, error) {
 		if !profile.Readable(m.RequestBody) {
 			return nil, errNoJSON
 		}
-		b = append(appendName(b, "requestBody"), m.RequestBody...)
+		b = appendBody(appendName(b, "requestBody"), m.RequestBody)
 	}
 	b = appendText(b, "path", m.Path)
 	b = appendText(b, "identity", m.Identity)
@@ -82,6 +82,22 @@ func (m *metadata) json() (json.RawMessage, error) {
 	b = appendAlways(b, "source", m.Source)
 	return append(b, '}'), nil
 }
+
+// appendBody appends a value that is valid and compact, and escapes what encoding/json
+// escapes: hooks find what they have not changed by its bytes.
+func appendBody(b []byte, body json.RawMessage) []byte {
+	for _, c := range escapedBytes {
+		if bytes.Contains(body, c) {
+			escaped := bytes.NewBuffer(b)
+			json.HTMLEscape(escaped, body)
+			return escaped.Bytes()
+		}
+	}
+	return append(b, body...)
+}
+
+// escapedBytes are "<", ">", "&", and the beginning of U+2028 and U+2029.
+var escapedBytes = [...][]byte{{'<'}, {'>'}, {'&'}, {0xe2, 0x80}}
 
 func (f *failure) appendTo(b []byte) []byte {
 	b = append(b, '{')

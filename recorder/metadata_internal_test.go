@@ -28,7 +28,7 @@ func TestMetadataIsWrittenAsEncodingJSONWouldDoIt(t *testing.T) {
 			case bool:
 				f.SetBool(true)
 			case json.RawMessage:
-				f.SetBytes([]byte(rapid.SampledFrom([]string{"", `{"a":"b"}`, "[1,2]", "{", `"\u2028"`, "null"}).Draw(t, "raw")))
+				f.SetBytes([]byte(rapid.SampledFrom([]string{"", `{"a":"b"}`, "[1,2]", "{", `{"a":"<&>"}`, "[\"\u2028\"]", `["…"]`, `"\u2028"`, "null"}).Draw(t, "raw")))
 			case *failure:
 				f.Set(reflect.ValueOf(&failure{text.Draw(t, "status"), text.Draw(t, "code"), text.Draw(t, "message")}))
 			default:

@@ -222,7 +222,6 @@ func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	}
 	x, err := rec.begin(w, r, m, f)
 	if err == nil && !x.quiet {
-		x.listed = true
 		rec.Writer.underWay.add(x)
 	}
 	return x, err

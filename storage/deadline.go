@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// slack is which part of their time contexts of a Deadlines may last longer.
+// slack is which part of their time contexts of a Deadlines may end earlier.
 const slack = 16
 
 // Deadlines hands out contexts that end after a while, for calls of which there are
@@ -16,7 +16,7 @@ const slack = 16
 // use.
 type Deadlines struct {
 	parent  context.Context
-	after   time.Duration
+	most    time.Duration
 	current atomic.Pointer[moment]
 	// making is held while current is replaced.
 	making sync.Mutex
@@ -28,10 +28,10 @@ type moment struct {
 	until time.Time
 }
 
-// NewDeadlines returns a Deadlines whose contexts end with parent, or after between after
-// and a sixteenth more.
-func NewDeadlines(parent context.Context, after time.Duration) *Deadlines {
-	return &Deadlines{parent: parent, after: after}
+// NewDeadlines returns a Deadlines whose contexts end with parent, or after most, or up to a
+// sixteenth of that earlier.
+func NewDeadlines(parent context.Context, most time.Duration) *Deadlines {
+	return &Deadlines{parent: parent, most: most}
 }
 
 // Context returns one that nothing ends but its deadline and the parent.
@@ -45,9 +45,9 @@ func (d *Deadlines) Context() context.Context {
 	if m := d.current.Load(); m.is(now) {
 		return m
 	}
-	ctx, cancel := context.WithDeadline(d.parent, now.Add(d.after+d.after/slack))
+	ctx, cancel := context.WithDeadline(d.parent, now.Add(d.most))
 	context.AfterFunc(ctx, cancel)
-	m := &moment{ctx, now.Add(d.after / slack)}
+	m := &moment{ctx, now.Add(d.most / slack)}
 	d.current.Store(m)
 	return m
 }
@@ -55,8 +55,8 @@ func (d *Deadlines) Context() context.Context {
 // is says whether it may be handed out; nil may not.
 func (m *moment) is(now time.Time) bool { return m != nil && now.Before(m.until) }
 
-// OnlyDeadline says whether a context is one that a Deadlines has handed out: whoever
-// waits with another one that ends earlier misses nothing.
+// OnlyDeadline says whether a context is one that a Deadlines has handed out: nobody ends it
+// for a single call.
 func OnlyDeadline(ctx context.Context) bool {
 	_, ok := ctx.(*moment)
 	return ok

@@ -207,7 +207,7 @@ func orEmpty(s *string) string {
 // Sanitize makes every value storable in any store: valid UTF-8, no NUL, within
 // its cap, a known status, a JSON object as metadata, time to the millisecond.
 // A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
-// Recorder and API call it; stores may rely on it.
+// Recorder and API call it, or SanitizeOwn; stores may rely on it.
 func (e *Entry) Sanitize() { e.sanitize(cleanMetadata) }
 
 // SanitizeOwn is Sanitize for Metadata that this program has written by itself, as

@@ -246,7 +246,7 @@ func (w *writer) gather(first *job) []*job {
 		time.Sleep(linger)
 		runtime.Gosched()
 		batch, _ = w.take(batch, n)
-		w.lingered(len(batch) >= came+came/4)
+		w.lingered(4*(len(batch)-came) >= came)
 	}
 	w.together = len(batch)
 	return batch
