@@ -31,11 +31,12 @@ const (
 	// else wants the writer. Then it takes its turn, or it would never come under
 	// a flood.
 	patience = time.Second
-	// lingerFrom is from how many callers on, in the transaction before, one waits for
-	// more, and linger for how long. When it does not bring a fourth more, the next
-	// transactions do not wait: one, and each time that it goes on like this twice as many,
-	// up to longestPause.
-	lingerFrom   = 6
+	// After a transaction of lingerFrom callers the next ones wait for more, for linger
+	// each, until one has fewer than lingerUntil. When it does not bring a fourth more, the
+	// next transactions do not wait: one, and each time that it goes on like this twice as
+	// many, up to longestPause.
+	lingerFrom   = 16
+	lingerUntil  = 8
 	linger       = time.Millisecond
 	longestPause = 64
 )
@@ -101,9 +102,10 @@ type writer struct {
 	// elsewhere is true if there may be strays that are elsewhere.
 	elsewhere bool
 
-	// together is how many callers shared the last transaction. Then come pause of them, of
-	// which there were paused, in which nobody waits for others.
-	together, pause, paused int
+	// full is true while many callers share each transaction. After one come pause of them,
+	// of which there were paused, in which nobody waits for others.
+	full          bool
+	pause, paused int
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -241,14 +243,14 @@ func (w *writer) run() {
 func (w *writer) gather(first *job) []*job {
 	runtime.Gosched()
 	batch, n := w.take([]*job{first}, len(first.entries))
-	if w.together >= lingerFrom && n < maxBatch && w.lingers() {
+	if n < maxBatch && w.lingers() {
 		came := len(batch)
 		time.Sleep(linger)
 		runtime.Gosched()
 		batch, _ = w.take(batch, n)
 		w.lingered(4*(len(batch)-came) >= came)
 	}
-	w.together = len(batch)
+	w.shared(len(batch))
 	return batch
 }
 
@@ -265,9 +267,23 @@ func (w *writer) take(batch []*job, n int) ([]*job, int) {
 	return batch, n
 }
 
-// lingers says whether waiting was worth it the last time, or that was long ago.
+// shared notes how many callers share a transaction.
+func (w *writer) shared(callers int) {
+	switch {
+	case callers >= lingerFrom:
+		w.full = true
+	case callers < lingerUntil:
+		w.full = false
+	}
+}
+
+// lingers says whether transactions are full, and waiting was worth it the last time or that
+// was long ago.
 func (w *writer) lingers() bool {
-	if w.paused < w.pause {
+	switch {
+	case !w.full:
+		return false
+	case w.paused < w.pause:
 		w.paused++
 		return false
 	}

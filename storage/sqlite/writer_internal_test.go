@@ -6,6 +6,16 @@ import "testing"
 // it does not, ever more transactions do not wait, and one tries again.
 func TestWaitingForMoreStopsWhereNobodyComes(t *testing.T) {
 	var w writer
+	for _, callers := range []int{1, lingerUntil, lingerFrom - 1} {
+		if w.shared(callers); w.lingers() {
+			t.Fatalf("after a transaction of %d the next one waits", callers)
+		}
+	}
+	w.shared(lingerFrom)
+	if w.shared(lingerUntil); !w.lingers() {
+		t.Fatal("transactions are full, and nobody waits")
+	}
+	w.lingered(true)
 	for _, between := range []int{0, 1, 2, 4, 8, 16, 32, 64, 64, 64} {
 		for n := range between {
 			if w.lingers() {
@@ -25,5 +35,8 @@ func TestWaitingForMoreStopsWhereNobodyComes(t *testing.T) {
 			t.Fatal("it was worth it, and nobody waits")
 		}
 		w.lingered(true)
+	}
+	if w.shared(lingerUntil - 1); w.lingers() {
+		t.Fatal("transactions are not full any more, and one waits")
 	}
 }
