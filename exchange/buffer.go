@@ -42,7 +42,8 @@ func putBuffer(b *[]byte) {
 	clear(*b) // passwords and tokens should not linger
 	for i, size := range bufferSizes {
 		if cap(*b) == size {
-			buffers[i].Put(b)
+			buffers[i].Put(b) // from here on it is somebody else's
+			return
 		}
 	}
 }
