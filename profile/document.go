@@ -56,7 +56,7 @@ func (d *document) find(pointer string) gjson.Result {
 	case !d.readable():
 		return gjson.Result{}
 	case pointer == "" || d.members == nil:
-		return find(d.root(), pointer)
+		return valueAt(d.root(), pointer)
 	}
 	token, rest, more := strings.Cut(strings.TrimPrefix(pointer, "/"), "/")
 	token = unescapePointer(token)
@@ -100,10 +100,8 @@ func Readable(body []byte) bool {
 // name the last counts, as in JavaScript; names are compared exactly. A body that
 // is no valid JSON has no values.
 func Lookup(body []byte, pointer string) gjson.Result {
-	if !Readable(body) {
-		return gjson.Result{}
-	}
-	return find(gjson.ParseBytes(trimBOM(body)), pointer)
+	d := readDocument(body)
+	return d.find(pointer)
 }
 
 // LookupString is Lookup for a string value; "" for anything else.
@@ -116,15 +114,15 @@ func stringOf(v gjson.Result) string {
 	return ""
 }
 
-// find is Lookup in a document that is Readable.
-func find(v gjson.Result, pointer string) gjson.Result {
+// valueAt is Lookup in a value.
+func valueAt(v gjson.Result, pointer string) gjson.Result {
 	if pointer == "" {
 		return v
 	}
 	return valueBelow(v, strings.TrimPrefix(pointer, "/"))
 }
 
-// valueBelow is find for a pointer without its first slash, which has one token at least.
+// valueBelow is valueAt for a pointer without its first slash, which has one token at least.
 func valueBelow(v gjson.Result, tokens string) gjson.Result {
 	for token := range strings.SplitSeq(tokens, "/") {
 		if v = child(v, unescapePointer(token)); !v.Exists() {

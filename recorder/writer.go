@@ -66,11 +66,11 @@ type Writer struct {
 
 	store storage.Store
 	log   *slog.Logger
-	// synced and committed hand out contexts for writes of either durability.
-	synced, committed *storage.Deadlines
-	queue             chan item
-	quit              chan struct{}
-	done              chan struct{}
+	// deadlines are those of writes that somebody waits for.
+	deadlines *storage.Deadlines
+	queue     chan item
+	quit      chan struct{}
+	done      chan struct{}
 
 	// batch is run's, to be used again and again.
 	batch []item
@@ -111,8 +111,7 @@ type item struct {
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
-		store: store, log: log, synced: storage.NewDeadlines(context.Background(), writeTimeout),
-		committed: storage.NewDeadlines(storage.WithDurability(context.Background(), storage.Commit), writeTimeout), queue: make(chan item, queueCapacity),
+		store: store, log: log, deadlines: storage.NewDeadlines(context.Background(), writeTimeout), queue: make(chan item, queueCapacity),
 		quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
@@ -123,13 +122,11 @@ func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 // Store returns the store beneath.
 func (w *Writer) Store() storage.Store { return w.store }
 
-// Write writes the entries and returns when they are as durable as asked, within
-// a few seconds. That a client leaves does not end it: it must not cost the entry.
+// Write writes the entries and returns when they are as durable as asked, within 3 seconds
+// (writeTimeout). That a client leaves does not end it: it must not cost the entry. The error
+// is the store's, which may have the entries all the same; writing them again does no harm.
 func (w *Writer) Write(d storage.Durability, entries ...storage.Entry) error {
-	if d == storage.Commit {
-		return w.write(w.committed.Context(), entries)
-	}
-	return w.write(w.synced.Context(), entries)
+	return w.write(w.deadlines.Context(d), entries)
 }
 
 func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {

@@ -10,15 +10,15 @@ import (
 // slack is which part of their time contexts of a Deadlines may end earlier.
 const slack = 16
 
-// Deadlines hands out contexts that end after a while, for calls of which there are
+// Deadlines hands out contexts that end after a while, for writes of which there are
 // thousands a second: those who ask within a sixteenth of that while get the same one, and
 // a timer and a place in the parent's list are paid for once. It is safe for concurrent
 // use.
 type Deadlines struct {
 	parent  context.Context
 	most    time.Duration
-	current atomic.Pointer[moment]
-	// making is held while current is replaced.
+	current [Commit + 1]atomic.Pointer[moment] // of each Durability
+	// making is held while one of current is replaced.
 	making sync.Mutex
 }
 
@@ -34,21 +34,23 @@ func NewDeadlines(parent context.Context, most time.Duration) *Deadlines {
 	return &Deadlines{parent: parent, most: most}
 }
 
-// Context returns one that nothing ends but its deadline and the parent.
-func (d *Deadlines) Context() context.Context {
-	if m := d.current.Load(); m.is(time.Now()) {
+// Context returns one that nothing ends but its deadline and the parent, and that asks for a
+// durability as WithDurability does.
+func (d *Deadlines) Context(of Durability) context.Context {
+	current := &d.current[of]
+	if m := current.Load(); m.is(time.Now()) {
 		return m
 	}
 	d.making.Lock()
 	defer d.making.Unlock()
 	now := time.Now()
-	if m := d.current.Load(); m.is(now) {
+	if m := current.Load(); m.is(now) {
 		return m
 	}
-	ctx, cancel := context.WithDeadline(d.parent, now.Add(d.most))
+	ctx, cancel := context.WithDeadline(WithDurability(d.parent, of), now.Add(d.most))
 	context.AfterFunc(ctx, cancel)
 	m := &moment{ctx, now.Add(d.most / slack)}
-	d.current.Store(m)
+	current.Store(m)
 	return m
 }
 

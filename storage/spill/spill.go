@@ -92,29 +92,24 @@ type Store struct {
 type era struct {
 	ctx context.Context
 	end context.CancelFunc
-	// synced and committed hand out contexts for a call of either durability.
-	synced, committed *storage.Deadlines
+	// deadlines are those of calls that share theirs.
+	deadlines *storage.Deadlines
 }
 
 // newEra begins an era within ctx.
 func newEra(ctx context.Context) *era {
 	e := new(era)
 	e.ctx, e.end = context.WithCancel(ctx)
-	e.synced = storage.NewDeadlines(e.ctx, sharedPatience)
-	e.committed = storage.NewDeadlines(storage.WithDurability(e.ctx, storage.Commit), sharedPatience)
+	e.deadlines = storage.NewDeadlines(e.ctx, sharedPatience)
 	return e
 }
 
 // patient is the context for a call with ctx, if it can be one that is shared.
 func (e *era) patient(ctx context.Context) (shared context.Context, ok bool) {
-	deadline, has := ctx.Deadline()
-	if !storage.OnlyDeadline(ctx) || has && time.Until(deadline) < 2*sharedPatience {
+	if deadline, _ := ctx.Deadline(); !storage.OnlyDeadline(ctx) || time.Until(deadline) < 2*sharedPatience {
 		return nil, false
 	}
-	if storage.DurabilityOf(ctx) == storage.Commit {
-		return e.committed.Context(), true
-	}
-	return e.synced.Context(), true
+	return e.deadlines.Context(storage.DurabilityOf(ctx)), true
 }
 
 // New returns a store that writes to primary, and to a journal at path when it

@@ -31,14 +31,6 @@ const (
 	// else wants the writer. Then it takes its turn, or it would never come under
 	// a flood.
 	patience = time.Second
-	// After a transaction of lingerFrom callers the next ones wait for more, for linger
-	// each, until one has fewer than lingerUntil. When it does not bring a fourth more, the
-	// next transactions do not wait: one, and each time that it goes on like this twice as
-	// many, up to longestPause.
-	lingerFrom   = 16
-	lingerUntil  = 8
-	linger       = time.Millisecond
-	longestPause = 64
 )
 
 // job is one caller's wish: entries to write, or something else to do in the
@@ -102,10 +94,8 @@ type writer struct {
 	// elsewhere is true if there may be strays that are elsewhere.
 	elsewhere bool
 
-	// full is true while many callers share each transaction. After one come pause of them,
-	// of which there were paused, in which nobody waits for others.
-	full          bool
-	pause, paused int
+	// linger says when transactions wait to be fuller.
+	linger linger
 
 	// version is PRAGMA data_version of the last transaction: it changes when
 	// another process has written, which may have deleted texts that are in texts.
@@ -243,14 +233,14 @@ func (w *writer) run() {
 func (w *writer) gather(first *job) []*job {
 	runtime.Gosched()
 	batch, n := w.take([]*job{first}, len(first.entries))
-	if n < maxBatch && w.lingers() {
+	if n < maxBatch && w.linger.due() {
 		came := len(batch)
-		time.Sleep(linger)
+		time.Sleep(lingerFor)
 		runtime.Gosched()
 		batch, _ = w.take(batch, n)
-		w.lingered(4*(len(batch)-came) >= came)
+		w.linger.done(came, len(batch))
 	}
-	w.shared(len(batch))
+	w.linger.shared(len(batch))
 	return batch
 }
 
@@ -265,39 +255,6 @@ func (w *writer) take(batch []*job, n int) ([]*job, int) {
 		}
 	}
 	return batch, n
-}
-
-// shared notes how many callers share a transaction.
-func (w *writer) shared(callers int) {
-	switch {
-	case callers >= lingerFrom:
-		w.full = true
-	case callers < lingerUntil:
-		w.full = false
-	}
-}
-
-// lingers says whether transactions are full, and waiting was worth it the last time or that
-// was long ago.
-func (w *writer) lingers() bool {
-	switch {
-	case !w.full:
-		return false
-	case w.paused < w.pause:
-		w.paused++
-		return false
-	}
-	w.paused = 0
-	return true
-}
-
-// lingered notes whether it was worth it.
-func (w *writer) lingered(worth bool) {
-	if worth {
-		w.pause = 0
-		return
-	}
-	w.pause = min(max(1, 2*w.pause), longestPause)
 }
 
 // commit answers every job of the batch. Entries have a transaction together; a job that

@@ -2,41 +2,42 @@ package sqlite
 
 import "testing"
 
-// TestWaitingForMoreStopsWhereNobodyComes: while waiting brings more callers it goes on; when
-// it does not, ever more transactions do not wait, and one tries again.
+// TestWaitingForMoreStopsWhereNobodyComes: transactions wait only while many callers share
+// them. While that brings more callers it goes on; when it does not, ever more transactions do
+// not wait, and one tries again.
 func TestWaitingForMoreStopsWhereNobodyComes(t *testing.T) {
-	var w writer
+	var l linger
 	for _, callers := range []int{1, lingerUntil, lingerFrom - 1} {
-		if w.shared(callers); w.lingers() {
+		if l.shared(callers); l.due() {
 			t.Fatalf("after a transaction of %d the next one waits", callers)
 		}
 	}
-	w.shared(lingerFrom)
-	if w.shared(lingerUntil); !w.lingers() {
+	l.shared(lingerFrom)
+	if l.shared(lingerUntil); !l.due() {
 		t.Fatal("transactions are full, and nobody waits")
 	}
-	w.lingered(true)
+	l.done(8, 10)
 	for _, between := range []int{0, 1, 2, 4, 8, 16, 32, 64, 64, 64} {
 		for n := range between {
-			if w.lingers() {
+			if l.due() {
 				t.Fatalf("after %d of %d transactions one waits", n, between)
 			}
 		}
-		if !w.lingers() {
+		if !l.due() {
 			t.Fatalf("after %d transactions nobody tries again", between)
 		}
-		w.lingered(false)
+		l.done(1, 1)
 	}
-	for !w.lingers() {
+	for !l.due() {
 	}
-	w.lingered(true)
+	l.done(1, 2)
 	for range 10 {
-		if !w.lingers() {
+		if !l.due() {
 			t.Fatal("it was worth it, and nobody waits")
 		}
-		w.lingered(true)
+		l.done(8, 10)
 	}
-	if w.shared(lingerUntil - 1); w.lingers() {
+	if l.shared(lingerUntil - 1); l.due() {
 		t.Fatal("transactions are not full any more, and one waits")
 	}
 }
