@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
 )
 
 // Bounds of what is read: bytes, and objects and arrays in one another.
@@ -32,12 +34,44 @@ type member struct{ name, raw []byte }
 func (m *member) value() gjson.Result { return gjson.ParseBytes(m.raw) }
 
 // readDocument reads a body.
-func readDocument(body []byte) (d document) {
-	s := scanner{text: bytes.TrimLeft(trimBOM(body), " \t\r\n"), members: &d.members}
-	if s.valid() {
-		d.text = s.text
+func readDocument(body []byte) document {
+	d := document{text: documentIn(body)}
+	if d.readable() && d.text[0] == '{' {
+		d.members = membersOf(d.text)
 	}
 	return d
+}
+
+// documentIn is the document that a body is, without what may stand before it; nil if it is
+// none, or beyond the bounds.
+func documentIn(body []byte) []byte {
+	text := bytes.TrimLeft(trimBOM(body), " \t\r\n")
+	if len(text) == 0 || len(text) > maxLookup || !jsonscan.Valid(text, maxDepth) {
+		return nil
+	}
+	return text
+}
+
+// usualMembers is for how many members of an object there is room at first.
+const usualMembers = 8
+
+// membersOf are the members of a valid object that begins with its brace.
+func membersOf(object []byte) []member {
+	members := make([]member, 0, usualMembers)
+	for i := jsonscan.SkipSpace(object, 1); object[i] != '}'; i = jsonscan.SkipSpace(object, i) {
+		if object[i] == ',' {
+			i = jsonscan.SkipSpace(object, i+1)
+		}
+		end, plain := jsonscan.StringEnd(object, i)
+		name := object[i+1 : end-1]
+		if !plain {
+			name = []byte(gjson.ParseBytes(object[i:end]).Str)
+		}
+		begin := jsonscan.SkipSpace(object, jsonscan.SkipSpace(object, end)+1)
+		i = jsonscan.ValueEnd(object, begin)
+		members = append(members, member{name, object[begin:i]})
+	}
+	return members
 }
 
 func (d *document) readable() bool { return d.text != nil }
@@ -91,10 +125,7 @@ func (a *Answer) Lookup(pointer string) gjson.Result {
 func (a *Answer) LookupString(pointer string) string { return stringOf(a.Lookup(pointer)) }
 
 // Readable says whether a body is JSON that Lookup can look into.
-func Readable(body []byte) bool {
-	s := scanner{text: trimBOM(body)}
-	return s.valid()
-}
+func Readable(body []byte) bool { return documentIn(body) != nil }
 
 // Lookup finds the value at a JSON pointer (RFC 6901). Of members with the same
 // name the last counts, as in JavaScript; names are compared exactly. A body that

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
 )
 
 // Servers do not read a request alike: of names that are given twice some take the
@@ -373,24 +375,14 @@ func unescapeForm(s string) string {
 		if c == '+' {
 			c = ' '
 		} else if c == '%' && i+2 < len(s) {
-			if high, low := hexValue(s[i+1]), hexValue(s[i+2]); high < 16 && low < 16 {
+			high, ok := jsonscan.HexDigit(s[i+1])
+			if low, also := jsonscan.HexDigit(s[i+2]); ok && also {
 				c, i = high<<4|low, i+2
 			}
 		}
 		out = append(out, c)
 	}
 	return string(out)
-}
-
-// hexValue is the value of a hexadecimal digit, 16 for all else.
-func hexValue(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10
-	}
-	return 16
 }
 
 // multipartFields are the short fields of a multipart form, as far as its beginning was

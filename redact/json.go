@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
 )
 
 // JSON redacts a JSON document of any type. The answer is compact, valid
@@ -18,10 +20,10 @@ import (
 // without odd strings.
 func (r *Redactor) JSON(body []byte) ([]byte, error) {
 	in := bytes.TrimPrefix(body, []byte("\ufeff"))
-	if skipSpace(in, 0) == len(in) {
+	if jsonscan.SkipSpace(in, 0) == len(in) {
 		return nil, &Unparsed{Reason: "empty", Size: len(body)}
 	}
-	if !validJSON(in) {
+	if !jsonscan.Valid(in, 0) {
 		return nil, &Unparsed{Reason: "invalid JSON", Size: len(body)}
 	}
 	return r.walkJSON(in, false), nil
@@ -32,7 +34,7 @@ func (r *Redactor) JSON(body []byte) ([]byte, error) {
 func (r *Redactor) walkJSON(in []byte, nested bool) []byte {
 	w := r.newWalk(len(in))
 	w.in, w.nested = in, nested
-	w.pos = skipSpace(in, 0)
+	w.pos = jsonscan.SkipSpace(in, 0)
 	w.value(0, nil)
 	return w.finished()
 }
@@ -83,7 +85,7 @@ func (w *walk) value(start int, key []byte) {
 	case '"':
 		w.stringAt(start, key)
 	default:
-		end, _ := literal(w.in, w.pos)
+		end, _ := jsonscan.LiteralEnd(w.in, w.pos)
 		w.out = append(w.out, w.in[w.pos:end]...)
 		w.pos = end
 	}
@@ -93,7 +95,7 @@ func (w *walk) value(start int, key []byte) {
 func (w *walk) container(key []byte) {
 	if w.depth >= w.r.maxDepth {
 		w.out = appendQuoted(w.out, TooDeepMarker)
-		w.pos = valueEnd(w.in, w.pos)
+		w.pos = jsonscan.ValueEnd(w.in, w.pos)
 		return
 	}
 	object := w.in[w.pos] == '{'
@@ -102,12 +104,12 @@ func (w *walk) container(key []byte) {
 		return
 	}
 	for w.pos++; ; {
-		w.pos = skipSpace(w.in, w.pos)
+		w.pos = jsonscan.SkipSpace(w.in, w.pos)
 		switch w.in[w.pos] {
 		case ',':
 			w.pos++
 			continue
-		case closer(object):
+		case jsonscan.Closer(object):
 			w.pos++
 			w.shut(object)
 			return
@@ -132,13 +134,13 @@ func (w *walk) open(object bool) bool {
 		return false
 	}
 	w.depth++
-	w.out = append(w.out, closer(object)-2) // '{' and '[' lie two below their partners
+	w.out = append(w.out, jsonscan.Closer(object)-2) // '{' and '[' lie two below their partners
 	return true
 }
 
 func (w *walk) shut(object bool) {
 	w.depth--
-	w.out = append(w.out, closer(object))
+	w.out = append(w.out, jsonscan.Closer(object))
 }
 
 // separate writes a comma unless the container was just opened. No value
@@ -187,7 +189,7 @@ func (p *nameValue) of(w *walk) class {
 	}
 	p.known = true
 	for i := p.begin + 1; ; {
-		i = skipSpace(w.in, i)
+		i = jsonscan.SkipSpace(w.in, i)
 		switch w.in[i] {
 		case '}':
 			return p.class
@@ -196,20 +198,20 @@ func (p *nameValue) of(w *walk) class {
 			continue
 		}
 		key, next := unquoted(w.in, i)
-		i = skipSpace(w.in, skipSpace(w.in, next)+1)
+		i = jsonscan.SkipSpace(w.in, jsonscan.SkipSpace(w.in, next)+1)
 		if w.in[i] == '"' && isOneOf(key, "type", "name", "key", "field", "path", "property", "attribute") {
 			name, _ := unquoted(w.in, i)
 			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
 		}
-		i = valueEnd(w.in, i)
+		i = jsonscan.ValueEnd(w.in, i)
 	}
 }
 
 // unquoted is the text of the string at i, and the index after it.
 func unquoted(in []byte, i int) (text []byte, next int) {
-	next, plain := stringEnd(in, i)
+	next, plain := jsonscan.StringEnd(in, i)
 	if text = in[i+1 : next-1]; !plain {
-		text = appendUnquoted(nil, text)
+		text = jsonscan.AppendUnquoted(nil, text)
 	}
 	return text, next
 }
@@ -220,13 +222,13 @@ func isOneOf(key []byte, names ...string) bool {
 
 // member writes one member of an object.
 func (w *walk) member(start int, named *nameValue) {
-	end, plain := stringEnd(w.in, w.pos)
+	end, plain := jsonscan.StringEnd(w.in, w.pos)
 	key := w.in[w.pos+1 : end-1]
 	if !plain {
-		key = appendUnquoted(nil, key)
+		key = jsonscan.AppendUnquoted(nil, key)
 	}
-	w.pos = skipSpace(w.in, end)
-	w.pos = skipSpace(w.in, w.pos+1)
+	w.pos = jsonscan.SkipSpace(w.in, end)
+	w.pos = jsonscan.SkipSpace(w.in, w.pos+1)
 	found := w.name(key, plain)
 	if found == harmless && isOneOf(key, "value", "values") {
 		found = named.of(w)
@@ -236,7 +238,7 @@ func (w *walk) member(start int, named *nameValue) {
 		return
 	}
 	from := w.pos
-	w.pos = valueEnd(w.in, from)
+	w.pos = jsonscan.ValueEnd(w.in, from)
 	w.secret(start, found, key, w.in[from:w.pos])
 }
 
@@ -278,18 +280,18 @@ func (w *walk) secret(start int, found class, key, raw []byte) {
 // that a form and a JSON body agree, and the compact literal of all else.
 func plainText(raw []byte) string {
 	if raw[0] == '"' {
-		return string(appendUnquoted(nil, raw[1:len(raw)-1]))
+		return string(jsonscan.AppendUnquoted(nil, raw[1:len(raw)-1]))
 	}
 	return string(appendCompact(nil, raw))
 }
 
 // stringAt writes the string at pos.
 func (w *walk) stringAt(start int, key []byte) {
-	end, plain := stringEnd(w.in, w.pos)
+	end, plain := jsonscan.StringEnd(w.in, w.pos)
 	raw := w.in[w.pos:end]
 	w.pos = end
 	if inside := raw[1 : len(raw)-1]; !plain {
-		w.text(start, key, string(appendUnquoted(nil, inside)))
+		w.text(start, key, string(jsonscan.AppendUnquoted(nil, inside)))
 	} else if suspicious(inside, isIDKey(key)) {
 		w.text(start, key, string(inside))
 	} else {
@@ -299,7 +301,7 @@ func (w *walk) stringAt(start int, key []byte) {
 
 // text writes a decoded string under a harmless key.
 func (w *walk) text(start int, key []byte, s string) {
-	if looksJSON(s) && validJSON([]byte(s)) {
+	if looksJSON(s) && jsonscan.Valid([]byte(s), 0) {
 		if w.nested {
 			w.out = appendQuoted(w.out, TooDeepMarker)
 			return
@@ -312,7 +314,7 @@ func (w *walk) text(start int, key []byte, s string) {
 		shortest = never
 	}
 	clean, whole := w.r.clean(s, shortest)
-	if whole || (clean != s && looksJSON(clean) && validJSON([]byte(clean))) {
+	if whole || (clean != s && looksJSON(clean) && jsonscan.Valid([]byte(clean), 0)) {
 		quoted := appendQuoted(nil, s)
 		w.secret(start, secret, key, quoted)
 		return

@@ -1,6 +1,10 @@
 package redact
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
+)
 
 // From which length a random-looking run of letters and digits counts as a
 // secret. A body's ids (Better Auth: 32, nanoid: 21, ULID: 26) make up most
@@ -159,7 +163,7 @@ func isUUID(s string) bool {
 	for i := range len(s) {
 		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (s[i] == '-') {
 			return false
-		} else if _, ok := hexDigit(s[i]); !dash && !ok {
+		} else if _, ok := jsonscan.HexDigit(s[i]); !dash && !ok {
 			return false
 		}
 	}

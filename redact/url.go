@@ -3,6 +3,8 @@ package redact
 import (
 	"strings"
 	"unicode/utf8"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
 )
 
 // Query masks a raw query: the value of every sensitive key, and values that
@@ -201,8 +203,8 @@ func unescape(s string, plus bool) string {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		if c == '%' && i+2 < len(s) {
-			high, ok1 := hexDigit(s[i+1])
-			low, ok2 := hexDigit(s[i+2])
+			high, ok1 := jsonscan.HexDigit(s[i+1])
+			low, ok2 := jsonscan.HexDigit(s[i+2])
 			if ok1 && ok2 {
 				c = high<<4 | low
 				i += 2

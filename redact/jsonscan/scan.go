@@ -1,6 +1,11 @@
-package redact
+// Package jsonscan knows the grammar of JSON (RFC 8259): where its tokens end, and whether a
+// text is a document. Values are never computed: 1e400 and 2^53+1 stay as they were sent
+// (threats.md B9). Functions are pure; unless said, what they are given is valid.
+package jsonscan
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -10,6 +15,7 @@ import (
 type nesting struct {
 	bits  []uint64
 	depth int
+	most  int // 0: any number
 }
 
 func (n *nesting) push(object bool) {
@@ -29,15 +35,15 @@ func (n *nesting) inObject() bool {
 	return n.bits[d/64]>>(d%64)&1 == 1
 }
 
-// validJSON reports whether b is one JSON value (RFC 8259) and white space.
-// Bytes that are not UTF-8 are let through inside strings: they are replaced
-// when written. It does not recurse, as encoding/json (limit 10,000) and
-// gjson (no limit) do.
-func validJSON(b []byte) bool {
+// Valid reports whether b is one JSON value and white space, of at most maxDepth objects and
+// arrays in one another, or of any number if that is 0. Bytes that are not UTF-8 are let
+// through inside strings. It does not recurse, as encoding/json (limit 10,000) and gjson (no
+// limit) do.
+func Valid(b []byte, maxDepth int) bool {
 	var room [4]uint64
-	n := nesting{bits: room[:0]}
+	n := nesting{bits: room[:0], most: maxDepth}
 	for i := 0; ; {
-		i = skipSpace(b, i)
+		i = SkipSpace(b, i)
 		if i >= len(b) {
 			return false
 		}
@@ -60,9 +66,12 @@ func validJSON(b []byte) bool {
 func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 	switch b[i] {
 	case '{', '[':
+		if n.most > 0 && n.depth >= n.most {
+			return i, false, false
+		}
 		object := b[i] == '{'
-		i = skipSpace(b, i+1)
-		if i < len(b) && b[i] == closer(object) {
+		i = SkipSpace(b, i+1)
+		if i < len(b) && b[i] == Closer(object) {
 			return i + 1, false, true
 		}
 		n.push(object)
@@ -72,10 +81,10 @@ func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 		}
 		return i, true, true
 	case '"':
-		i, _ = stringEnd(b, i)
+		i, _ = StringEnd(b, i)
 		return i, false, i > 0
 	}
-	i, ok = literal(b, i)
+	i, ok = LiteralEnd(b, i)
 	return i, false, ok
 }
 
@@ -83,7 +92,7 @@ func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 // must come, or until the document is done.
 func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 	for {
-		i = skipSpace(b, i)
+		i = SkipSpace(b, i)
 		if n.depth == 0 {
 			return i, true, i == len(b)
 		}
@@ -92,13 +101,13 @@ func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 		}
 		object := n.inObject()
 		switch b[i] {
-		case closer(object):
+		case Closer(object):
 			n.depth--
 			i++
 		case ',':
 			i++
 			if object {
-				i, ok = memberName(b, skipSpace(b, i))
+				i, ok = memberName(b, SkipSpace(b, i))
 				return i, false, ok
 			}
 			return i, false, true
@@ -108,7 +117,8 @@ func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 	}
 }
 
-func closer(object bool) byte {
+// Closer is the bracket that ends an object or an array.
+func Closer(object bool) byte {
 	if object {
 		return '}'
 	}
@@ -120,48 +130,87 @@ func memberName(b []byte, i int) (int, bool) {
 	if i >= len(b) || b[i] != '"' {
 		return i, false
 	}
-	if i, _ = stringEnd(b, i); i == 0 {
+	if i, _ = StringEnd(b, i); i == 0 {
 		return i, false
 	}
-	i = skipSpace(b, i)
+	i = SkipSpace(b, i)
 	if i >= len(b) || b[i] != ':' {
 		return i, false
 	}
 	return i + 1, true
 }
 
-// stringEnd is the index after the string that opens at i, 0 when it is
-// broken. plain says that its bytes stand for themselves: ASCII, no escapes.
-func stringEnd(b []byte, i int) (end int, plain bool) {
+// StringEnd is the index after the string that opens at i, 0 when it is broken. plain says
+// that its bytes stand for themselves: ASCII, no escapes.
+func StringEnd(b []byte, i int) (end int, plain bool) {
 	plain = true
-	for i++; i < len(b); i++ {
-		switch c := b[i]; {
-		case c == '"':
-			return i + 1, plain
-		case c == '\\':
-			plain = false
-			if i++; i >= len(b) {
-				return 0, false
-			}
-			if b[i] == 'u' {
-				if _, ok := hex4(b, i+1); !ok {
-					return 0, false
-				}
-				i += 4
-			} else if unescaped(b[i]) == 0 {
-				return 0, false
-			}
-		case c < ' ':
+	for i++; ; {
+		next, ascii := stop(b, i)
+		if plain = plain && ascii; next >= len(b) {
 			return 0, false
-		case c >= utf8.RuneSelf:
+		}
+		switch b[next] {
+		case '"':
+			return next + 1, plain
+		case '\\':
 			plain = false
+			if i = escapeEnd(b, next+1); i == 0 {
+				return 0, false
+			}
+		default:
+			return 0, false
 		}
 	}
-	return 0, false
 }
 
-// literal reads true, false, null or a number.
-func literal(b []byte, i int) (int, bool) {
+// escapeEnd is the index after the escape whose letter is at i, 0 when it is broken.
+func escapeEnd(b []byte, i int) int {
+	switch {
+	case i >= len(b):
+		return 0
+	case b[i] != 'u':
+		if unescaped(b[i]) == 0 {
+			return 0
+		}
+		return i + 1
+	}
+	if _, ok := hex4(b, i+1); !ok {
+		return 0
+	}
+	return i + 5
+}
+
+// One and the highest bit of each byte of a word.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// stop is the first index from i on at which a string may end or be broken: a quote, a
+// backslash, a control character, or the end. ascii says what is before it. It looks at eight
+// bytes at once: (v - ones) &^ v & highs has the highest bit of the first byte of v that is 0,
+// and none before it.
+func stop(b []byte, i int) (next int, ascii bool) {
+	var seen uint64
+	for ; i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := w^('"'*ones), w^('\\'*ones)
+		if found := ((w-' '*ones)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs; found != 0 {
+			n := bits.TrailingZeros64(found) / 8
+			seen |= w & (1<<(8*n) - 1)
+			return i + n, seen&highs == 0
+		}
+		seen |= w
+	}
+	for ; i < len(b) && b[i] >= ' ' && b[i] != '"' && b[i] != '\\'; i++ {
+		seen |= uint64(b[i])
+	}
+	return i, seen&highs == 0
+}
+
+// LiteralEnd is the index after true, false, null or a number at i; ok is false if there is
+// none.
+func LiteralEnd(b []byte, i int) (end int, ok bool) {
 	for _, word := range [...]string{"true", "false", "null"} {
 		if len(b)-i >= len(word) && string(b[i:i+len(word)]) == word {
 			return i + len(word), true
@@ -201,25 +250,26 @@ func number(b []byte, i int) (int, bool) {
 }
 
 func digits(b []byte, i int) int {
-	for i < len(b) && isDigit(b[i]) {
+	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
 		i++
 	}
 	return i
 }
 
-func skipSpace(b []byte, i int) int {
+// SkipSpace is the first index from i on that is no white space. b may be anything.
+func SkipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
 		i++
 	}
 	return i
 }
 
-// valueEnd is the index after the value at i. b must be valid.
-func valueEnd(b []byte, i int) int {
+// ValueEnd is the index after the value at i. b must be valid.
+func ValueEnd(b []byte, i int) int {
 	for depth := 0; i < len(b); {
 		switch b[i] {
 		case '"':
-			i, _ = stringEnd(b, i)
+			i, _ = StringEnd(b, i)
 		case '{', '[':
 			depth++
 			i++
@@ -231,7 +281,7 @@ func valueEnd(b []byte, i int) int {
 			i++
 			continue
 		default:
-			i, _ = literal(b, i)
+			i, _ = LiteralEnd(b, i)
 		}
 		if depth == 0 {
 			return i
@@ -240,9 +290,9 @@ func valueEnd(b []byte, i int) int {
 	return i
 }
 
-// appendUnquoted appends what the inside of a valid JSON string stands for:
+// AppendUnquoted appends what the inside of a valid JSON string stands for:
 // valid UTF-8, with U+FFFD for NUL, lone surrogates and broken bytes.
-func appendUnquoted(dst, in []byte) []byte {
+func AppendUnquoted(dst, in []byte) []byte {
 	for i := 0; i < len(in); {
 		if in[i] != '\\' {
 			v, size := utf8.DecodeRune(in[i:])
@@ -300,7 +350,7 @@ func hex4(b []byte, i int) (rune, bool) {
 	}
 	var v rune
 	for _, c := range b[i : i+4] {
-		d, ok := hexDigit(c)
+		d, ok := HexDigit(c)
 		if !ok {
 			return 0, false
 		}
@@ -309,56 +359,13 @@ func hex4(b []byte, i int) (rune, bool) {
 	return v, true
 }
 
-func hexDigit(c byte) (byte, bool) {
+// HexDigit is the value of a hexadecimal digit in either case; ok is false for all else.
+func HexDigit(c byte) (v byte, ok bool) {
 	switch {
-	case isDigit(c):
+	case '0' <= c && c <= '9':
 		return c - '0', true
 	case 'a' <= c|0x20 && c|0x20 <= 'f':
 		return c | 0x20 - 'a' + 10, true
 	}
 	return 0, false
-}
-
-const hexDigits = "0123456789abcdef"
-
-// appendQuoted appends s as a JSON string. NUL and what is not UTF-8 become
-// U+FFFD: SQLite stops at the one, PostgreSQL refuses both (threats.md B7).
-func appendQuoted(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	plain := 0
-	for plain < len(s) && s[plain] >= ' ' && s[plain] < utf8.RuneSelf && s[plain] != '"' && s[plain] != '\\' {
-		plain++
-	}
-	dst = append(dst, s[:plain]...)
-	for _, v := range s[plain:] {
-		switch {
-		case v == '"' || v == '\\':
-			dst = append(dst, '\\', byte(v))
-		case v == 0:
-			dst = append(dst, "\ufffd"...)
-		case v < ' ':
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[v>>4], hexDigits[v&15])
-		default:
-			dst = utf8.AppendRune(dst, v)
-		}
-	}
-	return append(dst, '"')
-}
-
-// appendCompact appends the JSON value in without the white space between
-// its tokens.
-func appendCompact(dst, in []byte) []byte {
-	for i := 0; i < len(in); {
-		if in[i] == '"' {
-			end, _ := stringEnd(in, i)
-			dst = append(dst, in[i:end]...)
-			i = end
-			continue
-		}
-		if skipSpace(in, i) == i {
-			dst = append(dst, in[i])
-		}
-		i++
-	}
-	return dst
 }
