@@ -393,22 +393,23 @@ func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker, endpoi
 	if err != nil {
 		return Session{}, fmt.Errorf("%w: %w", ErrLookup, err)
 	}
-	session, err := s.read(endpoint, status, body)
+	answer := &profile.Answer{Status: status, Body: body}
+	session, err := s.read(endpoint, answer)
 	if err != nil {
 		return Session{}, err
 	}
-	s.learnProven(c, endpoint, body, session)
+	s.learnProven(c, endpoint, answer, session)
 	return session, nil
 }
 
 // learnProven remembers a request's only cookie as its session's, if the answer
 // shows that it is: the cookie begins with the session's own token. Otherwise a
 // cookie that only looks like a session could be passed off as somebody's.
-func (s *Sessions) learnProven(c *credentials, endpoint *profile.Session, body []byte, session Session) {
+func (s *Sessions) learnProven(c *credentials, endpoint *profile.Session, answer *profile.Answer, session Session) {
 	if endpoint.Token == "" || len(c.tokens) != 1 || !strings.HasPrefix(c.tokens[0].source, "cookie ") {
 		return
 	}
-	own := profile.LookupString(body, endpoint.Token)
+	own := answer.LookupString(endpoint.Token)
 	if rest, ok := strings.CutPrefix(c.tokens[0].value, own); own != "" && ok && strings.HasPrefix(rest, ".") {
 		s.learn(c.tokens[0], session)
 	}
@@ -437,52 +438,52 @@ func (s *Sessions) request(ctx context.Context, c *credentials, endpoint *profil
 // read understands a session endpoint's answer. A refusal (4xx) means nobody; what
 // is no clear answer is an error, never a session: 404 and 405 say that the endpoint
 // is not there, 429 that there was no time.
-func (s *Sessions) read(p *profile.Session, status int, body []byte) (Session, error) {
-	switch {
+func (s *Sessions) read(p *profile.Session, a *profile.Answer) (Session, error) {
+	switch status := a.Status; {
 	case status == http.StatusOK:
 	case status == http.StatusTooManyRequests, status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status >= 500, status < 200:
-		return Session{}, fmt.Errorf("%w: it answered %d", ErrLookup, status)
+		return Session{}, fmt.Errorf("%w: it answered %d", ErrLookup, a.Status)
 	default:
 		return Session{}, nil
 	}
-	if !profile.Readable(body) {
+	if !a.Readable() {
 		return Session{}, fmt.Errorf("%w: its answer is no JSON", ErrLookup)
 	}
-	id := p.User.Value(&profile.Exchange{Answer: &profile.Answer{Status: status, Body: body}})
+	id := p.User.Value(&profile.Exchange{Answer: a})
 	if id == "" {
 		return Session{}, nil
 	}
-	if p.SessionUser != "" && profile.LookupString(body, p.SessionUser) != id {
+	if p.SessionUser != "" && a.LookupString(p.SessionUser) != id {
 		return Session{}, nil
 	}
 	if p.Expires != "" {
-		if end, err := time.Parse(time.RFC3339, profile.LookupString(body, p.Expires)); err == nil && s.now().After(end.Add(time.Minute)) {
+		if end, err := time.Parse(time.RFC3339, a.LookupString(p.Expires)); err == nil && s.now().After(end.Add(time.Minute)) {
 			return Session{}, nil
 		}
 	}
-	identifier := lookupOptional(body, p.Identifier)
-	if p.IdentifierVerified != "" && !profile.Lookup(body, p.IdentifierVerified).Bool() {
+	identifier := lookupOptional(a, p.Identifier)
+	if p.IdentifierVerified != "" && !a.Lookup(p.IdentifierVerified).Bool() {
 		identifier = ""
 	}
 	return Session{
-		UserID: id, ImpersonatedBy: lookupOptional(body, p.ImpersonatedBy),
-		Roles: rolesOf(body, p.Role), Identifier: identifier,
+		UserID: id, ImpersonatedBy: lookupOptional(a, p.ImpersonatedBy),
+		Roles: rolesOf(a, p.Role), Identifier: identifier,
 	}, nil
 }
 
-func lookupOptional(body []byte, pointer string) string {
+func lookupOptional(a *profile.Answer, pointer string) string {
 	if pointer == "" {
 		return ""
 	}
-	return profile.LookupString(body, pointer)
+	return a.LookupString(pointer)
 }
 
 // rolesOf reads one role, several separated by commas, or an array of them.
-func rolesOf(body []byte, pointer string) []string {
+func rolesOf(a *profile.Answer, pointer string) []string {
 	if pointer == "" {
 		return nil
 	}
-	v := profile.Lookup(body, pointer)
+	v := a.Lookup(pointer)
 	var roles []string
 	if v.IsArray() {
 		for _, r := range v.Array() {
