@@ -95,7 +95,7 @@ func (sp *span) edges() [][2]int64 {
 }
 
 // exactly is the number of entries that a query selects, if counts can tell it soon.
-func (s *Store) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, ok bool, err error) {
+func (v *view) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, ok bool, err error) {
 	o, ok := countable(q, k)
 	if !ok {
 		return 0, false, nil
@@ -104,7 +104,7 @@ func (s *Store) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, 
 	if bounded && sp.from >= sp.to {
 		return 0, false, nil
 	}
-	found, ok, err := s.whole(ctx, &o, sp, bounded)
+	found, ok, err := v.whole(ctx, &o, sp, bounded)
 	if err != nil || !ok {
 		return 0, false, err
 	}
@@ -115,7 +115,7 @@ func (s *Store) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, 
 		return n, true, nil
 	}
 	for _, keys := range sp.edges() {
-		part, ok, err := s.edge(ctx, &o, keys)
+		part, ok, err := v.edge(ctx, &o, keys)
 		if err != nil || !ok {
 			return 0, false, err
 		}
@@ -126,41 +126,41 @@ func (s *Store) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, 
 
 // whole is what counts has of the whole hours of a span, or of everything; hours that are
 // not asked for are -1.
-func (s *Store) whole(ctx context.Context, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
+func (v *view) whole(ctx context.Context, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
 	o.from, o.to = sp.from, sp.to
-	found, upto, ok := s.counts.remember(o, bounded)
+	found, upto, ok := v.counts.remember(o, bounded)
 	if !ok || !bounded || o.from >= min(o.to, upto) {
 		return found, ok, nil
 	}
 	where, args := o.where()
-	query := fmt.Sprintf(`SELECT hour, kind, status, severity, n, 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? AND %s`, s.table, where)
-	_, err := eachGroup(ctx, s.read, found, query, append([]any{o.from, min(o.to, upto)}, args...)...)
+	query := fmt.Sprintf(`SELECT hour, kind, status, severity, n, 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? AND %s`, v.table, where)
+	_, err := eachGroup(ctx, v.db, found, query, append([]any{o.from, min(o.to, upto)}, args...)...)
 	return found, true, err
 }
 
 // edge counts the entries between two keys, up to maxEdge.
-func (s *Store) edge(ctx context.Context, o *scope, keys [2]int64) (int, bool, error) {
+func (v *view) edge(ctx context.Context, o *scope, keys [2]int64) (int, bool, error) {
 	if keys[0] >= keys[1] {
 		return 0, true, nil
 	}
 	where, args := o.where()
 	where = strings.NewReplacer("kind", "+action", "status", "+status", "severity", "+severity").Replace(where)
 	var n int
-	err := s.read.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM (SELECT 1 FROM "%s_entries" WHERE key >= ? AND key < ? AND %s LIMIT %d)`,
-		s.table, where, maxEdge+1), append([]any{keys[0], keys[1]}, args...)...).Scan(&n)
+	err := v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM (SELECT 1 FROM "%s_entries" WHERE key >= ? AND key < ? AND %s LIMIT %d)`,
+		v.table, where, maxEdge+1), append([]any{keys[0], keys[1]}, args...)...).Scan(&n)
 	return n, n <= maxEdge, err
 }
 
 // Histogram implements storage.Aggregator. Steps of whole hours come from the counts.
-func (s *Store) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
-	k, err := s.kinds(ctx, &q)
+func (v *view) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	k, err := v.kinds(ctx, &q)
 	if err != nil {
 		return nil, err
 	}
 	buckets := histogram{step: max(step.Milliseconds(), 1), counts: map[int64]*storage.Bucket{}}
 	if o, ok := countable(&q, k); ok && step%time.Hour == 0 {
 		sp, _ := spanOf(&q)
-		found, ok, err := s.whole(ctx, &o, sp, true)
+		found, ok, err := v.whole(ctx, &o, sp, true)
 		if err != nil {
 			return nil, err
 		}
@@ -169,14 +169,14 @@ func (s *Store) Histogram(ctx context.Context, q storage.Query, step time.Durati
 				buckets.add(at.hour*int64(hour), int64(at.status), n)
 			}
 			for _, keys := range sp.edges() {
-				if err := s.scanHistogram(ctx, between(&q, keys), k, &buckets); err != nil {
+				if err := v.scanHistogram(ctx, between(&q, keys), k, &buckets); err != nil {
 					return nil, err
 				}
 			}
 			return buckets.sorted(), nil
 		}
 	}
-	err = s.scanHistogram(ctx, q, k, &buckets)
+	err = v.scanHistogram(ctx, q, k, &buckets)
 	return buckets.sorted(), err
 }
 
@@ -188,13 +188,13 @@ func between(q *storage.Query, keys [2]int64) storage.Query {
 }
 
 // scanHistogram counts entries one by one.
-func (s *Store) scanHistogram(ctx context.Context, q storage.Query, k kinds, into *histogram) error {
+func (v *view) scanHistogram(ctx context.Context, q storage.Query, k kinds, into *histogram) error {
 	if !q.From.IsZero() && !q.To.IsZero() && q.From.After(q.To) {
 		return nil
 	}
-	for _, r := range s.runs(&q, k) {
-		rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT (key >> 20) / %[2]d * %[2]d, status, count(*) FROM "%[1]s_entries" WHERE %[3]s GROUP BY 1, 2`,
-			s.table, into.step, &r), r.args...)
+	for _, r := range v.runs(&q, k) {
+		rows, err := v.db.QueryContext(ctx, fmt.Sprintf(`SELECT (key >> 20) / %[2]d * %[2]d, status, count(*) FROM "%[1]s_entries" WHERE %[3]s GROUP BY 1, 2`,
+			v.table, into.step, &r), r.args...)
 		if err != nil {
 			return err
 		}
@@ -238,36 +238,36 @@ func (h *histogram) sorted() []storage.Bucket {
 }
 
 // Tally implements storage.Aggregator.
-func (s *Store) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
-	k, err := s.kinds(ctx, &q)
+func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	k, err := v.kinds(ctx, &q)
 	if err != nil {
 		return nil, err
 	}
 	groups := map[hourGroup]int{}
 	o, ok := countable(&q, k)
-	if ok && !s.counts.old() {
+	if ok && !v.counts.old() {
 		sp, bounded := spanOf(&q)
 		if !bounded || sp.from < sp.to {
-			if groups, ok, err = s.tallyCounts(ctx, &q, k, &o, sp, bounded); err != nil {
+			if groups, ok, err = v.tallyCounts(ctx, &q, k, &o, sp, bounded); err != nil {
 				return nil, err
 			}
 			if ok {
-				return s.name(ctx, groups)
+				return v.name(ctx, groups)
 			}
 		}
 	}
-	if s.counts.old() {
-		return s.tallyEach(ctx, q, k)
+	if v.counts.old() {
+		return v.tallyEach(ctx, q, k)
 	}
 	groups = map[hourGroup]int{}
-	if err := s.scanTally(ctx, q, k, groups); err != nil {
+	if err := v.scanTally(ctx, q, k, groups); err != nil {
 		return nil, err
 	}
-	return s.name(ctx, groups)
+	return v.name(ctx, groups)
 }
 
-func (s *Store) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
-	groups, ok, err := s.whole(ctx, o, sp, bounded)
+func (v *view) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
+	groups, ok, err := v.whole(ctx, o, sp, bounded)
 	if err != nil || !ok || !bounded {
 		return groups, ok, err
 	}
@@ -275,7 +275,7 @@ func (s *Store) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *s
 		if keys[0] >= keys[1] {
 			continue
 		}
-		if err := s.scanTally(ctx, between(q, keys), k, groups); err != nil {
+		if err := v.scanTally(ctx, between(q, keys), k, groups); err != nil {
 			return nil, false, err
 		}
 	}
@@ -283,10 +283,10 @@ func (s *Store) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *s
 }
 
 // scanTally counts entries one by one.
-func (s *Store) scanTally(ctx context.Context, q storage.Query, k kinds, into map[hourGroup]int) error {
-	for _, r := range s.runs(&q, k) {
-		_, err := eachGroup(ctx, s.read, into, fmt.Sprintf(`SELECT -1, action, status, severity, count(*), 0 FROM "%s_entries" WHERE %s
-			GROUP BY action, status, severity`, s.table, &r), r.args...)
+func (v *view) scanTally(ctx context.Context, q storage.Query, k kinds, into map[hourGroup]int) error {
+	for _, r := range v.runs(&q, k) {
+		_, err := eachGroup(ctx, v.db, into, fmt.Sprintf(`SELECT -1, action, status, severity, count(*), 0 FROM "%s_entries" WHERE %s
+			GROUP BY action, status, severity`, v.table, &r), r.args...)
 		if err != nil {
 			return err
 		}
@@ -295,9 +295,9 @@ func (s *Store) scanTally(ctx context.Context, q storage.Query, k kinds, into ma
 }
 
 // name gives groups the names of their actions and classes.
-func (s *Store) name(ctx context.Context, groups map[hourGroup]int) ([]storage.Tally, error) {
+func (v *view) name(ctx context.Context, groups map[hourGroup]int) ([]storage.Tally, error) {
 	names := map[int64]storage.Tally{}
-	rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT code, text, class FROM "%s_texts" WHERE class IS NOT NULL`, s.table))
+	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(`SELECT code, text, class FROM "%s_texts" WHERE class IS NOT NULL`, v.table))
 	if err != nil {
 		return nil, err
 	}
@@ -323,10 +323,10 @@ func (s *Store) name(ctx context.Context, groups map[hourGroup]int) ([]storage.T
 }
 
 // tallyEach counts with the classes that metadata says.
-func (s *Store) tallyEach(ctx context.Context, q storage.Query, k kinds) ([]storage.Tally, error) {
+func (v *view) tallyEach(ctx context.Context, q storage.Query, k kinds) ([]storage.Tally, error) {
 	sums := map[storage.Tally]int{}
-	for _, r := range s.runs(&q, k) {
-		err := s.tallyRun(ctx, r, sums)
+	for _, r := range v.runs(&q, k) {
+		err := v.tallyRun(ctx, r, sums)
 		if err != nil {
 			return nil, err
 		}
@@ -334,10 +334,10 @@ func (s *Store) tallyEach(ctx context.Context, q storage.Query, k kinds) ([]stor
 	return tallies(sums), nil
 }
 
-func (s *Store) tallyRun(ctx context.Context, r run, into map[storage.Tally]int) error {
-	rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT t.text, coalesce(t.class, e.class) AS class, e.status, e.severity, count(*) FROM
+func (v *view) tallyRun(ctx context.Context, r run, into map[storage.Tally]int) error {
+	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(`SELECT t.text, coalesce(t.class, e.class) AS class, e.status, e.severity, count(*) FROM
 		(SELECT action, status, severity, %[1]s AS class FROM "%[2]s_entries" WHERE %[3]s) e
-		JOIN "%[2]s_texts" t ON t.code = e.action GROUP BY 1, 2, 3, 4`, legacyClass, s.table, &r), r.args...)
+		JOIN "%[2]s_texts" t ON t.code = e.action GROUP BY 1, 2, 3, 4`, legacyClass, v.table, &r), r.args...)
 	if err != nil {
 		return err
 	}

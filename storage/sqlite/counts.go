@@ -168,9 +168,10 @@ func (c *changes) tell(to *counts) {
 	clear(c.n)
 }
 
-// readLegacy looks whether there may be entries of an earlier version.
-func (s *Store) readLegacy(ctx context.Context) error {
-	return s.read.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy FROM "%s_counted"`, s.table)).Scan(&s.counts.legacy)
+// readLegacy looks what there is of an earlier version: entries, perhaps, and indexes.
+func (v *view) readLegacy(ctx context.Context) error {
+	return v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy, EXISTS (SELECT 1 FROM sqlite_master WHERE name = '%[1]s_user_action') FROM "%[1]s_counted"`, v.table)).
+		Scan(&v.counts.legacy, &v.byGroup)
 }
 
 // startCounting runs keepCounts in the background.
@@ -278,12 +279,12 @@ func (c *counts) fill(epoch int, found map[hourGroup]int, legacy bool) {
 }
 
 // legacy says whether entries of an earlier version are still there.
-func (s *Store) legacy(ctx context.Context, q querier) (found bool, err error) {
-	if !s.counts.old() {
+func (v *view) legacy(ctx context.Context, q querier) (found bool, err error) {
+	if !v.counts.old() {
 		return false, nil
 	}
 	err = q.QueryRowContext(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT 1 FROM "%[1]s_texts" WHERE class IS NULL AND
-		EXISTS (SELECT 1 FROM "%[1]s_entries" WHERE action = code))`, s.table)).Scan(&found)
+		EXISTS (SELECT 1 FROM "%[1]s_entries" WHERE action = code))`, v.table)).Scan(&found)
 	return found, err
 }
 
@@ -295,15 +296,15 @@ type querier interface {
 
 // readCounts adds up what the table has before upto, under hour -1, and counts the entries
 // from there on, a part at a time.
-func (s *Store) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int) error {
+func (v *view) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int) error {
 	whole := context.WithoutCancel(ctx) // see fillCounts
 	_, err := eachGroup(whole, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
-		GROUP BY kind, status, severity`, s.table), upto)
+		GROUP BY kind, status, severity`, v.table), upto)
 	if err != nil {
 		return err
 	}
 	query := fmt.Sprintf(`SELECT (key >> 20) / %d AS hour, action, status, severity, count(*), max(key) FROM
-		(SELECT key, action, status, severity FROM "%s_entries" WHERE key > ? ORDER BY key LIMIT %d) GROUP BY 1, 2, 3, 4`, hour, s.table, scanRows)
+		(SELECT key, action, status, severity FROM "%s_entries" WHERE key > ? ORDER BY key LIMIT %d) GROUP BY 1, 2, 3, 4`, hour, v.table, scanRows)
 	for last := hourKey(upto) - 1; ; {
 		end, err := eachGroup(whole, q, into, query, last)
 		if err = cmp.Or(err, ctx.Err()); err != nil || end <= last {

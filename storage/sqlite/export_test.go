@@ -11,13 +11,17 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// ExplainPage returns SQLite's plan for the keys of the first page of q.
-func ExplainPage(t *testing.T, path string, db *sql.DB, q storage.Query) string {
+// ExplainPage returns SQLite's plan for the keys of the first page of q; apart says that the
+// user has many entries.
+func ExplainPage(t *testing.T, db *sql.DB, q storage.Query, apart bool) string {
 	t.Helper()
-	s := &Store{path: path, table: DefaultTable}
+	s := &view{table: DefaultTable}
 	k := kinds{asked: q.Action != "" || q.Class != ""}
 	if k.asked {
 		k.codes = []int64{1}
+	}
+	if apart && q.UserID != nil && *q.UserID != "" {
+		k.apart, k.own = true, []group{{kind: 1, status: 0}, {kind: 1, status: 1}, {kind: 2, status: 1}}
 	}
 	keys, args := s.keys(s.runs(&q, k), 50, 0)
 	return planOf(t, db, keys, args...)
@@ -132,3 +136,12 @@ func Strays(t *testing.T, s *Store) (n int) {
 	}
 	return n
 }
+
+// SortAtMost has s look through each group of a user's entries by itself when there are more.
+func SortAtMost(s *Store, n int) { s.sorted = n }
+
+// Bounds of how a user's entries are found.
+const (
+	MaxSorted = maxSorted
+	MaxOwn    = maxOwn
+)

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -24,41 +25,74 @@ const entryJoins = `JOIN "%[1]s_texts" a ON a.code = e.action LEFT JOIN "%[1]s_t
 const byID = `SELECT ` + entryColumns + ` FROM "%[1]s_entries" e ` + entryJoins + ` WHERE e.id = ?1 AND
 	e.key IN (?2, (SELECT key FROM "%[1]s_entries" WHERE id = ?1 AND stray IS NOT NULL))`
 
+// view answers questions from what its db shows.
+type view struct {
+	db     querier
+	table  string
+	counts *counts
+	// byGroup is true when the index on users has their entries by group; a Reader may read
+	// a database in which it has not.
+	byGroup bool
+	// sorted, if not 0, stands for maxSorted. Tests set it.
+	sorted int
+}
+
 // Get implements storage.Getter.
-func (s *Store) Get(ctx context.Context, id string) (storage.Entry, error) {
+func (v *view) Get(ctx context.Context, id string) (storage.Entry, error) {
 	key, _ := storage.IDKey(id)
-	_, e, err := scan(s.read.QueryRowContext(ctx, fmt.Sprintf(byID, s.table), idValue(id), key))
+	_, e, err := scan(v.db.QueryRowContext(ctx, fmt.Sprintf(byID, v.table), idValue(id), key))
 	if errors.Is(err, sql.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound
 	}
 	return e, err
 }
 
-// List implements storage.Lister.
+// List implements storage.Lister: what is looked up first and the page are of one moment.
 func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	conn, err := s.read.Conn(ctx)
+	if err != nil {
+		return storage.Page{}, err
+	}
+	defer func() { _ = conn.Close() }()
+	// The statements obey ctx; a transaction that did would end with an error of its own.
+	tx, err := conn.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return storage.Page{}, err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was changed
+	now := s.view
+	now.db = tx
+	return now.List(ctx, q)
+}
+
+// List implements storage.Lister. What db shows must not change meanwhile.
+func (v *view) List(ctx context.Context, q storage.Query) (storage.Page, error) {
 	page := storage.Page{Entries: []storage.Entry{}}
-	k, err := s.kinds(ctx, &q)
+	k, err := v.kinds(ctx, &q)
 	if err != nil {
 		return page, err
 	}
 	if !q.NoTotal {
-		if err := s.total(ctx, &page, &q, k); err != nil {
+		if err := v.total(ctx, &page, &q, k); err != nil {
 			return page, err
 		}
 	}
-	found, err := s.pageOf(ctx, page, q, k)
+	found, err := v.pageOf(ctx, page, q, k)
 	if err == nil && foreign(&q, found.Entries) {
 		k.alike = true
-		return s.pageOf(ctx, page, q, k)
+		return v.pageOf(ctx, page, q, k)
 	}
 	return found, err
 }
 
 // total says in the page how many entries there are.
-func (s *Store) total(ctx context.Context, page *storage.Page, q *storage.Query, k kinds) error {
-	total, exact, err := s.exactly(ctx, q, k)
+func (v *view) total(ctx context.Context, page *storage.Page, q *storage.Query, k kinds) error {
+	total, exact, err := v.exactly(ctx, q, k)
 	if err == nil && !exact {
-		total, err = s.count(ctx, s.runs(q, k))
+		if !k.asked && q.Status == "" && q.From.IsZero() && q.To.IsZero() {
+			k.apart = false // all of the user's groups
+		}
+		total, err = v.count(ctx, v.runs(q, k))
 		page.TotalIsCapped = total > storage.MaxTotal
 		total = min(total, storage.MaxTotal)
 	}
@@ -71,27 +105,27 @@ func foreign(q *storage.Query, entries []storage.Entry) bool {
 	return q.UserID != nil && *q.UserID != "" && slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.UserID != "" && e.UserID != *q.UserID })
 }
 
-func (s *Store) pageOf(ctx context.Context, page storage.Page, q storage.Query, k kinds) (storage.Page, error) {
-	runs := s.runs(&q, k)
+func (v *view) pageOf(ctx context.Context, page storage.Page, q storage.Query, k kinds) (storage.Page, error) {
+	runs := v.runs(&q, k)
 	if q.Cursor != "" {
 		key, err := storage.DecodeCursor(q.Cursor)
 		if err != nil {
 			return page, err
 		}
 		q.Offset = 0
-		runs = s.before(q, k, key)
+		runs = v.before(q, k, key)
 	}
-	return s.page(ctx, page, runs, q.PageLimit(), max(q.Offset, 0))
+	return v.page(ctx, page, runs, q.PageLimit(), max(q.Offset, 0))
 }
 
 // before are the runs of a query below a key. Each has one upper bound: of two SQLite
 // would go by the first, and read all that is between them.
-func (s *Store) before(q storage.Query, k kinds, key int64) []run {
+func (v *view) before(q storage.Query, k kinds, key int64) []run {
 	if !q.To.IsZero() {
 		key = min(key, storage.EndKey(q.To))
 		q.To = time.Time{}
 	}
-	runs := s.runs(&q, k)
+	runs := v.runs(&q, k)
 	for i := range runs {
 		runs[i].add("key < ?", key)
 	}
@@ -138,35 +172,46 @@ type kinds struct {
 	// many is true when so many entries are of them that a page of them is found soonest
 	// by walking through all.
 	many bool
+	// apart is true when the query is for a user with so many entries that each group of
+	// them, in own, is a run: the index has those of one group in order of time. A few
+	// entries are sorted.
+	apart bool
+	own   []group
 }
 
-// kinds looks up what Action and Class select.
-func (s *Store) kinds(ctx context.Context, q *storage.Query) (kinds, error) {
+// kinds looks up what Action, Class and UserID select.
+func (v *view) kinds(ctx context.Context, q *storage.Query) (kinds, error) {
 	k := kinds{asked: q.Action != "" || q.Class != "", class: q.Class}
-	if !k.asked {
-		return k, nil
+	if k.asked {
+		if err := v.findKinds(ctx, q, &k); err != nil {
+			return k, err
+		}
 	}
+	return k, v.findOwn(ctx, q, &k)
+}
+
+func (v *view) findKinds(ctx context.Context, q *storage.Query, k *kinds) error {
 	var where run
 	if q.Action != "" {
 		where.add("text = ?", q.Action)
 	}
 	switch {
 	case q.Class == "":
-	case s.counts.old():
-		where.add(fmt.Sprintf(`(class = ? OR class IS NULL AND EXISTS (SELECT 1 FROM "%s_entries" WHERE action = code))`, s.table), q.Class)
+	case v.counts.old():
+		where.add(fmt.Sprintf(`(class = ? OR class IS NULL AND EXISTS (SELECT 1 FROM "%s_entries" WHERE action = code))`, v.table), q.Class)
 	default:
 		where.add("class = ?", q.Class)
 	}
-	rows, err := s.read.QueryContext(ctx, fmt.Sprintf(`SELECT code, class FROM "%s_texts" WHERE %s`, s.table, &where), where.args...)
+	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(`SELECT code, class FROM "%s_texts" WHERE %s`, v.table, &where), where.args...)
 	if err != nil {
-		return k, err
+		return err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var code int64
 		var class sql.NullString
 		if err := rows.Scan(&code, &class); err != nil {
-			return k, err
+			return err
 		}
 		if q.Class == "" || class.Valid {
 			k.codes = append(k.codes, code)
@@ -174,15 +219,61 @@ func (s *Store) kinds(ctx context.Context, q *storage.Query) (kinds, error) {
 			k.legacy = append(k.legacy, code)
 		}
 	}
-	k.many = s.counts.many(k.codes)
-	return k, rows.Err()
+	k.many = v.counts.many(k.codes)
+	return rows.Err()
+}
+
+// Bounds of how a user's entries are found.
+const (
+	// maxSorted is how many are sorted for a page; of more each group is a run.
+	maxSorted = 256
+	// maxOwn bounds those groups: the entries of a user who has more are sorted.
+	maxOwn = 128
+)
+
+// ownGroups goes from one group of a user's entries to the next, so that it takes as long as
+// there are groups: (action << 2) + status each.
+const ownGroups = `WITH RECURSIVE own(g) AS (VALUES (-1) UNION ALL SELECT coalesce(
+		(SELECT (action << 2) + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action = own.g >> 2 AND status > (own.g & 3) ORDER BY status LIMIT 1),
+		(SELECT (action << 2) + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action > own.g >> 2 ORDER BY action, status LIMIT 1))
+	FROM own WHERE g IS NOT NULL)
+	SELECT g FROM own WHERE g >= 0 LIMIT %[2]d`
+
+// findOwn finds the groups of the user's entries, unless they are few.
+func (v *view) findOwn(ctx context.Context, q *storage.Query, k *kinds) error {
+	k.own, k.apart = nil, false
+	if q.UserID == nil || *q.UserID == "" || !v.byGroup {
+		return nil
+	}
+	user, more := storage.TextHash(*q.UserID), 0
+	err := v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT 1 FROM "%s_entries" WHERE user_hash = ? LIMIT 1 OFFSET %d`, v.table, cmp.Or(v.sorted, maxSorted)), user).Scan(&more)
+	if err != nil {
+		if errors.Is(err, sql.ErrNoRows) {
+			err = nil
+		}
+		return err
+	}
+	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(ownGroups, v.table, maxOwn+1), user)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var g int64
+		if err := rows.Scan(&g); err != nil {
+			return err
+		}
+		k.own = append(k.own, group{kind: g >> 2, status: int8(g & 3)})
+	}
+	k.apart = len(k.own) <= maxOwn
+	return rows.Err()
 }
 
 // maxRuns bounds the runs of a query.
 const maxRuns = 64
 
-func (s *Store) runs(q *storage.Query, k kinds) []run {
-	all := s.filters(q)
+func (v *view) runs(q *storage.Query, k kinds) []run {
+	all := v.filters(q)
 	switch {
 	case q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != ""):
 		return []run{k.filter(all)}
@@ -193,15 +284,40 @@ func (s *Store) runs(q *storage.Query, k kinds) []run {
 	case *q.UserID == "":
 		return []run{k.filter(all.with("user_hash IS NULL"))}
 	}
-	own := k.filter(all.with("user_hash = ?", storage.TextHash(*q.UserID)))
+	own := all.with("user_hash = ?", storage.TextHash(*q.UserID))
 	if k.alike {
 		own = own.with("user_id = ?", *q.UserID)
 	}
-	if !q.Widened() {
-		return []run{own}
+	runs := []run{}
+	if k.apart {
+		runs = k.ownRuns(own, q.Status)
+	} else {
+		runs = append(runs, k.filter(own))
 	}
-	return []run{own, k.filter(all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
-		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code()))}
+	if !q.Widened() {
+		return runs
+	}
+	return append(runs, k.filter(all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
+		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code())))
+}
+
+// ownRuns are one for each of the user's groups that are asked for.
+func (k *kinds) ownRuns(user run, status storage.Status) []run {
+	runs := []run{}
+	for _, g := range k.own {
+		r := user.with("action = ? AND status = ?", g.kind, g.status)
+		switch {
+		case status != "" && g.status != int8(status.Code()): //nolint:gosec // a code
+		case !k.asked || slices.Contains(k.codes, g.kind):
+			runs = append(runs, r)
+		case slices.Contains(k.legacy, g.kind):
+			runs = append(runs, r.with(legacyClass+" = ?", k.class))
+		}
+	}
+	if len(runs) == 0 {
+		runs = append(runs, user.with("0"))
+	}
+	return runs
 }
 
 // runs are one for each kind and status, in the order of the index on both.
@@ -246,7 +362,7 @@ func (k *kinds) filter(r run) run {
 const legacyClass = `CASE WHEN json_valid(metadata) AND json_type(metadata, '$.class') = 'text' THEN json_extract(metadata, '$.class') ELSE '' END`
 
 // filters are the terms that all runs have.
-func (s *Store) filters(q *storage.Query) run {
+func (v *view) filters(q *storage.Query) run {
 	var r run
 	byIndex := q.UserID != nil && *q.UserID != "" || q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != "")
 	if q.UserID == nil && q.IdentifierHash != "" {
@@ -282,16 +398,16 @@ func (s *Store) filters(q *storage.Query) run {
 		r.add("key < ?", storage.EndKey(q.To)) // both ends inclusive
 	}
 	if q.Text != "" {
-		s.addText(&r, q)
+		v.addText(&r, q)
 	}
 	return r
 }
 
 // addText adds the search for q.Text. No index helps it: the caller's context
 // bounds how long it looks. Texts with codes are compared once, not in each entry.
-func (s *Store) addText(r *run, q *storage.Query) {
+func (v *view) addText(r *run, q *storage.Query) {
 	const like = ` LIKE ? ESCAPE '\'`
-	coded := fmt.Sprintf(` IN (SELECT code FROM "%s_texts" WHERE text`+like+`)`, s.table)
+	coded := fmt.Sprintf(` IN (SELECT code FROM "%s_texts" WHERE text`+like+`)`, v.table)
 	terms := []string{"action" + coded, "user_id" + like, "ip" + like}
 	if q.TextInAgent {
 		terms = append(terms, "agent"+coded)
@@ -304,39 +420,46 @@ func (s *Store) addText(r *run, q *storage.Query) {
 	r.add("("+strings.Join(terms, " OR ")+")", slices.Repeat([]any{pattern}, len(terms))...)
 }
 
-func (s *Store) count(ctx context.Context, runs []run) (int, error) {
-	var parts []string
+// count counts up to storage.MaxTotal + 1. To skip entries costs half of what counting them
+// does, and most of what is counted has more than that or few.
+func (v *view) count(ctx context.Context, runs []run) (int, error) {
+	var rows, counts []string
 	var args []any
 	for i := range runs {
-		parts = append(parts, fmt.Sprintf(`SELECT 1 FROM "%s_entries" WHERE %s`, s.table, &runs[i]))
+		from := fmt.Sprintf(`FROM "%s_entries" WHERE %s`, v.table, &runs[i])
+		rows, counts = append(rows, "SELECT 1 "+from), append(counts, "(SELECT count(*) "+from+")")
 		args = append(args, runs[i].args...)
 	}
-	var n int
-	q := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, strings.Join(parts, " UNION ALL "), storage.MaxTotal+1)
-	err := s.read.QueryRowContext(ctx, q, args...).Scan(&n)
+	n := 0
+	err := v.db.QueryRowContext(ctx, fmt.Sprintf(`%s LIMIT 1 OFFSET %d`, strings.Join(rows, " UNION ALL "), storage.MaxTotal), args...).Scan(&n)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return storage.MaxTotal + 1, err
+	}
+	err = v.db.QueryRowContext(ctx, "SELECT "+strings.Join(counts, " + "), args...).Scan(&n)
 	return n, err
 }
 
 // keys is the query for the keys of one page and of one entry more, which tells
 // whether there is a next page.
-func (s *Store) keys(runs []run, limit, offset int) (string, []any) {
+func (v *view) keys(runs []run, limit, offset int) (string, []any) {
 	if len(runs) == 1 {
-		return fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d OFFSET %d`, s.table, &runs[0], limit+1, offset), runs[0].args
+		return fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d OFFSET %d`, v.table, &runs[0], limit+1, offset), runs[0].args
 	}
+	// SQLite merges the runs: it reads no more of each than the page has.
 	var parts []string
 	var args []any
 	for i := range runs {
-		parts = append(parts, fmt.Sprintf(`SELECT key FROM (SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d)`, s.table, &runs[i], limit+1+offset))
+		parts = append(parts, fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s`, v.table, &runs[i]))
 		args = append(args, runs[i].args...)
 	}
-	return fmt.Sprintf(`SELECT key FROM (%s) ORDER BY key DESC LIMIT %d OFFSET %d`, strings.Join(parts, " UNION ALL "), limit+1, offset), args
+	return fmt.Sprintf(`%s ORDER BY key DESC LIMIT %d OFFSET %d`, strings.Join(parts, " UNION ALL "), limit+1, offset), args
 }
 
-func (s *Store) page(ctx context.Context, page storage.Page, runs []run, limit, offset int) (storage.Page, error) {
-	keys, args := s.keys(runs, limit, offset)
+func (v *view) page(ctx context.Context, page storage.Page, runs []run, limit, offset int) (storage.Page, error) {
+	keys, args := v.keys(runs, limit, offset)
 	q := fmt.Sprintf(`SELECT `+entryColumns+` FROM (%[2]s) k JOIN "%[1]s_entries" e ON e.key = k.key `+
-		entryJoins+` ORDER BY e.key DESC`, s.table, keys)
-	rows, err := s.read.QueryContext(ctx, q, args...)
+		entryJoins+` ORDER BY e.key DESC`, v.table, keys)
+	rows, err := v.db.QueryContext(ctx, q, args...)
 	if err != nil {
 		return page, err
 	}

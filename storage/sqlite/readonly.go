@@ -45,30 +45,30 @@ func OpenReadOnly(ctx context.Context, o Options) (*Reader, error) {
 		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
 	}
 	r := &Reader{path, table, false}
-	return look(ctx, r, func(s *Store) (*Reader, error) {
-		if err := checkOwner(ctx, s.read); err != nil {
+	return look(ctx, r, func(v *view) (*Reader, error) {
+		if err := checkOwner(ctx, v.db); err != nil {
 			return nil, err
 		}
-		return &Reader{path, table, true}, r.complete(ctx, s)
+		return &Reader{path, table, true}, r.complete(ctx, v)
 	})
 }
 
 // complete says what is wrong with a database that has not all that is asked of it.
-func (r *Reader) complete(ctx context.Context, s *Store) error {
+func (r *Reader) complete(ctx context.Context, v *view) error {
 	var tables int
-	if err := s.read.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, r.table+"_entries").Scan(&tables); err != nil {
+	if err := v.db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, r.table+"_entries").Scan(&tables); err != nil {
 		return err
 	}
 	if tables == 0 {
 		return fmt.Errorf("it has no audit log named %s: name the table", r.table)
 	}
-	if err := s.readLegacy(ctx); err != nil {
+	if err := v.readLegacy(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Get(ctx, ""); !errors.Is(err, storage.ErrNotFound) {
+	if _, err := v.Get(ctx, ""); !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	_, err := s.List(ctx, storage.Query{Limit: 1})
+	_, err := v.List(ctx, storage.Query{Limit: 1})
 	return err
 }
 
@@ -83,54 +83,54 @@ func (r *Reader) Write(context.Context, ...storage.Entry) error { return errRead
 
 // List implements storage.Lister.
 func (r *Reader) List(ctx context.Context, q storage.Query) (storage.Page, error) {
-	return look(ctx, r, func(s *Store) (storage.Page, error) { return s.List(ctx, q) })
+	return look(ctx, r, func(v *view) (storage.Page, error) { return v.List(ctx, q) })
 }
 
 // Get implements storage.Getter.
 func (r *Reader) Get(ctx context.Context, id string) (storage.Entry, error) {
-	return look(ctx, r, func(s *Store) (storage.Entry, error) { return s.Get(ctx, id) })
+	return look(ctx, r, func(v *view) (storage.Entry, error) { return v.Get(ctx, id) })
 }
 
 // Histogram implements storage.Aggregator.
 func (r *Reader) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
-	return look(ctx, r, func(s *Store) ([]storage.Bucket, error) {
-		if err := s.countOnce(ctx); err != nil {
+	return look(ctx, r, func(v *view) ([]storage.Bucket, error) {
+		if err := v.countOnce(ctx); err != nil {
 			return nil, err
 		}
-		return s.Histogram(ctx, q, step)
+		return v.Histogram(ctx, q, step)
 	})
 }
 
 // Tally implements storage.Aggregator.
 func (r *Reader) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
-	return look(ctx, r, func(s *Store) ([]storage.Tally, error) {
-		if err := s.countOnce(ctx); err != nil {
+	return look(ctx, r, func(v *view) ([]storage.Tally, error) {
+		if err := v.countOnce(ctx); err != nil {
 			return nil, err
 		}
-		return s.Tally(ctx, q)
+		return v.Tally(ctx, q)
 	})
 }
 
 // countOnce fills the counts for one question: from the table, and by looking at the
 // entries of the hours that it does not have. It runs in the question's transaction.
-func (s *Store) countOnce(ctx context.Context) error {
+func (v *view) countOnce(ctx context.Context) error {
 	var upto int64
-	if err := s.read.QueryRowContext(ctx, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
+	if err := v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, v.table)).Scan(&upto); err != nil {
 		return err
 	}
-	epoch, found := s.counts.reset(upto), map[hourGroup]int{}
-	if err := s.readCounts(ctx, s.read, upto, found); err != nil {
+	epoch, found := v.counts.reset(upto), map[hourGroup]int{}
+	if err := v.readCounts(ctx, v.db, upto, found); err != nil {
 		return ctx.Err() // too many actions: the entries themselves are looked at
 	}
-	legacy, err := s.legacy(ctx, s.read)
-	s.counts.fill(epoch, found, legacy)
+	legacy, err := v.legacy(ctx, v.db)
+	v.counts.fill(epoch, found, legacy)
 	return err
 }
 
 // look answers one question over a connection of its own. A database that nobody has open
 // has no log beside it, and is read as a file that does not change; should somebody open
 // it meanwhile, the question is asked again.
-func look[T any](ctx context.Context, r *Reader, ask func(*Store) (T, error)) (T, error) {
+func look[T any](ctx context.Context, r *Reader, ask func(*view) (T, error)) (T, error) {
 	const tries = 3
 	for n := 1; ; n++ {
 		quiet, err := r.quiet()
@@ -149,7 +149,7 @@ func look[T any](ctx context.Context, r *Reader, ask func(*Store) (T, error)) (T
 }
 
 // askOnce asks in one transaction: the answer is true of one moment.
-func askOnce[T any](ctx context.Context, r *Reader, quiet bool, ask func(*Store) (T, error)) (answer T, err error) {
+func askOnce[T any](ctx context.Context, r *Reader, quiet bool, ask func(*view) (T, error)) (answer T, err error) {
 	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "temp_store(MEMORY)", "query_only(ON)"}}
 	if quiet {
 		q.Set("immutable", "1") // else SQLite makes the log's files
@@ -164,14 +164,14 @@ func askOnce[T any](ctx context.Context, r *Reader, quiet bool, ask func(*Store)
 	if _, err := db.ExecContext(ctx, "BEGIN"); err != nil { // there is one connection
 		return answer, err
 	}
-	s := &Store{path: r.path, table: r.table, read: db}
+	v := &view{table: r.table, db: db, counts: &counts{}}
 	if !r.known {
-		return ask(s)
+		return ask(v)
 	}
-	if err := s.readLegacy(ctx); err != nil {
+	if err := v.readLegacy(ctx); err != nil {
 		return answer, err
 	}
-	return ask(s)
+	return ask(v)
 }
 
 // quiet says whether no log is beside the database: nobody has it open.

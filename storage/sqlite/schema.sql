@@ -1,4 +1,4 @@
--- Schema 3. {t} is the configured name. Codes: status 0 success, 1 failed,
+-- Schema 4. {t} is the configured name. Codes: status 0 success, 1 failed,
 -- 2 pending, 3 unknown; severity 0 low, 1 medium, 2 high, 3 critical.
 CREATE TABLE IF NOT EXISTS "{t}_texts" (
 	code  INTEGER PRIMARY KEY,
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS "{t}_entries" (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS "{t}_stray" ON "{t}_entries" (id) WHERE stray IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_elsewhere" ON "{t}_entries" (stray) WHERE stray = 3;
-CREATE INDEX IF NOT EXISTS "{t}_user" ON "{t}_entries" (user_hash, key, action, status) WHERE user_hash IS NOT NULL;
+CREATE INDEX IF NOT EXISTS "{t}_user_action" ON "{t}_entries" (user_hash, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;
 CREATE INDEX IF NOT EXISTS "{t}_nobody" ON "{t}_entries" (user_hash) WHERE user_hash IS NULL;

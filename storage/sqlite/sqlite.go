@@ -31,7 +31,7 @@ const DefaultTable = "auditLog"
 // application_id; schemaVersion is in PRAGMA user_version.
 const (
 	applicationID = 0x43414c67
-	schemaVersion = 3
+	schemaVersion = 4
 )
 
 //go:embed schema.sql
@@ -51,8 +51,8 @@ type Options struct {
 
 // Store is an open database. Use Open. It is safe for concurrent use.
 type Store struct {
+	view
 	path   string
-	table  string
 	log    *slog.Logger
 	write  *sql.DB // one connection, used by the writer goroutine alone
 	read   *sql.DB // read-only connections
@@ -62,7 +62,6 @@ type Store struct {
 	closed sync.Once
 	// compacting is held by Compact: one at a time.
 	compacting sync.Mutex
-	counts     counts
 	// stopCounting ends keepCounts and waits for its end.
 	stopCounting func()
 }
@@ -103,7 +102,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
 	}
-	s := &Store{path: path, table: o.Table, log: o.Logger, stopCounting: func() {}}
+	s := &Store{view: view{table: o.Table, counts: &counts{}}, path: path, log: o.Logger, stopCounting: func() {}}
 	if err := s.open(ctx); err != nil {
 		s.leave()
 		return nil, fmt.Errorf("audit log database %s: %w", path, err)
@@ -129,10 +128,11 @@ func (s *Store) open(ctx context.Context) error {
 	if s.read, err = openDB(s.path, 4, "query_only(ON)"); err != nil {
 		return errors.Join(err, s.write.Close())
 	}
+	s.db = s.read
 	if err := cmp.Or(s.migrate(ctx), s.readLegacy(ctx)); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	if s.writer, err = newWriter(ctx, s.write, s.table, &s.counts); err != nil {
+	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
 	if s.ticker, err = startCheckpointer(s); err != nil {
@@ -352,7 +352,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	return tx.Commit()
 }
 
-func checkOwner(ctx context.Context, db *sql.DB) error {
+func checkOwner(ctx context.Context, db querier) error {
 	var app, version, objects int
 	row := db.QueryRowContext(ctx, `SELECT (SELECT application_id FROM pragma_application_id),
 		(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)`)
