@@ -10,8 +10,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/caddy-audit-log/caddy-audit-log/redact/jsonscan"
 )
 
@@ -61,9 +59,10 @@ func readSent(contentType string, body []byte) *sentBody {
 	media = strings.ToLower(strings.TrimSpace(media))
 	switch {
 	case media == "application/json" || strings.HasSuffix(media, "+json"):
-		if d := readDocument(body); d.readable() {
-			return &sentBody{json: d, whole: !otherCharset(params)}
-		}
+		b := &sentBody{}
+		b.json.read(body)
+		b.whole = b.json.readable() && !otherCharset(params)
+		return b
 	case media == "application/x-www-form-urlencoded":
 		return &sentBody{fields: formFields(string(body)), isForm: true, whole: !otherCharset(params) && !likeJSON(body)}
 	case media == "multipart/form-data":
@@ -227,29 +226,25 @@ func addFields(fields iter.Seq[sentField], name string, r *readings) {
 
 // addFrom walks to the end of a pointer along every path that some server takes.
 func addFrom(d *document, pointer string, r *readings) {
-	if d.members == nil {
-		addMembers(d.root(), pointer, r)
-		return
+	if d.readable() {
+		addBelow(d.text, d.eachMember(), pointer, r)
 	}
-	w := newWalk(pointer, r)
-	for i := range d.members {
-		if m := &d.members[i]; w.takes(string(m.name)) && !w.goOn(m.value()) {
-			break
-		}
-	}
-	w.end()
 }
 
-// addMembers is addFrom below the root.
-func addMembers(v gjson.Result, pointer string, r *readings) {
+// addBelow is addFrom in a value, whose members these are if it is an object.
+func addBelow(v []byte, members iter.Seq[jsonscan.Member], pointer string, r *readings) {
 	w := newWalk(pointer, r)
-	switch {
-	case v.IsArray():
-		if element := child(v, w.token); element.Exists() {
+	switch v[0] {
+	case '[':
+		if element := child(v, nil, w.token); element != nil {
 			w.goOn(element)
 		}
-	case v.IsObject():
-		v.ForEach(func(key, value gjson.Result) bool { return !w.takes(key.Str) || w.goOn(value) })
+	case '{':
+		for m := range members {
+			if w.takes(string(nameOf(v, m))) && !w.goOn(v[m.Value:m.End]) {
+				break
+			}
+		}
 		w.end()
 	}
 }
@@ -283,11 +278,11 @@ func (w *walk) takes(name string) bool {
 }
 
 // goOn goes on at a value; false when there is no need to look for more.
-func (w *walk) goOn(v gjson.Result) bool {
+func (w *walk) goOn(v []byte) bool {
 	if w.more {
-		addMembers(v, w.rest, w.r)
+		addBelow(v, jsonscan.Members(v), w.rest, w.r)
 	} else {
-		w.r.add(text(v))
+		w.r.add(text(parsed(v)))
 	}
 	return w.r.whole
 }

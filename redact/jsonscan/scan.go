@@ -5,6 +5,8 @@ package jsonscan
 
 import (
 	"encoding/binary"
+	"iter"
+	"math"
 	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -16,7 +18,20 @@ type nesting struct {
 	bits  []uint64
 	depth int
 	most  int // 0: any number
+	// members of the root, if they are wanted.
+	members []Member
+	wanted  bool
 }
+
+// Member is one of an object: b[Name:NameEnd] is its name as it is written, without the
+// quotes, and b[Value:End] its value. Plain says that the name's bytes stand for themselves.
+type Member struct {
+	Name, NameEnd, Value, End uint32
+	Plain                     bool
+}
+
+// MaxMembers bounds a text whose members can be told, in bytes: 4 GiB.
+const MaxMembers = math.MaxUint32
 
 func (n *nesting) push(object bool) {
 	word, bit := n.depth/64, uint64(1)<<(n.depth%64)
@@ -42,20 +57,34 @@ func (n *nesting) inObject() bool {
 func Valid(b []byte, maxDepth int) bool {
 	var room [4]uint64
 	n := nesting{bits: room[:0], most: maxDepth}
+	return n.valid(b)
+}
+
+// AppendMembers is Valid that also appends the members of b to dst, in their order, if b is an
+// object. b begins with its bracket and has at most MaxMembers bytes. If it is not valid, what
+// was appended means nothing.
+func AppendMembers(dst []Member, b []byte, maxDepth int) ([]Member, bool) {
+	var room [4]uint64
+	n := nesting{bits: room[:0], most: maxDepth, members: dst, wanted: len(b) <= MaxMembers}
+	ok := n.valid(b) && n.wanted
+	return n.members, ok
+}
+
+func (n *nesting) valid(b []byte) bool {
 	for i := 0; ; {
 		i = SkipSpace(b, i)
 		if i >= len(b) {
 			return false
 		}
 		var opened, ok bool
-		if i, opened, ok = begin(b, i, &n); !ok {
+		if i, opened, ok = begin(b, i, n); !ok {
 			return false
 		}
 		if opened {
 			continue
 		}
 		var done bool
-		if i, done, ok = finish(b, i, &n); !ok || done {
+		if i, done, ok = finish(b, i, n); !ok || done {
 			return ok
 		}
 	}
@@ -76,7 +105,7 @@ func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 		}
 		n.push(object)
 		if object {
-			i, ok = memberName(b, i)
+			i, ok = n.memberName(b, i)
 			return i, true, ok
 		}
 		return i, true, true
@@ -92,6 +121,9 @@ func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 // must come, or until the document is done.
 func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 	for {
+		if n.depth == 1 && n.wanted && n.inObject() {
+			n.members[len(n.members)-1].End = uint32(i) //nolint:gosec // AppendMembers
+		}
 		i = SkipSpace(b, i)
 		if n.depth == 0 {
 			return i, true, i == len(b)
@@ -107,7 +139,7 @@ func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 		case ',':
 			i++
 			if object {
-				i, ok = memberName(b, SkipSpace(b, i))
+				i, ok = n.memberName(b, SkipSpace(b, i))
 				return i, false, ok
 			}
 			return i, false, true
@@ -125,19 +157,59 @@ func Closer(object bool) byte {
 	return ']'
 }
 
-// memberName reads `"name" :`.
-func memberName(b []byte, i int) (int, bool) {
+// memberName reads `"name" :` and the white space behind it.
+func (n *nesting) memberName(b []byte, i int) (int, bool) {
 	if i >= len(b) || b[i] != '"' {
 		return i, false
 	}
-	if i, _ = StringEnd(b, i); i == 0 {
+	end, plain := StringEnd(b, i)
+	if end == 0 {
 		return i, false
 	}
-	i = SkipSpace(b, i)
-	if i >= len(b) || b[i] != ':' {
-		return i, false
+	colon := SkipSpace(b, end)
+	if colon >= len(b) || b[colon] != ':' {
+		return colon, false
 	}
-	return i + 1, true
+	value := SkipSpace(b, colon+1)
+	if n.wanted && n.depth == 1 {
+		n.members = append(n.members, Member{Name: uint32(i + 1), NameEnd: uint32(end - 1), Value: uint32(value), Plain: plain}) //nolint:gosec // AppendMembers
+	}
+	return value, true
+}
+
+// Members are those of a valid object, in their order. It begins with its bracket and has at
+// most MaxMembers bytes.
+func Members(object []byte) iter.Seq[Member] {
+	return func(yield func(Member) bool) {
+		for i := SkipSpace(object, 1); object[i] != '}'; i = SkipSpace(object, i) {
+			if object[i] == ',' {
+				i = SkipSpace(object, i+1)
+			}
+			end, plain := StringEnd(object, i)
+			value := SkipSpace(object, SkipSpace(object, end)+1)
+			m := Member{Name: uint32(i + 1), NameEnd: uint32(end - 1), Value: uint32(value), Plain: plain} //nolint:gosec // MaxMembers
+			i = ValueEnd(object, value)
+			if m.End = uint32(i); !yield(m) { //nolint:gosec // the same
+				return
+			}
+		}
+	}
+}
+
+// Element is the n-th value of a valid array, which begins with its bracket; nil if it has
+// fewer.
+func Element(array []byte, n int) []byte {
+	for i := SkipSpace(array, 1); array[i] != ']'; i = SkipSpace(array, i) {
+		if array[i] == ',' {
+			i = SkipSpace(array, i+1)
+		}
+		end := ValueEnd(array, i)
+		if n == 0 {
+			return array[i:end]
+		}
+		n, i = n-1, end
+	}
+	return nil
 }
 
 // StringEnd is the index after the string that opens at i, 0 when it is broken. plain says

@@ -1,7 +1,10 @@
 package jsonscan_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -79,4 +82,74 @@ func FuzzValid(f *testing.F) {
 			t.Fatalf("%q: %v, encoding/json says %v", text, got, want)
 		}
 	})
+}
+
+// FuzzMembers: both ways to find the members of an object agree with each other and with
+// encoding/json.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{"a":[1,{"b":2}],"é":"x" , "a\u0041" : {"c":{}} }`, "{}", "{ }", `{"a":1,}`, `[{"a":1}]`, `{"a":{"b":[{"c":"}"}]},"d":"\"","d":null}`, `{"a":1} x`, `{"":""}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) == 0 || len(text) > 5000 {
+			return
+		}
+		members, ok := jsonscan.AppendMembers(nil, text, 0)
+		switch {
+		case ok != jsonscan.Valid(text, 0):
+			t.Fatalf("%q: valid %v", text, !ok)
+		case !ok:
+		case text[0] != '{':
+			if len(members) > 0 {
+				t.Fatalf("%q has members", text)
+			}
+		default:
+			if again := slices.Collect(jsonscan.Members(text)); !slices.Equal(again, members) {
+				t.Fatalf("%q: %v and %v", text, members, again)
+			}
+			sameMembers(t, text, members)
+		}
+	})
+}
+
+// sameMembers compares with what encoding/json finds.
+func sameMembers(t *testing.T, text []byte, members []jsonscan.Member) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(text))
+	if _, err := d.Token(); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range members {
+		name, err := d.Token()
+		var value json.RawMessage
+		if err = errors.Join(err, d.Decode(&value)); err != nil {
+			t.Fatalf("%q has more members than encoding/json finds: %v", text, err)
+		}
+		var own string
+		if err := json.Unmarshal(text[m.Name-1:m.NameEnd+1], &own); err != nil || own != name {
+			t.Fatalf("%q: a member %q, want %q", text, own, name)
+		}
+		if m.Plain && string(text[m.Name:m.NameEnd]) != name {
+			t.Fatalf("%q: %q is not plain", text, name)
+		}
+		if got := string(text[m.Value:m.End]); got != string(value) {
+			t.Fatalf("%q: %q is %q, want %q", text, name, got, value)
+		}
+	}
+	if d.More() {
+		t.Fatalf("%q has more members than %d", text, len(members))
+	}
+}
+
+// TestElementsOfAnArray: by their place.
+func TestElementsOfAnArray(t *testing.T) {
+	array := []byte(`[ 1 , "]," ,{"a":[2]}, [] ,null ]`)
+	for n, want := range []string{"1", `"],"`, `{"a":[2]}`, "[]", "null", ""} {
+		if got := jsonscan.Element(array, n); string(got) != want || got == nil != (want == "") {
+			t.Errorf("%d is %q, want %q", n, got, want)
+		}
+	}
+	if got := jsonscan.Element([]byte("[ ]"), 0); got != nil {
+		t.Errorf("an element %q of nothing", got)
+	}
 }
