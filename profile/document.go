@@ -2,7 +2,6 @@ package profile
 
 import (
 	"bytes"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,14 +19,13 @@ const (
 
 // document is a body in JSON that was read once, for all the rules that look into it. It
 // refers to the body, which must not change while anybody looks for something in it; what is
-// found is a copy. The zero value is a body that cannot be read. It must not be copied.
+// found is a copy. The zero value is a body that cannot be read.
 type document struct {
 	text []byte // without white space before it; nil if it cannot be read
 	all  string // a copy of text, once somebody asked for the root
 	// members of the root in their order, if it is an object: most of what rules look for
 	// stands there, and a search of its own for each would take the whole body each time.
 	members []jsonscan.Member
-	room    [usualMembers]jsonscan.Member // the first of them
 }
 
 // usualMembers is for how many members of an object there is room at first.
@@ -39,7 +37,8 @@ func (d *document) read(body []byte) {
 	if len(text) == 0 || len(text) > maxLookup {
 		return
 	}
-	if members, ok := jsonscan.AppendMembers(d.room[:0], text, maxDepth); ok {
+	members := make([]jsonscan.Member, 0, usualMembers)
+	if members, ok := jsonscan.AppendMembers(members, text, maxDepth); ok {
 		d.text, d.members = text, members
 	}
 }
@@ -68,23 +67,30 @@ func (d *document) at(tokens string) []byte {
 		return nil
 	}
 	token, rest, more := strings.Cut(tokens, "/")
-	value := child(d.text, d.eachMember(), unescapePointer(token))
+	token = unescapePointer(token)
+	var value []byte
+	if d.text[0] == '[' {
+		value = child(d.text, token)
+	}
+	for _, m := range slices.Backward(d.members) {
+		if string(nameOf(d.text, m)) == token {
+			value = d.text[m.Value:m.End]
+			break
+		}
+	}
 	for more && value != nil {
 		token, rest, more = strings.Cut(rest, "/")
-		value = child(value, jsonscan.Members(value), unescapePointer(token))
+		value = child(value, unescapePointer(token))
 	}
 	return value
 }
 
-// eachMember are those of the root, if it is an object.
-func (d *document) eachMember() iter.Seq[jsonscan.Member] { return slices.Values(d.members) }
-
 // child is a value in another one, as it is written: the last member of that name of an
-// object, whose members these are, or an element of an array; nil if there is none.
-func child(v []byte, members iter.Seq[jsonscan.Member], token string) (found []byte) {
+// object, or an element of an array; nil if there is none.
+func child(v []byte, token string) (found []byte) {
 	switch v[0] {
 	case '{':
-		for m := range members {
+		for m, ok := jsonscan.NextMember(v, 1); ok; m, ok = jsonscan.NextMember(v, int(m.End)) {
 			if string(nameOf(v, m)) == token {
 				found = v[m.Value:m.End]
 			}

@@ -227,21 +227,21 @@ func addFields(fields iter.Seq[sentField], name string, r *readings) {
 // addFrom walks to the end of a pointer along every path that some server takes.
 func addFrom(d *document, pointer string, r *readings) {
 	if d.readable() {
-		addBelow(d.text, d.eachMember(), pointer, r)
+		addBelow(d.text, d.members, pointer, r)
 	}
 }
 
 // addBelow is addFrom in a value, whose members these are if it is an object.
-func addBelow(v []byte, members iter.Seq[jsonscan.Member], pointer string, r *readings) {
+func addBelow(v []byte, members []jsonscan.Member, pointer string, r *readings) {
 	w := newWalk(pointer, r)
 	switch v[0] {
 	case '[':
-		if element := child(v, nil, w.token); element != nil {
+		if element := child(v, w.token); element != nil {
 			w.goOn(element)
 		}
 	case '{':
-		for m := range members {
-			if w.takes(string(nameOf(v, m))) && !w.goOn(v[m.Value:m.End]) {
+		for _, m := range members {
+			if w.takes(nameOf(v, m)) && !w.goOn(v[m.Value:m.End]) {
 				break
 			}
 		}
@@ -265,9 +265,9 @@ func newWalk(pointer string, r *readings) walk {
 }
 
 // takes says whether some server takes a member of that name.
-func (w *walk) takes(name string) bool {
+func (w *walk) takes(name []byte) bool {
 	switch {
-	case name == w.token:
+	case string(name) == w.token:
 		w.exact = true
 	case sameName(name, w.token):
 		w.similar = true
@@ -280,7 +280,8 @@ func (w *walk) takes(name string) bool {
 // goOn goes on at a value; false when there is no need to look for more.
 func (w *walk) goOn(v []byte) bool {
 	if w.more {
-		addBelow(v, jsonscan.Members(v), w.rest, w.r)
+		members, _ := jsonscan.AppendMembers(nil, v, 0) // what stands in a document is valid
+		addBelow(v, members, w.rest, w.r)
 	} else {
 		w.r.add(text(parsed(v)))
 	}
@@ -296,11 +297,11 @@ func (w *walk) end() {
 
 // sameName says whether some server takes one name for the other: in another case, or
 // with "_" or "-" between its words.
-func sameName(a, b string) bool {
-	if a == "" || b == "" {
+func sameName[T string | []byte](a T, b string) bool {
+	if len(a) == 0 || b == "" {
 		return false
 	}
-	for a != "" && b != "" {
+	for len(a) > 0 && b != "" {
 		x, y := a[0], b[0]
 		switch {
 		case isJoint(x):
@@ -308,14 +309,14 @@ func sameName(a, b string) bool {
 		case isJoint(y):
 			b = b[1:]
 		case x >= utf8.RuneSelf || y >= utf8.RuneSelf: // some letters fold into ASCII
-			return strings.EqualFold(joints.Replace(a), joints.Replace(b))
+			return strings.EqualFold(joints.Replace(string(a)), joints.Replace(b))
 		case x != y && (x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z'):
 			return false
 		default:
 			a, b = a[1:], b[1:]
 		}
 	}
-	return strings.Trim(a+b, "_-") == ""
+	return strings.Trim(string(a), "_-") == "" && strings.Trim(b, "_-") == ""
 }
 
 func isJoint(c byte) bool { return c == '_' || c == '-' }

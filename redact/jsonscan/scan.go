@@ -5,7 +5,6 @@ package jsonscan
 
 import (
 	"encoding/binary"
-	"iter"
 	"math"
 	"math/bits"
 	"unicode/utf16"
@@ -15,7 +14,8 @@ import (
 // nesting remembers which of the open containers are objects, one bit each,
 // so that 200,000 brackets cost 25 KB and no stack.
 type nesting struct {
-	bits  []uint64
+	first [4]uint64 // of the first 256
+	bits  []uint64  // of the others
 	depth int
 	most  int // 0: any number
 	// members of the root, if they are wanted.
@@ -34,20 +34,28 @@ type Member struct {
 const MaxMembers = math.MaxUint32
 
 func (n *nesting) push(object bool) {
-	word, bit := n.depth/64, uint64(1)<<(n.depth%64)
-	if word == len(n.bits) {
+	if n.depth == 64*(len(n.first)+len(n.bits)) {
 		n.bits = append(n.bits, 0)
 	}
-	n.bits[word] &^= bit
+	word, bit := n.word(n.depth), uint64(1)<<(n.depth%64)
+	*word &^= bit
 	if object {
-		n.bits[word] |= bit
+		*word |= bit
 	}
 	n.depth++
 }
 
+// word is where the bit of a depth stands.
+func (n *nesting) word(depth int) *uint64 {
+	if at := depth / 64; at >= len(n.first) {
+		return &n.bits[at-len(n.first)]
+	}
+	return &n.first[depth/64]
+}
+
 func (n *nesting) inObject() bool {
 	d := n.depth - 1
-	return n.bits[d/64]>>(d%64)&1 == 1
+	return *n.word(d)>>(d%64)&1 == 1
 }
 
 // Valid reports whether b is one JSON value and white space, of at most maxDepth objects and
@@ -55,8 +63,7 @@ func (n *nesting) inObject() bool {
 // through inside strings. It does not recurse, as encoding/json (limit 10,000) and gjson (no
 // limit) do.
 func Valid(b []byte, maxDepth int) bool {
-	var room [4]uint64
-	n := nesting{bits: room[:0], most: maxDepth}
+	n := nesting{most: maxDepth}
 	return n.valid(b)
 }
 
@@ -64,8 +71,7 @@ func Valid(b []byte, maxDepth int) bool {
 // object. b begins with its bracket and has at most MaxMembers bytes. If it is not valid, what
 // was appended means nothing.
 func AppendMembers(dst []Member, b []byte, maxDepth int) ([]Member, bool) {
-	var room [4]uint64
-	n := nesting{bits: room[:0], most: maxDepth, members: dst, wanted: len(b) <= MaxMembers}
+	n := nesting{most: maxDepth, members: dst, wanted: len(b) <= MaxMembers}
 	ok := n.valid(b) && n.wanted
 	return n.members, ok
 }
@@ -177,23 +183,19 @@ func (n *nesting) memberName(b []byte, i int) (int, bool) {
 	return value, true
 }
 
-// Members are those of a valid object, in their order. It begins with its bracket and has at
-// most MaxMembers bytes.
-func Members(object []byte) iter.Seq[Member] {
-	return func(yield func(Member) bool) {
-		for i := SkipSpace(object, 1); object[i] != '}'; i = SkipSpace(object, i) {
-			if object[i] == ',' {
-				i = SkipSpace(object, i+1)
-			}
-			end, plain := StringEnd(object, i)
-			value := SkipSpace(object, SkipSpace(object, end)+1)
-			m := Member{Name: uint32(i + 1), NameEnd: uint32(end - 1), Value: uint32(value), Plain: plain} //nolint:gosec // MaxMembers
-			i = ValueEnd(object, value)
-			if m.End = uint32(i); !yield(m) { //nolint:gosec // the same
-				return
-			}
-		}
+// NextMember is the first member of a valid object that begins at i or later, where i is behind
+// the bracket or behind another member; ok is false if there is none. The object begins with
+// its bracket and has at most MaxMembers bytes.
+func NextMember(object []byte, i int) (m Member, ok bool) {
+	if i = SkipSpace(object, i); object[i] == ',' {
+		i = SkipSpace(object, i+1)
 	}
+	if object[i] == '}' {
+		return m, false
+	}
+	end, plain := StringEnd(object, i)
+	value := SkipSpace(object, SkipSpace(object, end)+1)
+	return Member{uint32(i + 1), uint32(end - 1), uint32(value), uint32(ValueEnd(object, value)), plain}, true //nolint:gosec // MaxMembers
 }
 
 // Element is the n-th value of a valid array, which begins with its bracket; nil if it has
