@@ -92,7 +92,7 @@ func (v *view) total(ctx context.Context, page *storage.Page, q *storage.Query, 
 		if !k.asked && q.Status == "" && q.From.IsZero() && q.To.IsZero() {
 			k.apart = false // all of the user's groups
 		}
-		total, err = v.count(ctx, v.runs(q, k))
+		total, err = v.count(ctx, v.runs(q, k), k.indexed(q))
 		page.TotalIsCapped = total > storage.MaxTotal
 		total = min(total, storage.MaxTotal)
 	}
@@ -232,12 +232,18 @@ const (
 )
 
 // ownGroups goes from one group of a user's entries to the next, so that it takes as long as
-// there are groups: (action << 2) + status each.
-const ownGroups = `WITH RECURSIVE own(g) AS (VALUES (-1) UNION ALL SELECT coalesce(
-		(SELECT (action << 2) + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action = own.g >> 2 AND status > (own.g & 3) ORDER BY status LIMIT 1),
-		(SELECT (action << 2) + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action > own.g >> 2 ORDER BY action, status LIMIT 1))
+// there are groups: action * storage.StatusCodes + status each.
+const ownGroups = `WITH RECURSIVE own(g) AS (VALUES (-%[2]d) UNION ALL SELECT coalesce(
+		(SELECT action * %[2]d + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action = own.g / %[2]d AND status > own.g %% %[2]d ORDER BY status LIMIT 1),
+		(SELECT action * %[2]d + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action > own.g / %[2]d ORDER BY action, status LIMIT 1))
 	FROM own WHERE g IS NOT NULL)
-	SELECT g FROM own WHERE g >= 0 LIMIT %[2]d`
+	SELECT g FROM own WHERE g >= 0 LIMIT %[3]d`
+
+// indexed says whether the index on users has all that the query asks of an entry.
+func (k *kinds) indexed(q *storage.Query) bool {
+	return q.UserID != nil && !q.Widened() && q.IPAddress == "" && q.Severity == nil && q.Text == "" && len(k.legacy) == 0 &&
+		(k.apart || !k.asked && q.Status == "")
+}
 
 // findOwn finds the groups of the user's entries, unless they are few.
 func (v *view) findOwn(ctx context.Context, q *storage.Query, k *kinds) error {
@@ -253,17 +259,18 @@ func (v *view) findOwn(ctx context.Context, q *storage.Query, k *kinds) error {
 		}
 		return err
 	}
-	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(ownGroups, v.table, maxOwn+1), user)
+	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(ownGroups, v.table, storage.StatusCodes, maxOwn+1), user)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = rows.Close() }()
+	const codes = int64(storage.StatusCodes)
 	for rows.Next() {
 		var g int64
 		if err := rows.Scan(&g); err != nil {
 			return err
 		}
-		k.own = append(k.own, group{kind: g >> 2, status: int8(g & 3)})
+		k.own = append(k.own, group{kind: g / codes, status: int8(g % codes)}) //nolint:gosec // a code
 	}
 	k.apart = len(k.own) <= maxOwn
 	return rows.Err()
@@ -421,8 +428,8 @@ func (v *view) addText(r *run, q *storage.Query) {
 }
 
 // count counts up to storage.MaxTotal + 1. To skip entries costs half of what counting them
-// does, and most of what is counted has more than that or few.
-func (v *view) count(ctx context.Context, runs []run) (int, error) {
+// does, so that it is tried first where the index says all (indexed).
+func (v *view) count(ctx context.Context, runs []run, indexed bool) (n int, err error) {
 	var rows, counts []string
 	var args []any
 	for i := range runs {
@@ -430,8 +437,12 @@ func (v *view) count(ctx context.Context, runs []run) (int, error) {
 		rows, counts = append(rows, "SELECT 1 "+from), append(counts, "(SELECT count(*) "+from+")")
 		args = append(args, runs[i].args...)
 	}
-	n := 0
-	err := v.db.QueryRowContext(ctx, fmt.Sprintf(`%s LIMIT 1 OFFSET %d`, strings.Join(rows, " UNION ALL "), storage.MaxTotal), args...).Scan(&n)
+	all := strings.Join(rows, " UNION ALL ")
+	if !indexed {
+		err = v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, all, storage.MaxTotal+1), args...).Scan(&n)
+		return n, err
+	}
+	err = v.db.QueryRowContext(ctx, fmt.Sprintf(`%s LIMIT 1 OFFSET %d`, all, storage.MaxTotal), args...).Scan(&n)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return storage.MaxTotal + 1, err
 	}
