@@ -104,7 +104,7 @@ func (v *view) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, o
 	if bounded && sp.from >= sp.to {
 		return 0, false, nil
 	}
-	found, ok, err := v.whole(ctx, &o, sp, bounded)
+	found, ok, err := v.whole(ctx, &o, sp, bounded, true)
 	if err != nil || !ok {
 		return 0, false, err
 	}
@@ -125,17 +125,37 @@ func (v *view) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, o
 }
 
 // whole is what counts has of the whole hours of a span, or of everything; hours that are
-// not asked for are -1.
-func (v *view) whole(ctx context.Context, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
+// not asked for are -1, and if byDay is true whole days stand under their first hour.
+func (v *view) whole(ctx context.Context, o *scope, sp span, bounded, byDay bool) (map[hourGroup]int, bool, error) {
 	o.from, o.to = sp.from, sp.to
 	found, upto, ok := v.counts.remember(o, bounded)
-	if !ok || !bounded || o.from >= min(o.to, upto) {
+	end := min(o.to, upto)
+	if !ok || !bounded || o.from >= end {
 		return found, ok, nil
+	}
+	first, last := (o.from+dayHours-1)/dayHours, end/dayHours
+	if !byDay || first >= last {
+		return found, true, v.addHours(ctx, o, o.from, end, found)
+	}
+	err := v.addHours(ctx, o, o.from, first*dayHours, found)
+	if err == nil {
+		err = v.addDays(ctx, o, first, last, found)
+	}
+	if err == nil {
+		err = v.addHours(ctx, o, last*dayHours, end, found)
+	}
+	return found, true, err
+}
+
+// addHours adds hours that are in the table.
+func (v *view) addHours(ctx context.Context, o *scope, from, to int64, into map[hourGroup]int) error {
+	if from >= to {
+		return nil
 	}
 	where, args := o.where()
 	query := fmt.Sprintf(`SELECT hour, kind, status, severity, n, 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? AND %s`, v.table, where)
-	_, err := eachGroup(ctx, v.db, found, query, append([]any{o.from, min(o.to, upto)}, args...)...)
-	return found, true, err
+	_, err := eachGroup(ctx, v.db, into, query, append([]any{from, to}, args...)...)
+	return err
 }
 
 // edge counts the entries between two keys, up to maxEdge.
@@ -160,7 +180,7 @@ func (v *view) Histogram(ctx context.Context, q storage.Query, step time.Duratio
 	buckets := histogram{step: max(step.Milliseconds(), 1), counts: map[int64]*storage.Bucket{}}
 	if o, ok := countable(&q, k); ok && step%time.Hour == 0 {
 		sp, _ := spanOf(&q)
-		found, ok, err := v.whole(ctx, &o, sp, true)
+		found, ok, err := v.whole(ctx, &o, sp, true, step%(dayHours*time.Hour) == 0)
 		if err != nil {
 			return nil, err
 		}
@@ -267,7 +287,7 @@ func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, err
 }
 
 func (v *view) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *scope, sp span, bounded bool) (map[hourGroup]int, bool, error) {
-	groups, ok, err := v.whole(ctx, o, sp, bounded)
+	groups, ok, err := v.whole(ctx, o, sp, bounded, true)
 	if err != nil || !ok || !bounded {
 		return groups, ok, err
 	}

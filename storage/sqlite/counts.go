@@ -70,6 +70,7 @@ type counts struct {
 	upto   int64
 	hours  map[hourGroup]int // from upto on
 	totals map[group]int
+	days   days // before upto
 }
 
 // reset begins anew: what is applied from now on is to be added to what is in the database.
@@ -79,6 +80,7 @@ func (c *counts) reset(upto int64) int {
 	defer c.mu.Unlock()
 	c.ready, c.upto = false, upto
 	c.epoch++
+	c.days.forgetAll()
 	c.hours, c.totals = map[hourGroup]int{}, map[group]int{}
 	return c.epoch
 }
@@ -89,6 +91,7 @@ func (c *counts) distrust() {
 	defer c.mu.Unlock()
 	c.ready = false
 	c.epoch++
+	c.days.forgetAll()
 }
 
 // add counts n entries more; c.mu is held.
@@ -163,7 +166,9 @@ func (c *changes) tell(to *counts) {
 	to.mu.Lock()
 	defer to.mu.Unlock()
 	for at, n := range c.n {
-		to.add(at, n)
+		if to.add(at, n); at.hour < to.upto {
+			to.days.forget(at.hour)
+		}
 	}
 	clear(c.n)
 }

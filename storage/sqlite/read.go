@@ -47,8 +47,13 @@ func (v *view) Get(ctx context.Context, id string) (storage.Entry, error) {
 	return e, err
 }
 
-// List implements storage.Lister: what is looked up first and the page are of one moment.
+// List implements storage.Lister. A user's entries are found in more than one step, which
+// have to be of one moment. Totals of others may be the counts', which are of now, not of
+// the moment in which a transaction began.
 func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	if q.UserID == nil || *q.UserID == "" {
+		return s.view.List(ctx, q)
+	}
 	conn, err := s.read.Conn(ctx)
 	if err != nil {
 		return storage.Page{}, err
@@ -65,7 +70,7 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 	return now.List(ctx, q)
 }
 
-// List implements storage.Lister. What db shows must not change meanwhile.
+// List implements storage.Lister. If q is for a user, what db shows must not change meanwhile.
 func (v *view) List(ctx context.Context, q storage.Query) (storage.Page, error) {
 	page := storage.Page{Entries: []storage.Entry{}}
 	k, err := v.kinds(ctx, &q)
