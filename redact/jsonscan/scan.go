@@ -30,7 +30,8 @@ type Member struct {
 	Plain                     bool
 }
 
-// MaxMembers bounds a text whose members can be told, in bytes: 4 GiB.
+// MaxMembers bounds a text whose members can be told, in bytes: a byte less
+// than 4 GiB.
 const MaxMembers = math.MaxUint32
 
 func (n *nesting) push(object bool) {
@@ -71,7 +72,7 @@ func Valid(b []byte, maxDepth int) bool {
 // object. b begins with its bracket and has at most MaxMembers bytes. If it is not valid, what
 // was appended means nothing.
 func AppendMembers(dst []Member, b []byte, maxDepth int) ([]Member, bool) {
-	n := nesting{most: maxDepth, members: dst, wanted: len(b) <= MaxMembers}
+	n := nesting{most: maxDepth, members: dst, wanted: uint64(len(b)) <= MaxMembers}
 	ok := n.valid(b) && n.wanted
 	return n.members, ok
 }

@@ -171,7 +171,12 @@ func (v *view) edge(ctx context.Context, o *scope, keys [2]int64) (int, bool, er
 	return n, n <= maxEdge, err
 }
 
-// Histogram implements storage.Aggregator. Steps of whole hours come from the counts.
+// Histogram implements storage.Aggregator.
+func (s *Store) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	return ofOneMoment(ctx, s, &q, func(v *view) ([]storage.Bucket, error) { return v.Histogram(ctx, q, step) })
+}
+
+// Histogram is Store.Histogram; see ofOneMoment. Steps of whole hours come from the counts.
 func (v *view) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
 	k, err := v.kinds(ctx, &q)
 	if err != nil {
@@ -258,6 +263,11 @@ func (h *histogram) sorted() []storage.Bucket {
 }
 
 // Tally implements storage.Aggregator.
+func (s *Store) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	return ofOneMoment(ctx, s, &q, func(v *view) ([]storage.Tally, error) { return v.Tally(ctx, q) })
+}
+
+// Tally is Store.Tally; see ofOneMoment.
 func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
 	k, err := v.kinds(ctx, &q)
 	if err != nil {

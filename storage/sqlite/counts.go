@@ -80,6 +80,7 @@ func (c *counts) reset(upto int64) int {
 	defer c.mu.Unlock()
 	c.ready, c.upto = false, upto
 	c.epoch++
+	c.days.full = false
 	c.days.forgetAll()
 	c.hours, c.totals = map[hourGroup]int{}, map[group]int{}
 	return c.epoch
@@ -175,7 +176,7 @@ func (c *changes) tell(to *counts) {
 
 // readLegacy looks what there is of an earlier version: entries, perhaps, and indexes.
 func (v *view) readLegacy(ctx context.Context) error {
-	return v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy, EXISTS (SELECT 1 FROM sqlite_master WHERE name = '%[1]s_user_action') FROM "%[1]s_counted"`, v.table)).
+	return v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy, EXISTS (SELECT 1 FROM sqlite_master WHERE name = '%[1]s_useraction' AND tbl_name = '%[1]s_entries') FROM "%[1]s_counted"`, v.table)).
 		Scan(&v.counts.legacy, &v.byGroup)
 }
 

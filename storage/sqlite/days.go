@@ -24,6 +24,9 @@ type days struct {
 	groups   map[int64]map[group]int
 	rows     int // in groups
 	holes    map[int64]bool
+	// full is true when somebody has asked for more than is remembered: then hours are
+	// added up.
+	full bool
 	// stamp changes with everything else.
 	stamp int
 }
@@ -43,7 +46,7 @@ func (d *days) forget(hour int64) {
 	d.holes[day] = true
 }
 
-func (d *days) forgetAll() { *d = days{stamp: d.stamp + 1} }
+func (d *days) forgetAll() { *d = days{stamp: d.stamp + 1, full: d.full} }
 
 // missing are the days of a span that are not known, as spans. They are such that what is
 // known is one span afterwards.
@@ -71,6 +74,7 @@ func (d *days) learn(stamp int, spans [][2]int64, found map[hourGroup]int) {
 		return
 	}
 	if d.rows+len(found) > maxDays {
+		d.full = true
 		d.forgetAll()
 		return
 	}
@@ -94,10 +98,13 @@ func (d *days) learn(stamp int, spans [][2]int64, found map[hourGroup]int) {
 
 // addDays adds the sums of days, which are all in the table, each under its first hour.
 func (v *view) addDays(ctx context.Context, o *scope, from, to int64, into map[hourGroup]int) error {
-	spans, stamp := v.counts.knownDays(o, from, to, into)
+	spans, stamp, ok := v.counts.knownDays(o, from, to, into)
+	if !ok {
+		return v.addHours(ctx, o, from*dayHours, to*dayHours, into)
+	}
 	found := map[hourGroup]int{} // by day
 	for _, span := range spans {
-		_, err := eachGroup(ctx, v.db, found, fmt.Sprintf(`SELECT hour / %d, kind, status, severity, n, 0 FROM "%s_counts" WHERE hour >= ? AND hour < ?`, dayHours, v.table),
+		_, err := eachGroup(ctx, v.db, found, fmt.Sprintf(`SELECT hour / %d, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? GROUP BY 1, 2, 3, 4`, dayHours, v.table),
 			span[0]*dayHours, span[1]*dayHours)
 		if err != nil {
 			return err
@@ -116,10 +123,14 @@ func (v *view) addDays(ctx context.Context, o *scope, from, to int64, into map[h
 	return nil
 }
 
-// knownDays adds the days that are known, and returns the others.
-func (c *counts) knownDays(o *scope, from, to int64, into map[hourGroup]int) (spans [][2]int64, stamp int) {
+// knownDays adds the days that are known, and returns the others; ok is false if there are too
+// many to be known.
+func (c *counts) knownDays(o *scope, from, to int64, into map[hourGroup]int) (spans [][2]int64, stamp int, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if c.days.full {
+		return nil, 0, false
+	}
 	spans = c.days.missing(from, to)
 	for day := max(from, c.days.from); day < min(to, c.days.to); day++ {
 		for g, n := range c.days.groups[day] {
@@ -128,5 +139,5 @@ func (c *counts) knownDays(o *scope, from, to int64, into map[hourGroup]int) (sp
 			}
 		}
 	}
-	return spans, c.days.stamp
+	return spans, c.days.stamp, true
 }

@@ -47,30 +47,35 @@ func (v *view) Get(ctx context.Context, id string) (storage.Entry, error) {
 	return e, err
 }
 
-// List implements storage.Lister. A user's entries are found in more than one step, which
-// have to be of one moment. Totals of others may be the counts', which are of now, not of
-// the moment in which a transaction began.
+// List implements storage.Lister.
 func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	return ofOneMoment(ctx, s, &q, func(v *view) (storage.Page, error) { return v.List(ctx, q) })
+}
+
+// ofOneMoment asks in one transaction if the query is for a user: such entries are found in
+// more than one step. Numbers of others may be the counts', which are of now, not of the
+// moment in which a transaction began.
+func ofOneMoment[T any](ctx context.Context, s *Store, q *storage.Query, ask func(*view) (T, error)) (none T, err error) {
 	if q.UserID == nil || *q.UserID == "" {
-		return s.view.List(ctx, q)
+		return ask(&s.view)
 	}
 	conn, err := s.read.Conn(ctx)
 	if err != nil {
-		return storage.Page{}, err
+		return none, err
 	}
 	defer func() { _ = conn.Close() }()
 	// The statements obey ctx; a transaction that did would end with an error of its own.
 	tx, err := conn.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return storage.Page{}, err
+		return none, err
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was changed
 	now := s.view
 	now.db = tx
-	return now.List(ctx, q)
+	return ask(&now)
 }
 
-// List implements storage.Lister. If q is for a user, what db shows must not change meanwhile.
+// List is Store.List; see ofOneMoment.
 func (v *view) List(ctx context.Context, q storage.Query) (storage.Page, error) {
 	page := storage.Page{Entries: []storage.Entry{}}
 	k, err := v.kinds(ctx, &q)
@@ -232,8 +237,9 @@ func (v *view) findKinds(ctx context.Context, q *storage.Query, k *kinds) error 
 const (
 	// maxSorted is how many are sorted for a page; of more each group is a run.
 	maxSorted = 256
-	// maxOwn bounds those groups: the entries of a user who has more are sorted.
-	maxOwn = 128
+	// maxOwn bounds those groups: the entries of a user who has more are sorted. SQLite
+	// takes 500 terms in a compound SELECT.
+	maxOwn = 400
 )
 
 // ownGroups goes from one group of a user's entries to the next, so that it takes as long as

@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS "{t}_entries" (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS "{t}_stray" ON "{t}_entries" (id) WHERE stray IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_elsewhere" ON "{t}_entries" (stray) WHERE stray = 3;
-CREATE INDEX IF NOT EXISTS "{t}_user_action" ON "{t}_entries" (user_hash, action, status) WHERE user_hash IS NOT NULL;
+CREATE INDEX IF NOT EXISTS "{t}_useraction" ON "{t}_entries" (user_hash, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;
 CREATE INDEX IF NOT EXISTS "{t}_nobody" ON "{t}_entries" (user_hash) WHERE user_hash IS NULL;

@@ -34,7 +34,7 @@ func upgrade(ctx context.Context, tx *sql.Tx, table string) error {
 			return err
 		}
 	}
-	// Its successor, {t}_user_action, has the entries of a user by action and outcome.
+	// Its successor, {t}_useraction, has the entries of a user by action and outcome.
 	_, err := tx.ExecContext(ctx, fmt.Sprintf(`DROP INDEX IF EXISTS "%[1]s_user"`, table))
 	return err
 }
