@@ -33,15 +33,21 @@ const usualMembers = 8
 
 // read reads a body. It is readable if it is a document within the bounds.
 func (d *document) read(body []byte) {
-	text := bytes.TrimLeft(trimBOM(body), " \t\r\n")
+	text := textOf(body)
 	if len(text) == 0 || len(text) > maxLookup {
 		return
 	}
-	members := make([]jsonscan.Member, 0, usualMembers)
+	var members []jsonscan.Member
+	if text[0] == '{' {
+		members = make([]jsonscan.Member, 0, usualMembers)
+	}
 	if members, ok := jsonscan.AppendMembers(members, text, maxDepth); ok {
 		d.text, d.members = text, members
 	}
 }
+
+// textOf is a body without what may stand before a document.
+func textOf(body []byte) []byte { return bytes.TrimLeft(trimBOM(body), " \t\r\n") }
 
 func (d *document) readable() bool { return d.text != nil }
 
@@ -90,7 +96,7 @@ func (d *document) at(tokens string) []byte {
 func child(v []byte, token string) (found []byte) {
 	switch v[0] {
 	case '{':
-		for m, ok := jsonscan.NextMember(v, 1); ok; m, ok = jsonscan.NextMember(v, int(m.End)) {
+		for m, ok := jsonscan.NextMember(v, 1); ok; m, ok = jsonscan.NextMember(v, m.End) {
 			if string(nameOf(v, m)) == token {
 				found = v[m.Value:m.End]
 			}
@@ -140,9 +146,8 @@ func (a *Answer) LookupString(pointer string) string { return stringOf(a.Lookup(
 
 // Readable says whether a body is JSON that Lookup can look into.
 func Readable(body []byte) bool {
-	var d document
-	d.read(body)
-	return d.readable()
+	text := textOf(body)
+	return len(text) <= maxLookup && jsonscan.Valid(text, maxDepth)
 }
 
 // Lookup finds the value at a JSON pointer (RFC 6901). Of members with the same

@@ -92,7 +92,7 @@ func otherCharset(params string) bool {
 // likeJSON says whether a body begins as a document does, whatever it is declared to
 // be: servers in Go often decode JSON without a look at the type.
 func likeJSON(body []byte) bool {
-	body = bytes.TrimLeft(trimBOM(body), " \t\r\n")
+	body = textOf(body)
 	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
 }
 

@@ -188,32 +188,27 @@ func (p *nameValue) of(w *walk) class {
 		return p.class
 	}
 	p.known = true
-	for i := p.begin + 1; ; {
-		i = jsonscan.SkipSpace(w.in, i)
-		switch w.in[i] {
-		case '}':
-			return p.class
-		case ',':
-			i++
+	object := w.in[p.begin:]
+	for m, ok := jsonscan.NextMember(object, 1); ok; m, ok = jsonscan.NextMember(object, m.End) {
+		if object[m.Value] != '"' {
 			continue
 		}
-		key, next := unquoted(w.in, i)
-		i = jsonscan.SkipSpace(w.in, jsonscan.SkipSpace(w.in, next)+1)
-		if w.in[i] == '"' && isOneOf(key, "type", "name", "key", "field", "path", "property", "attribute") {
-			name, _ := unquoted(w.in, i)
+		if key := unquoted(object, m.Name-1); isOneOf(key, "type", "name", "key", "field", "path", "property", "attribute") {
+			name := unquoted(object, m.Value)
 			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
 		}
-		i = jsonscan.ValueEnd(w.in, i)
 	}
+	return p.class
 }
 
-// unquoted is the text of the string at i, and the index after it.
-func unquoted(in []byte, i int) (text []byte, next int) {
-	next, plain := jsonscan.StringEnd(in, i)
-	if text = in[i+1 : next-1]; !plain {
-		text = jsonscan.AppendUnquoted(nil, text)
+// unquoted is the text of the string at i.
+func unquoted(in []byte, i int) []byte {
+	end, plain := jsonscan.StringEnd(in, i)
+	text := in[i+1 : end-1]
+	if plain {
+		return text
 	}
-	return text, next
+	return jsonscan.AppendUnquoted(nil, text)
 }
 
 func isOneOf(key []byte, names ...string) bool {

@@ -5,7 +5,6 @@ package jsonscan
 
 import (
 	"encoding/binary"
-	"math"
 	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -26,13 +25,9 @@ type nesting struct {
 // Member is one of an object: b[Name:NameEnd] is its name as it is written, without the
 // quotes, and b[Value:End] its value. Plain says that the name's bytes stand for themselves.
 type Member struct {
-	Name, NameEnd, Value, End uint32
+	Name, NameEnd, Value, End int
 	Plain                     bool
 }
-
-// MaxMembers bounds a text whose members can be told, in bytes: a byte less
-// than 4 GiB.
-const MaxMembers = math.MaxUint32
 
 func (n *nesting) push(object bool) {
 	if n.depth == 64*(len(n.first)+len(n.bits)) {
@@ -69,11 +64,10 @@ func Valid(b []byte, maxDepth int) bool {
 }
 
 // AppendMembers is Valid that also appends the members of b to dst, in their order, if b is an
-// object. b begins with its bracket and has at most MaxMembers bytes. If it is not valid, what
-// was appended means nothing.
+// object. b begins with its bracket. If it is not valid, what was appended means nothing.
 func AppendMembers(dst []Member, b []byte, maxDepth int) ([]Member, bool) {
-	n := nesting{most: maxDepth, members: dst, wanted: uint64(len(b)) <= MaxMembers}
-	ok := n.valid(b) && n.wanted
+	n := nesting{most: maxDepth, members: dst, wanted: true}
+	ok := n.valid(b)
 	return n.members, ok
 }
 
@@ -129,7 +123,7 @@ func begin(b []byte, i int, n *nesting) (next int, opened, ok bool) {
 func finish(b []byte, i int, n *nesting) (next int, done, ok bool) {
 	for {
 		if n.depth == 1 && n.wanted && n.inObject() {
-			n.members[len(n.members)-1].End = uint32(i) //nolint:gosec // AppendMembers
+			n.members[len(n.members)-1].End = i
 		}
 		i = SkipSpace(b, i)
 		if n.depth == 0 {
@@ -179,14 +173,14 @@ func (n *nesting) memberName(b []byte, i int) (int, bool) {
 	}
 	value := SkipSpace(b, colon+1)
 	if n.wanted && n.depth == 1 {
-		n.members = append(n.members, Member{Name: uint32(i + 1), NameEnd: uint32(end - 1), Value: uint32(value), Plain: plain}) //nolint:gosec // AppendMembers
+		n.members = append(n.members, Member{Name: i + 1, NameEnd: end - 1, Value: value, Plain: plain})
 	}
 	return value, true
 }
 
 // NextMember is the first member of a valid object that begins at i or later, where i is behind
 // the bracket or behind another member; ok is false if there is none. The object begins with
-// its bracket and has at most MaxMembers bytes.
+// its bracket; more text may stand behind it.
 func NextMember(object []byte, i int) (m Member, ok bool) {
 	if i = SkipSpace(object, i); object[i] == ',' {
 		i = SkipSpace(object, i+1)
@@ -196,7 +190,7 @@ func NextMember(object []byte, i int) (m Member, ok bool) {
 	}
 	end, plain := StringEnd(object, i)
 	value := SkipSpace(object, SkipSpace(object, end)+1)
-	return Member{uint32(i + 1), uint32(end - 1), uint32(value), uint32(ValueEnd(object, value)), plain}, true //nolint:gosec // MaxMembers
+	return Member{i + 1, end - 1, value, ValueEnd(object, value), plain}, true
 }
 
 // Element is the n-th value of a valid array, which begins with its bracket; nil if it has

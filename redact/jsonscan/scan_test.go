@@ -108,7 +108,7 @@ func FuzzMembers(f *testing.F) {
 				if !ok || m != members[i] {
 					t.Fatalf("%q: %v is the next member, %v; want %v", text, m, ok, members[i])
 				}
-				m, ok = jsonscan.NextMember(text, int(m.End))
+				m, ok = jsonscan.NextMember(text, m.End)
 			}
 			if ok {
 				t.Fatalf("%q: one more member, %v", text, m)
