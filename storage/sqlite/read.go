@@ -258,7 +258,6 @@ func (k *kinds) indexed(q *storage.Query) bool {
 
 // findOwn finds the groups of the user's entries, unless they are few.
 func (v *view) findOwn(ctx context.Context, q *storage.Query, k *kinds) error {
-	k.own, k.apart = nil, false
 	if q.UserID == nil || *q.UserID == "" || !v.byGroup {
 		return nil
 	}
@@ -313,7 +312,7 @@ func (v *view) runs(q *storage.Query, k kinds) []run {
 		runs = append(runs, k.filter(own))
 	}
 	if !q.Widened() {
-		return runs
+		return orNothing(runs)
 	}
 	return append(runs, k.filter(all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
 		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code())))
@@ -332,8 +331,13 @@ func (k *kinds) ownRuns(user run, status storage.Status) []run {
 			runs = append(runs, r.with(legacyClass+" = ?", k.class))
 		}
 	}
+	return runs
+}
+
+// orNothing stands for no runs: a query needs one.
+func orNothing(runs []run) []run {
 	if len(runs) == 0 {
-		runs = append(runs, user.with("0"))
+		return []run{{terms: []string{"0"}}}
 	}
 	return runs
 }
@@ -350,10 +354,7 @@ func (k *kinds) runs(all run, status storage.Status) []run {
 			runs = append(runs, all.with("action = ? AND status = ?", code, s))
 		}
 	}
-	if len(runs) == 0 {
-		runs = append(runs, all.with("0"))
-	}
-	return runs
+	return orNothing(runs)
 }
 
 // filter adds the kinds to a run, and keeps SQLite from taking the index on them.
@@ -464,9 +465,6 @@ func (v *view) count(ctx context.Context, runs []run, indexed bool) (n int, err 
 // keys is the query for the keys of one page and of one entry more, which tells
 // whether there is a next page.
 func (v *view) keys(runs []run, limit, offset int) (string, []any) {
-	if len(runs) == 1 {
-		return fmt.Sprintf(`SELECT key FROM "%s_entries" WHERE %s ORDER BY key DESC LIMIT %d OFFSET %d`, v.table, &runs[0], limit+1, offset), runs[0].args
-	}
 	// SQLite merges the runs: it reads no more of each than the page has.
 	var parts []string
 	var args []any

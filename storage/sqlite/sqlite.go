@@ -340,6 +340,14 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	var version int
+	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version > 0 && version < schemaVersion {
+		s.log.Info("the database is of an earlier version and gets the indexes of this one: some seconds for each million entries",
+			"path", s.path, "schema", version, "becomes", schemaVersion)
+	}
 	if err := upgrade(ctx, tx, s.table); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -372,7 +373,8 @@ func TestAUserWithMoreGroupsThanRuns(t *testing.T) {
 	}
 }
 
-// TestAReaderReadsWhatHasAnEarlierIndex, as long as no Caddy has opened it.
+// TestAReaderReadsWhatHasAnEarlierIndex, as long as no Caddy has opened it, which says that
+// it changes the database.
 func TestAReaderReadsWhatHasAnEarlierIndex(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	s, entries := open(t, path), make([]storage.Entry, 2*sqlite.MaxSorted)
@@ -391,6 +393,14 @@ func TestAReaderReadsWhatHasAnEarlierIndex(t *testing.T) {
 	page, err := r.List(t.Context(), storage.Query{UserID: &entries[0].UserID, Limit: 5})
 	if err != nil || page.Total != len(entries) || len(page.Entries) != 5 {
 		t.Errorf("%d entries of %d: %v", len(page.Entries), page.Total, err)
+	}
+	var log strings.Builder
+	upgraded, err := sqlite.Open(t.Context(), sqlite.Options{Path: path, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := upgraded.Close(); err != nil || !strings.Contains(log.String(), "schema=3 becomes=") {
+		t.Errorf("what a Store says of an earlier database: %q, %v", &log, err)
 	}
 }
 
