@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 )
 
 const (
@@ -46,11 +47,20 @@ func Free() (int, error) {
 		}
 		port := left[0]
 		left = left[1:]
-		if l, err := listen(port); err == nil {
-			return port, l.Close()
+		if free(port) {
+			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("no free port between %d and %d: end what listens there", first, last)
+}
+
+// free says whether nobody listens on a port. No process is started meanwhile: it would hold
+// the port open, with nobody who accepts, until it has become another program.
+func free(port int) bool {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	l, err := listen(port)
+	return err == nil && l.Close() == nil
 }
 
 func listen(port int) (net.Listener, error) {
