@@ -217,7 +217,11 @@ func (v *view) scanHistogram(ctx context.Context, q storage.Query, k kinds, into
 	if !q.From.IsZero() && !q.To.IsZero() && q.From.After(q.To) {
 		return nil
 	}
-	for _, r := range v.runs(&q, k) {
+	ok, err := v.eachFound(ctx, &q, k, func(g group, key int64) { into.add(storage.KeyTime(key).UnixMilli(), int64(g.status), 1) })
+	if ok || err != nil {
+		return err
+	}
+	return v.eachRun(ctx, &q, k, func(r run) error {
 		rows, err := v.db.QueryContext(ctx, fmt.Sprintf(`SELECT (key >> 20) / %[2]d * %[2]d, status, count(*) FROM "%[1]s_entries" WHERE %[3]s GROUP BY 1, 2`,
 			v.table, into.step, &r), r.args...)
 		if err != nil {
@@ -231,11 +235,8 @@ func (v *view) scanHistogram(ctx context.Context, q storage.Query, k kinds, into
 			}
 			into.add(at, status, n)
 		}
-		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
+		return errors.Join(err, rows.Err(), rows.Close())
+	})
 }
 
 // histogram is one in the making.
@@ -314,14 +315,15 @@ func (v *view) tallyCounts(ctx context.Context, q *storage.Query, k kinds, o *sc
 
 // scanTally counts entries one by one.
 func (v *view) scanTally(ctx context.Context, q storage.Query, k kinds, into map[hourGroup]int) error {
-	for _, r := range v.runs(&q, k) {
+	ok, err := v.eachFound(ctx, &q, k, func(g group, _ int64) { into[hourGroup{-1, g}]++ })
+	if ok || err != nil {
+		return err
+	}
+	return v.eachRun(ctx, &q, k, func(r run) error {
 		_, err := eachGroup(ctx, v.db, into, fmt.Sprintf(`SELECT -1, action, status, severity, count(*), 0 FROM "%s_entries" WHERE %s
 			GROUP BY action, status, severity`, v.table, &r), r.args...)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return err
+	})
 }
 
 // name gives groups the names of their actions and classes.
@@ -355,13 +357,8 @@ func (v *view) name(ctx context.Context, groups map[hourGroup]int) ([]storage.Ta
 // tallyEach counts with the classes that metadata says.
 func (v *view) tallyEach(ctx context.Context, q storage.Query, k kinds) ([]storage.Tally, error) {
 	sums := map[storage.Tally]int{}
-	for _, r := range v.runs(&q, k) {
-		err := v.tallyRun(ctx, r, sums)
-		if err != nil {
-			return nil, err
-		}
-	}
-	return tallies(sums), nil
+	err := v.eachRun(ctx, &q, k, func(r run) error { return v.tallyRun(ctx, r, sums) })
+	return tallies(sums), err
 }
 
 func (v *view) tallyRun(ctx context.Context, r run, into map[storage.Tally]int) error {

@@ -174,10 +174,9 @@ func (c *changes) tell(to *counts) {
 	clear(c.n)
 }
 
-// readLegacy looks what there is of an earlier version: entries, perhaps, and indexes.
+// readLegacy looks whether there may be entries of an earlier version.
 func (v *view) readLegacy(ctx context.Context) error {
-	return v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy, EXISTS (SELECT 1 FROM sqlite_master WHERE name = '%[1]s_useraction' AND tbl_name = '%[1]s_entries') FROM "%[1]s_counted"`, v.table)).
-		Scan(&v.counts.legacy, &v.byGroup)
+	return v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT legacy FROM "%s_counted"`, v.table)).Scan(&v.counts.legacy)
 }
 
 // startCounting runs keepCounts in the background.
@@ -298,6 +297,7 @@ func (v *view) legacy(ctx context.Context, q querier) (found bool, err error) {
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
 // readCounts adds up what the table has before upto, under hour -1, and counts the entries

@@ -3,28 +3,65 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
-// ExplainPage returns SQLite's plan for the keys of the first page of q; apart says that the
-// user has many entries.
-func ExplainPage(t *testing.T, db *sql.DB, q storage.Query, apart bool) string {
+// ExplainPage returns SQLite's plan for the keys of the first page of q.
+func ExplainPage(t *testing.T, db *sql.DB, q storage.Query) string {
 	t.Helper()
-	s := &view{table: DefaultTable}
+	v := &view{table: DefaultTable}
 	k := kinds{asked: q.Action != "" || q.Class != ""}
 	if k.asked {
 		k.codes = []int64{1}
 	}
-	if apart && q.UserID != nil && *q.UserID != "" {
-		k.apart, k.own = true, []group{{kind: 1, status: 0}, {kind: 1, status: 1}, {kind: 2, status: 1}}
+	runs := []run{v.among(&q, k, []int64{1, 2})}
+	if len(lookups(&q)) == 0 {
+		runs = v.runs(&q, k)
 	}
-	keys, args := s.keys(s.runs(&q, k), 50, 0)
+	keys, args := v.keys(runs, 50, 0)
 	return planOf(t, db, keys, args...)
+}
+
+// ExplainFinding returns SQLite's plans for what finds the entries of a user, an address or an
+// identifier.
+func ExplainFinding(t *testing.T, db *sql.DB) (plans string) {
+	t.Helper()
+	f := newFinder(t.Context(), &view{table: DefaultTable, db: explainer{t, db, &plans}}, &storage.Query{}, kinds{})
+	user, nobody := "u", ""
+	for _, q := range []storage.Query{{UserID: &user, IdentifierHash: "h"}, {IdentifierHash: "h"}, {IPAddress: "a"}, {IPAddress: "a", UserID: &nobody}} {
+		f.list = append(f.list, lookups(&q)...)
+	}
+	if _, err := f.streams(); err != nil {
+		t.Fatal(err)
+	}
+	return plans + planOf(t, db, strings.ReplaceAll(blockAt, "%s", DefaultTable), 1, []byte{})
+}
+
+// explainer notes the plans of what is asked.
+type explainer struct {
+	t     *testing.T
+	db    *sql.DB
+	plans *string
+}
+
+func (e explainer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	*e.plans += planOf(e.t, e.db, query, args...) + "\n"
+	return e.db.QueryContext(ctx, query, args...)
+}
+
+func (e explainer) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return e.db.QueryRowContext(ctx, query, args...)
+}
+
+func (e explainer) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
+	return e.db.PrepareContext(ctx, query)
 }
 
 // ExplainIDs returns SQLite's plans for all statements that look for an entry by its id.
@@ -123,7 +160,18 @@ func Distrust(s *Store) { s.counts.distrust() }
 // Confuse gives all entries the hash of one user, as if somebody had found ids that have it.
 func Confuse(t *testing.T, s *Store, userID string) {
 	t.Helper()
-	if _, err := s.exec(t.Context(), `UPDATE "auditLog_entries" SET user_hash = ? WHERE user_hash IS NOT NULL`, storage.TextHash(userID)); err != nil {
+	err := s.writer.submit(t.Context(), &job{do: func(ctx context.Context, tx *sql.Tx) error {
+		for _, query := range []string{
+			`UPDATE "auditLog_entries" SET user_hash = ?1 WHERE user_hash IS NOT NULL`, `UPDATE "auditLog_unindexed" SET upto = ?1 * 0`,
+			`DELETE FROM "auditLog_segments" WHERE ?1 <> 0`, `DELETE FROM "auditLog_postings" WHERE ?1 <> 0`, `DELETE FROM "auditLog_late" WHERE ?1 <> 0`,
+		} {
+			if _, err := tx.ExecContext(ctx, query, storage.TextHash(userID)); err != nil {
+				return err
+			}
+		}
+		return s.writer.index.load()
+	}})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -137,11 +185,69 @@ func Strays(t *testing.T, s *Store) (n int) {
 	return n
 }
 
-// SortAtMost has s look through each group of a user's entries by itself when there are more.
-func SortAtMost(s *Store, n int) { s.sorted = n }
+// Segment has s make segments of so few entries, and of them so many, that all that can
+// happen to them happens soon.
+func Segment(t *testing.T, s *Store) {
+	t.Helper()
+	err := s.writer.submit(t.Context(), &job{do: func(context.Context, *sql.Tx) error {
+		s.writer.index.shape = shape{base: 3, slack: 1, most: 5, fanOut: 2, block: 40, budget: 40, drop: 3}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
-// Bounds of how a user's entries are found.
-const (
-	MaxSorted = maxSorted
-	MaxOwn    = maxOwn
-)
+// Segments counts the segments of each level that are read, and checks that each entry's
+// postings are there once, unless it is unindexed, and no others.
+func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
+	t.Helper()
+	err := s.writer.submit(context.Background(), &job{do: func(context.Context, *sql.Tx) error {
+		x := &s.writer.index
+		all, err := x.segments()
+		if err != nil {
+			return err
+		}
+		found := map[postings.Posting]int{}
+		for _, seg := range all {
+			if seg.state != live {
+				continue
+			}
+			levels[seg.level]++
+			src, before := &source{segment: seg}, postings.Posting{}
+			for n := 0; ; n++ {
+				more, err := src.advance(x)
+				if err != nil {
+					return err
+				}
+				if !more {
+					break
+				}
+				if found[src.next]++; src.next.Key < seg.first || src.next.Key > seg.last || n > 0 && before.Compare(&src.next) >= 0 {
+					t.Errorf("segment %+v has %+v after %+v", seg, src.next, before)
+				}
+				before = src.next
+			}
+		}
+		var row [7]driver.Value
+		return x.link.nextRows.each(row[:], func() error {
+			key := row[0].(int64)
+			indexed, err := x.indexed(key)
+			for _, p := range appendPostings(nil, row[:]) {
+				want := 0
+				if indexed {
+					want = 1
+				}
+				if found[p] != want {
+					t.Errorf("%+v is there %d times, want %d", p, found[p], want)
+				}
+				delete(found, p)
+			}
+			return err
+		}, numbered(int64(0), int64(1<<40))...)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return levels
+}

@@ -21,8 +21,15 @@ import (
 type link struct {
 	begin, commit, rollback, version statement
 	insert, update, find, findStray  statement
-	findText, newText                statement
+	findText, newText, unlink        statement
 	upto, count, forget, elsewhere   statement
+
+	// Of the indexer.
+	unindexed, setUpto, lateRows, nextRows, rowAt      statement
+	addLate, isLate, takeLate, dropLate                statement
+	segments, newSegment, setTarget, setState          statement
+	raise, kill, dropSegment                           statement
+	newBlock, blockAt, lastPlace, setBlock, dropBlocks statement
 
 	// many[n] inserts n entries, and fails if one is there. A statement opens each index
 	// once, and closes it again, which is half of what inserting costs.
@@ -69,14 +76,41 @@ func (l *link) statements() map[*statement]string {
 		&l.elsewhere: `SELECT 1 FROM "%s_entries" WHERE stray = 3 LIMIT 1`,
 		&l.update: `UPDATE "%s_entries" SET user_hash=?, user_id=?, action=?, status=?, severity=?, ip=?, agent=?, metadata=?, identifier_hash=?
 			WHERE key=? AND id=?`,
+		&l.unlink:   `UPDATE "%s_entries" SET user_id = NULL, user_hash = NULL WHERE key = ? AND user_hash = ? AND user_id = ?`,
 		&l.newText:  `INSERT INTO "%s_texts" (text, class) VALUES (?, ?)`,
 		&l.findText: `SELECT code FROM "%s_texts" WHERE text = ? AND class IS ?`,
 		&l.upto:     `SELECT hour FROM "%s_counted"`,
 		&l.count: `INSERT INTO "%s_counts" (hour, kind, status, severity, n) VALUES (?,?,?,?,?)
 			ON CONFLICT DO UPDATE SET n = n + excluded.n`,
 		&l.forget: `DELETE FROM "%s_counts" WHERE hour=? AND kind=? AND status=? AND severity=? AND n=0`,
+
+		&l.unindexed: `SELECT upto, (SELECT count(*) FROM "%s_late") + (SELECT count(*) FROM "%s_entries" WHERE key >= upto) FROM "%s_unindexed"`,
+		&l.setUpto:   `UPDATE "%s_unindexed" SET upto = ?`,
+		&l.lateRows:  `SELECT key, action, status, severity, user_hash, ip, identifier_hash FROM "%s_late" LEFT JOIN "%s_entries" USING (key) ORDER BY key LIMIT ?`,
+		&l.nextRows:  `SELECT ` + indexedColumns + ` FROM "%s_entries" WHERE key >= ? ORDER BY key LIMIT ?`,
+		&l.rowAt:     `SELECT ` + indexedColumns + ` FROM "%s_entries" WHERE key = ?`,
+		&l.addLate:   `INSERT OR IGNORE INTO "%s_late" (key) VALUES (?)`,
+		&l.isLate:    `SELECT 1 FROM "%s_late" WHERE key = ?`,
+		&l.takeLate:  `DELETE FROM "%s_late" WHERE key <= ?`,
+		&l.dropLate:  `DELETE FROM "%s_late" WHERE key < ?`,
+
+		&l.segments:    `SELECT segment, level, state, target, first, last, floor FROM "%s_segments" ORDER BY segment`,
+		&l.newSegment:  `INSERT INTO "%s_segments" (level, state, first, last, floor) VALUES (?, ?, ?, ?, 0)`,
+		&l.setTarget:   `UPDATE "%s_segments" SET target = ? WHERE segment = ?`,
+		&l.setState:    `UPDATE "%s_segments" SET state = ? WHERE segment = ?`,
+		&l.raise:       `UPDATE "%s_segments" SET floor = ?1 WHERE floor < ?1 AND first < ?1`,
+		&l.kill:        `UPDATE "%s_segments" SET state = 2 WHERE state = 1 AND target IS NULL AND last < floor`,
+		&l.dropSegment: `DELETE FROM "%s_segments" WHERE segment = ?`,
+		&l.newBlock:    `INSERT INTO "%s_postings" (segment, place, block) VALUES (?, ?, ?)`,
+		&l.blockAt:     blockAt,
+		&l.lastPlace:   `SELECT max(place) FROM "%s_postings" WHERE segment = ?`,
+		&l.setBlock:    `UPDATE "%s_postings" SET block = ? WHERE id = ?`,
+		&l.dropBlocks:  `DELETE FROM "%s_postings" WHERE id IN (SELECT id FROM "%s_postings" WHERE segment = ? LIMIT ?)`,
 	}
 }
+
+// blockAt finds the first block of a segment whose last posting is at a place or behind it.
+const blockAt = `SELECT id, place, block FROM "%s_postings" WHERE segment = ? AND place >= ? ORDER BY place LIMIT 1`
 
 // insertOf inserts n entries.
 func insertOf(n int) string {
@@ -143,6 +177,23 @@ func (s statement) numbers(row []driver.Value, args ...driver.NamedValue) (ok bo
 		ok = true
 	}
 	return ok, errors.Join(err, rows.Close())
+}
+
+// each reads all rows, one after the other, into row, and calls f after each.
+func (s statement) each(row []driver.Value, f func() error, args ...driver.NamedValue) error {
+	rows, err := s.Stmt.(driver.StmtQueryContext).QueryContext(context.Background(), args)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		if err = rows.Next(row); err == nil {
+			err = f()
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, rows.Close())
 }
 
 // number is the first column of the first row; ok is false when there is none.

@@ -36,25 +36,31 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 		(SELECT max(key) FROM (SELECT key FROM "%[1]s_entries" WHERE key < ? ORDER BY key LIMIT ?))
 		RETURNING key, action, status, severity`, s.table)
 	return s.tidy(ctx, func(ctx context.Context, tx *sql.Tx) (int64, error) {
-		return s.deleted(tx.QueryContext(ctx, query, storage.TimeKey(before), min(limit, pruneRows)))
+		n, highest, err := s.deleted(tx.QueryContext(ctx, query, storage.TimeKey(before), min(limit, pruneRows)))
+		if n == 0 || err != nil {
+			return n, err
+		}
+		return n, s.writer.index.pruned(highest)
 	})
 }
 
-// deleted counts the entries that a statement has deleted, in a job.
-func (s *Store) deleted(rows *sql.Rows, err error) (n int64, _ error) {
+// deleted counts the entries that a statement has deleted, in a job, and says the highest
+// key of them.
+func (s *Store) deleted(rows *sql.Rows, err error) (n, highest int64, _ error) {
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { _ = rows.Close() }()
 	for ; rows.Next(); n++ {
 		var key int64
 		var g group
 		if err := rows.Scan(&key, &g.kind, &g.status, &g.severity); err != nil {
-			return n, err
+			return n, highest, err
 		}
 		s.writer.changes.add(hourOf(key), g, -1)
+		highest = max(highest, key)
 	}
-	return n, rows.Err()
+	return n, highest, rows.Err()
 }
 
 // tidy deletes something and returns how many rows that was. Its transaction runs

@@ -9,6 +9,7 @@ import (
 	lib "modernc.org/sqlite/lib"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
 // Where an entry stands is said by its key. An id leads to a key (storage.IDKey), and most
@@ -89,7 +90,15 @@ func (w *writer) put(batch []*job) error {
 	if err := w.insertRows(); err != nil {
 		return err
 	}
-	return w.changes.save(w.link)
+	return w.saveAll()
+}
+
+// saveAll writes in the transaction what follows from what it has changed.
+func (w *writer) saveAll() error {
+	if err := w.changes.save(w.link); err != nil {
+		return err
+	}
+	return w.index.save()
 }
 
 // add gathers an entry that seems to be new, and writes any other at once.
@@ -194,6 +203,7 @@ func (w *writer) insertTogether(rows []row) (done bool, err error) {
 // inserted notes a row that is new.
 func (w *writer) inserted(r *row) {
 	w.changes.add(hourOf(r.key), r.group, 1)
+	w.index.add(r.key)
 	switch {
 	case r.args[argStray] == elsewhere:
 		w.elsewhere = true
@@ -269,15 +279,29 @@ func (w *writer) find(r *row) (place, bool, error) {
 
 // update changes the entry that is at a place; done is false if it is not there.
 func (w *writer) update(r *row, old place) (done bool, err error) {
-	args := make([]driver.NamedValue, 0, insertArgs)
-	for i, v := range slices.Concat(r.args[argUserHash:argStray], []driver.Value{old.key, r.args[argID]}) {
-		args = append(args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	indexed, err := w.index.indexed(old.key)
+	if err != nil {
+		return false, err
 	}
-	if done, err = changed(w.link.update.exec(args...)); done {
-		w.changes.add(hourOf(old.key), old.group, -1)
-		w.changes.add(hourOf(old.key), r.group, 1)
+	var before, after []postings.Posting
+	if indexed {
+		if before, err = w.index.rows(nil, old.key); err != nil {
+			return false, err
+		}
 	}
-	return done, err
+	args := numbered(slices.Concat(r.args[argUserHash:argStray], []driver.Value{old.key, r.args[argID]})...)
+	if done, err = changed(w.link.update.exec(args...)); !done || err != nil {
+		return done, err
+	}
+	w.changes.add(hourOf(old.key), old.group, -1)
+	w.changes.add(hourOf(old.key), r.group, 1)
+	if !indexed {
+		return true, nil
+	}
+	if after, err = w.index.rows(nil, old.key); err == nil && !slices.Equal(before, after) {
+		err = w.index.again([]int64{old.key}, before)
+	}
+	return true, err
 }
 
 // set prepares the arguments of the i-th row of an insert.

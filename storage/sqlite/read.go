@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -30,11 +29,6 @@ type view struct {
 	db     querier
 	table  string
 	counts *counts
-	// byGroup is true when the index on users has their entries by group; a Reader may read
-	// a database in which it has not.
-	byGroup bool
-	// sorted, if not 0, stands for maxSorted. Tests set it.
-	sorted int
 }
 
 // Get implements storage.Getter.
@@ -52,11 +46,11 @@ func (s *Store) List(ctx context.Context, q storage.Query) (storage.Page, error)
 	return ofOneMoment(ctx, s, &q, func(v *view) (storage.Page, error) { return v.List(ctx, q) })
 }
 
-// ofOneMoment asks in one transaction if the query is for a user: such entries are found in
-// more than one step. Numbers of others may be the counts', which are of now, not of the
+// ofOneMoment asks in one transaction if the entries are found by a term: that takes more
+// than one step. Numbers of others may be the counts', which are of now, not of the
 // moment in which a transaction began.
 func ofOneMoment[T any](ctx context.Context, s *Store, q *storage.Query, ask func(*view) (T, error)) (none T, err error) {
-	if q.UserID == nil || *q.UserID == "" {
+	if len(lookups(q)) == 0 {
 		return ask(&s.view)
 	}
 	conn, err := s.read.Conn(ctx)
@@ -82,37 +76,35 @@ func (v *view) List(ctx context.Context, q storage.Query) (storage.Page, error) 
 	if err != nil {
 		return page, err
 	}
+	if len(lookups(&q)) > 0 {
+		return v.listFound(ctx, page, q, k)
+	}
 	if !q.NoTotal {
 		if err := v.total(ctx, &page, &q, k); err != nil {
 			return page, err
 		}
 	}
-	found, err := v.pageOf(ctx, page, q, k)
-	if err == nil && foreign(&q, found.Entries) {
-		k.alike = true
-		return v.pageOf(ctx, page, q, k)
-	}
-	return found, err
+	return v.pageOf(ctx, page, q, k)
 }
 
 // total says in the page how many entries there are.
 func (v *view) total(ctx context.Context, page *storage.Page, q *storage.Query, k kinds) error {
 	total, exact, err := v.exactly(ctx, q, k)
-	if err == nil && !exact {
-		if !k.asked && q.Status == "" && q.From.IsZero() && q.To.IsZero() {
-			k.apart = false // all of the user's groups
-		}
-		total, err = v.count(ctx, v.runs(q, k), k.indexed(q))
-		page.TotalIsCapped = total > storage.MaxTotal
-		total = min(total, storage.MaxTotal)
+	if err != nil {
+		return err
 	}
-	page.Total = total
+	if exact {
+		page.Total = total
+		return nil
+	}
+	total, err = v.count(ctx, v.runs(q, k))
+	setTotal(page, total)
 	return err
 }
 
-// foreign says whether some entries are another user's.
-func foreign(q *storage.Query, entries []storage.Entry) bool {
-	return q.UserID != nil && *q.UserID != "" && slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.UserID != "" && e.UserID != *q.UserID })
+// setTotal says in the page what was counted, up to storage.MaxTotal + 1.
+func setTotal(page *storage.Page, n int) {
+	page.Total, page.TotalIsCapped = min(n, storage.MaxTotal), n > storage.MaxTotal
 }
 
 func (v *view) pageOf(ctx context.Context, page storage.Page, q storage.Query, k kinds) (storage.Page, error) {
@@ -175,29 +167,17 @@ type kinds struct {
 	// legacy are those of entries whose own metadata has to say the class.
 	legacy []int64
 	class  string
-	// alike is true when users have one hash: then their ids are compared. The index has
-	// the hashes only, and hashes of 64 bits are as good as ids but for those that somebody
-	// has looked for. Counts always go by the hash.
-	alike bool
 	// many is true when so many entries are of them that a page of them is found soonest
 	// by walking through all.
 	many bool
-	// apart is true when the query is for a user with so many entries that each group of
-	// them, in own, is a run: the index has those of one group in order of time. A few
-	// entries are sorted.
-	apart bool
-	own   []group
 }
 
-// kinds looks up what Action, Class and UserID select.
-func (v *view) kinds(ctx context.Context, q *storage.Query) (kinds, error) {
-	k := kinds{asked: q.Action != "" || q.Class != "", class: q.Class}
-	if k.asked {
-		if err := v.findKinds(ctx, q, &k); err != nil {
-			return k, err
-		}
+// kinds looks up what Action and Class select.
+func (v *view) kinds(ctx context.Context, q *storage.Query) (k kinds, err error) {
+	if k.class, k.asked = q.Class, q.Action != "" || q.Class != ""; k.asked {
+		err = v.findKinds(ctx, q, &k)
 	}
-	return k, v.findOwn(ctx, q, &k)
+	return k, err
 }
 
 func (v *view) findKinds(ctx context.Context, q *storage.Query, k *kinds) error {
@@ -233,105 +213,19 @@ func (v *view) findKinds(ctx context.Context, q *storage.Query, k *kinds) error 
 	return rows.Err()
 }
 
-// Bounds of how a user's entries are found.
-const (
-	// maxSorted is how many are sorted for a page; of more each group is a run.
-	maxSorted = 256
-	// maxOwn bounds those groups: the entries of a user who has more are sorted. SQLite
-	// takes 500 terms in a compound SELECT.
-	maxOwn = 400
-)
-
-// ownGroups goes from one group of a user's entries to the next, so that it takes as long as
-// there are groups: action * storage.StatusCodes + status each.
-const ownGroups = `WITH RECURSIVE own(g) AS (VALUES (-%[2]d) UNION ALL SELECT coalesce(
-		(SELECT action * %[2]d + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action = own.g / %[2]d AND status > own.g %% %[2]d ORDER BY status LIMIT 1),
-		(SELECT action * %[2]d + status FROM "%[1]s_entries" WHERE user_hash = ?1 AND action > own.g / %[2]d ORDER BY action, status LIMIT 1))
-	FROM own WHERE g IS NOT NULL)
-	SELECT g FROM own WHERE g >= 0 LIMIT %[3]d`
-
-// indexed says whether the index on users has all that the query asks of an entry.
-func (k *kinds) indexed(q *storage.Query) bool {
-	return q.UserID != nil && !q.Widened() && q.IPAddress == "" && q.Severity == nil && q.Text == "" && len(k.legacy) == 0 &&
-		(k.apart || !k.asked && q.Status == "")
-}
-
-// findOwn finds the groups of the user's entries, unless they are few.
-func (v *view) findOwn(ctx context.Context, q *storage.Query, k *kinds) error {
-	if q.UserID == nil || *q.UserID == "" || !v.byGroup {
-		return nil
-	}
-	user, more := storage.TextHash(*q.UserID), 0
-	err := v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT 1 FROM "%s_entries" WHERE user_hash = ? LIMIT 1 OFFSET %d`, v.table, cmp.Or(v.sorted, maxSorted)), user).Scan(&more)
-	if err != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			err = nil
-		}
-		return err
-	}
-	rows, err := v.db.QueryContext(ctx, fmt.Sprintf(ownGroups, v.table, storage.StatusCodes, maxOwn+1), user)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	const codes = int64(storage.StatusCodes)
-	for rows.Next() {
-		var g int64
-		if err := rows.Scan(&g); err != nil {
-			return err
-		}
-		k.own = append(k.own, group{kind: g / codes, status: int8(g % codes)}) //nolint:gosec // a code
-	}
-	k.apart = len(k.own) <= maxOwn
-	return rows.Err()
-}
-
 // maxRuns bounds the runs of a query.
 const maxRuns = 64
 
+// runs are those of a query whose entries no term finds.
 func (v *view) runs(q *storage.Query, k kinds) []run {
 	all := v.filters(q)
 	switch {
-	case q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != ""):
-		return []run{k.filter(all)}
-	case q.UserID == nil && k.asked && !k.many && len(k.legacy) == 0 && len(k.codes)*storage.StatusCodes <= maxRuns:
-		return k.runs(all, q.Status)
-	case q.UserID == nil:
-		return []run{k.filter(all)}
-	case *q.UserID == "":
+	case q.UserID != nil:
 		return []run{k.filter(all.with("user_hash IS NULL"))}
+	case k.asked && !k.many && len(k.legacy) == 0 && len(k.codes)*storage.StatusCodes <= maxRuns:
+		return k.runs(all, q.Status)
 	}
-	own := all.with("user_hash = ?", storage.TextHash(*q.UserID))
-	if k.alike {
-		own = own.with("user_id = ?", *q.UserID)
-	}
-	runs := []run{}
-	if k.apart {
-		runs = k.ownRuns(own, q.Status)
-	} else {
-		runs = append(runs, k.filter(own))
-	}
-	if !q.Widened() {
-		return orNothing(runs)
-	}
-	return append(runs, k.filter(all.with("identifier_hash = ? AND user_hash IS NULL AND +status IN (?, ?)",
-		storage.TextHash(q.IdentifierHash), storage.Failed.Code(), storage.Pending.Code())))
-}
-
-// ownRuns are one for each of the user's groups that are asked for.
-func (k *kinds) ownRuns(user run, status storage.Status) []run {
-	runs := []run{}
-	for _, g := range k.own {
-		r := user.with("action = ? AND status = ?", g.kind, g.status)
-		switch {
-		case status != "" && g.status != int8(status.Code()): //nolint:gosec // a code
-		case !k.asked || slices.Contains(k.codes, g.kind):
-			runs = append(runs, r)
-		case slices.Contains(k.legacy, g.kind):
-			runs = append(runs, r.with(legacyClass+" = ?", k.class))
-		}
-	}
-	return runs
+	return []run{k.filter(all)}
 }
 
 // orNothing stands for no runs: a query needs one.
@@ -383,30 +277,15 @@ const legacyClass = `CASE WHEN json_valid(metadata) AND json_type(metadata, '$.c
 // filters are the terms that all runs have.
 func (v *view) filters(q *storage.Query) run {
 	var r run
-	byIndex := q.UserID != nil && *q.UserID != "" || q.UserID == nil && (q.IPAddress != "" || q.IdentifierHash != "")
-	if q.UserID == nil && q.IdentifierHash != "" {
-		r.add("identifier_hash = ?", storage.TextHash(q.IdentifierHash))
-	}
-	if q.IPAddress != "" {
-		column := "ip"
-		if q.UserID != nil && *q.UserID != "" || q.IdentifierHash != "" {
-			column = "+ip" // the other index finds fewer, or as few
-		}
-		r.add(column+" = ?", q.IPAddress)
-	}
 	if q.Status != "" {
-		plus := ""
-		if byIndex && q.UserID == nil {
-			plus = "+"
-		}
-		r.add(plus+"status = ?", q.Status.Code())
-		if q.Status != storage.Success && !byIndex {
+		r.add("status = ?", q.Status.Code())
+		if q.Status != storage.Success {
 			r.add("status <> 0") // lets SQLite see that the partial index holds
 		}
 	}
 	if q.Severity != nil {
 		r.add("severity = ?", *q.Severity)
-		if *q.Severity >= severity.High && !byIndex {
+		if *q.Severity >= severity.High {
 			r.add("severity >= 2") // the same for the partial index of severities that are rare
 		}
 	}
@@ -439,26 +318,15 @@ func (v *view) addText(r *run, q *storage.Query) {
 	r.add("("+strings.Join(terms, " OR ")+")", slices.Repeat([]any{pattern}, len(terms))...)
 }
 
-// count counts up to storage.MaxTotal + 1. To skip entries costs half of what counting them
-// does, so that it is tried first where the index says all (indexed).
-func (v *view) count(ctx context.Context, runs []run, indexed bool) (n int, err error) {
-	var rows, counts []string
+// count counts up to storage.MaxTotal + 1.
+func (v *view) count(ctx context.Context, runs []run) (n int, err error) {
+	var rows []string
 	var args []any
 	for i := range runs {
-		from := fmt.Sprintf(`FROM "%s_entries" WHERE %s`, v.table, &runs[i])
-		rows, counts = append(rows, "SELECT 1 "+from), append(counts, "(SELECT count(*) "+from+")")
+		rows = append(rows, fmt.Sprintf(`SELECT 1 FROM "%s_entries" WHERE %s`, v.table, &runs[i]))
 		args = append(args, runs[i].args...)
 	}
-	all := strings.Join(rows, " UNION ALL ")
-	if !indexed {
-		err = v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, all, storage.MaxTotal+1), args...).Scan(&n)
-		return n, err
-	}
-	err = v.db.QueryRowContext(ctx, fmt.Sprintf(`%s LIMIT 1 OFFSET %d`, all, storage.MaxTotal), args...).Scan(&n)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return storage.MaxTotal + 1, err
-	}
-	err = v.db.QueryRowContext(ctx, "SELECT "+strings.Join(counts, " + "), args...).Scan(&n)
+	err = v.db.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, strings.Join(rows, " UNION ALL "), storage.MaxTotal+1), args...).Scan(&n)
 	return n, err
 }
 

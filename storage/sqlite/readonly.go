@@ -68,8 +68,13 @@ func (r *Reader) complete(ctx context.Context, v *view) error {
 	if _, err := v.Get(ctx, ""); !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	_, err := v.List(ctx, storage.Query{Limit: 1})
-	return err
+	someone := "x"
+	for _, q := range []storage.Query{{Limit: 1}, {Limit: 1, UserID: &someone}} {
+		if _, err := v.List(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Path returns the absolute path of the database file.

@@ -1,4 +1,4 @@
--- Schema 4. {t} is the configured name. Codes: status 0 success, 1 failed,
+-- Schema 5. {t} is the configured name. Codes: status 0 success, 1 failed,
 -- 2 pending, 3 unknown; severity 0 low, 1 medium, 2 high, 3 critical.
 CREATE TABLE IF NOT EXISTS "{t}_texts" (
 	code  INTEGER PRIMARY KEY,
@@ -37,13 +37,33 @@ CREATE TABLE IF NOT EXISTS "{t}_entries" (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS "{t}_stray" ON "{t}_entries" (id) WHERE stray IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_elsewhere" ON "{t}_entries" (stray) WHERE stray = 3;
-CREATE INDEX IF NOT EXISTS "{t}_useraction" ON "{t}_entries" (user_hash, action, status) WHERE user_hash IS NOT NULL;
 CREATE INDEX IF NOT EXISTS "{t}_action" ON "{t}_entries" (action, status);
 CREATE INDEX IF NOT EXISTS "{t}_unsuccessful" ON "{t}_entries" (status) WHERE status <> 0;
 CREATE INDEX IF NOT EXISTS "{t}_nobody" ON "{t}_entries" (user_hash) WHERE user_hash IS NULL;
 CREATE INDEX IF NOT EXISTS "{t}_severe" ON "{t}_entries" (severity) WHERE severity >= 2;
-CREATE INDEX IF NOT EXISTS "{t}_identifier" ON "{t}_entries" (identifier_hash) WHERE identifier_hash IS NOT NULL;
-CREATE INDEX IF NOT EXISTS "{t}_address" ON "{t}_entries" (ip) WHERE ip IS NOT NULL;
+-- Users, addresses and identifiers are spread over an index at random: a B-tree would have a
+-- page written for each. So entries stay unindexed until some hundreds of them become a
+-- segment, sorted blocks of postings (package postings), and segments are merged into
+-- larger ones. Unindexed are those from upto on, and those in late.
+CREATE TABLE IF NOT EXISTS "{t}_unindexed" (upto INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS "{t}_late" (key INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS "{t}_segments" (
+	segment INTEGER PRIMARY KEY,
+	level   INTEGER NOT NULL, -- how often its postings were merged, or as if
+	state   INTEGER NOT NULL, -- 0 in the making, 1 to be read, 2 to be deleted
+	target  INTEGER,          -- the segment that it is being merged into
+	first   INTEGER NOT NULL, -- no key is lower
+	last    INTEGER NOT NULL, -- or higher
+	floor   INTEGER NOT NULL  -- entries with lower keys have been deleted since
+);
+CREATE TABLE IF NOT EXISTS "{t}_postings" (
+	id      INTEGER PRIMARY KEY,
+	segment INTEGER NOT NULL,
+	place   BLOB NOT NULL, -- of the last posting: postings.Posting.Place
+	block   BLOB NOT NULL  -- postings.Block
+);
+CREATE UNIQUE INDEX IF NOT EXISTS "{t}_place" ON "{t}_postings" (segment, place);
+INSERT INTO "{t}_unindexed" SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM "{t}_unindexed");
 INSERT INTO "{t}_counted" SELECT CASE WHEN EXISTS (SELECT 1 FROM "{t}_entries") THEN 0 ELSE unixepoch() / 3600 END,
 	EXISTS (SELECT 1 FROM "{t}_texts")
 	WHERE NOT EXISTS (SELECT 1 FROM "{t}_counted");

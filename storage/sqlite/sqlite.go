@@ -22,6 +22,7 @@ import (
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
 // DefaultTable is the name of the view that shows the log.
@@ -31,7 +32,7 @@ const DefaultTable = "auditLog"
 // application_id; schemaVersion is in PRAGMA user_version.
 const (
 	applicationID = 0x43414c67
-	schemaVersion = 4
+	schemaVersion = 5
 )
 
 //go:embed schema.sql
@@ -132,7 +133,7 @@ func (s *Store) open(ctx context.Context) error {
 	if err := cmp.Or(s.migrate(ctx), s.readLegacy(ctx)); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts); err != nil {
+	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts, s.log); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
 	if s.ticker, err = startCheckpointer(s); err != nil {
@@ -419,8 +420,47 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 	if userID == "" {
 		return 0, nil
 	}
-	return s.exec(ctx, fmt.Sprintf(`UPDATE "%s_entries" SET user_id = NULL, user_hash = NULL WHERE user_hash = ? AND user_id = ?`, s.table),
-		storage.TextHash(userID), userID)
+	return s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (int64, error) {
+		now := s.view
+		now.db = tx
+		return s.writer.unlink(ctx, &now, userID)
+	})
+}
+
+// unlink is Unlink in a job.
+func (w *writer) unlink(ctx context.Context, v *view, userID string) (n int64, err error) {
+	f := newFinder(ctx, v, &storage.Query{UserID: &userID}, kinds{})
+	var keys []int64
+	if err := f.each(func(_ uint64, key int64) { keys = append(keys, key) }); err != nil {
+		return 0, errors.Join(err, f.close())
+	}
+	if err := f.close(); err != nil {
+		return 0, err
+	}
+	var gone []postings.Posting
+	var late []int64
+	for _, key := range keys {
+		indexed, err := w.index.indexed(key)
+		var before []postings.Posting
+		if err == nil && indexed {
+			before, err = w.index.rows(nil, key)
+		}
+		if err != nil {
+			return n, err
+		}
+		done, err := changed(w.link.unlink.exec(numbered(key, storage.TextHash(userID), userID)...))
+		if err != nil {
+			return n, err
+		}
+		if !done {
+			continue // another user with the same hash
+		}
+		n++
+		if indexed {
+			gone, late = append(gone, before...), append(late, key)
+		}
+	}
+	return n, w.index.again(late, gone)
 }
 
 // exec runs one statement in the writer's next transaction.

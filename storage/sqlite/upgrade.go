@@ -34,7 +34,11 @@ func upgrade(ctx context.Context, tx *sql.Tx, table string) error {
 			return err
 		}
 	}
-	// Its successor, {t}_useraction, has the entries of a user by action and outcome.
-	_, err := tx.ExecContext(ctx, fmt.Sprintf(`DROP INDEX IF EXISTS "%[1]s_user"`, table))
-	return err
+	// Segments have what these had: see writer.catchUp.
+	for _, index := range []string{"user", "useraction", "identifier", "address"} {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`DROP INDEX IF EXISTS "%s_%s"`, table, index)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"sync"
@@ -94,6 +95,9 @@ type writer struct {
 	// elsewhere is true if there may be strays that are elsewhere.
 	elsewhere bool
 
+	// index finds users, addresses and identifiers.
+	index indexer
+	log   *slog.Logger
 	// linger says when transactions wait to be fuller.
 	linger linger
 
@@ -110,7 +114,7 @@ type writer struct {
 	used map[int64]struct{}
 }
 
-func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, log *slog.Logger) (*writer, error) {
 	texts, err := lru.New[text, int64](maxTexts)
 	if err != nil {
 		return nil, err
@@ -119,12 +123,16 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts) (*
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts}
+	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts, log: log}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
 	if w.link, err = newLink(w.conn, table); err != nil {
 		return nil, errors.Join(err, w.conn.Close())
+	}
+	w.index = indexer{shape: usualShape, link: w.link}
+	if err = w.catchUp(); err != nil {
+		return nil, errors.Join(err, w.link.close(), w.conn.Close())
 	}
 	go w.run()
 	return w, nil
@@ -199,6 +207,7 @@ func (w *writer) close() error {
 func (w *writer) run() {
 	defer close(w.stopped)
 	for {
+		w.tend()
 		select {
 		case j := <-w.queue: // before idle: a select takes any that is ready
 			w.commit(w.gather(j))
@@ -322,8 +331,11 @@ func (w *writer) transact(batch []*job) error {
 		w.texts.Purge() // codes made in this transaction are gone, and so are entries
 		w.open.Purge()
 		clear(w.changes.n)
+		w.changes.known = false
+		w.index.done(false)
 		return err
 	}
+	w.index.done(true)
 	w.commits.Add(1)
 	w.changes.tell(w.counts)
 	if then := batch[0].then; then != nil {
@@ -349,7 +361,7 @@ func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
 		err = do(ctx, tx)
 	}
 	if err == nil {
-		err = w.changes.save(w.link)
+		err = w.saveAll()
 	}
 	if err == nil {
 		err = tx.Commit()
@@ -377,8 +389,71 @@ func (w *writer) notice(version int64) error {
 	if err == nil {
 		_, w.elsewhere, err = w.link.elsewhere.number()
 	}
+	if err == nil {
+		err = w.index.load()
+	}
 	w.changes.upto, w.changes.known = upto, there && err == nil
 	return err
+}
+
+// tend makes segments when there are enough entries for one, and goes on merging. It costs
+// some milliseconds for some hundreds of entries, and no fsync of its own: what a power cut
+// takes back is done again.
+func (w *writer) tend() {
+	for w.index.due() && w.guard.err() == nil && time.Since(w.index.failed) > tendAgain {
+		if err := w.tendOnce(w.index.most); err != nil {
+			w.guard.distrust(err)
+			w.index.failed = time.Now()
+			w.log.Warn("the audit log's index of users and addresses could not be kept up: what it lacks is looked for among the youngest entries, which takes longer. It is tried again",
+				"in", tendAgain, "error", err)
+		}
+	}
+}
+
+// tendAgain is how long tend waits after a failure.
+const tendAgain = 10 * time.Second
+
+func (w *writer) tendOnce(most int) error {
+	if err := w.setDurability(nil); err != nil {
+		return err
+	}
+	err := w.link.transact(func() error {
+		version, _, err := w.link.version.number()
+		if err == nil {
+			err = w.notice(version)
+		}
+		if err == nil && w.index.due() {
+			err = w.index.grow(most)
+		}
+		if err == nil {
+			err = w.index.work()
+		}
+		return err
+	})
+	if err != nil {
+		w.changes.known = false
+		return err
+	}
+	w.commits.Add(1)
+	return nil
+}
+
+// catchUp indexes the entries of a database that has no segments, since an earlier version
+// made it.
+func (w *writer) catchUp() error {
+	if err := w.index.load(); err != nil || w.index.unindexed < catchUpMost/2 && w.index.upto > 0 {
+		return err
+	}
+	for told := time.Now(); w.index.due(); {
+		if err := w.tendOnce(catchUpMost); err != nil {
+			return err
+		}
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			w.log.Info("indexing the entries of an earlier version", "left", w.index.unindexed)
+		}
+	}
+	return nil
 }
 
 // watchTexts begins to note which texts are used, and returns the version of the

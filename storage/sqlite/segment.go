@@ -1,0 +1,608 @@
+package sqlite
+
+import (
+	"database/sql/driver"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
+)
+
+// shape is how the index of users, addresses and identifiers grows.
+type shape struct {
+	base  int // a segment is made of so many entries
+	slack int // and the youngest of them stay unindexed, since they are still completed
+	most  int // one step indexes no more
+	// fanOut segments of a level are merged into one of the next.
+	fanOut int
+	block  int // bytes of a block: a page has one, with its place and the like
+	budget int // postings that one step merges: more than it makes, on all levels
+	drop   int // blocks that one step deletes
+}
+
+var usualShape = shape{base: 512, slack: 128, most: 4096, fanOut: 16, block: 3900, budget: 8192, drop: 64}
+
+// catchUpMost is shape.most for a database that had no segments.
+const catchUpMost = 131_072
+
+// maxLevel is that of the largest segments: two million entries, with the usual shape.
+const maxLevel = 3
+
+// clearedAfter is how much time, in the log, the entries have that are gone while a segment
+// still has their postings, at most about: it is cleared then, or when it is a quarter.
+const clearedAfter = 24 * time.Hour
+
+// level is that of a new segment with n entries.
+func (s *shape) level(n int) (level int) {
+	for size := s.base * s.fanOut; n >= size && level < maxLevel; size *= s.fanOut {
+		level++
+	}
+	return level
+}
+
+// indexer makes and merges segments, in transactions of the writer; see schema.sql.
+type indexer struct {
+	shape
+	link *link
+	// upto is what the database says; unindexed is how many entries are, about.
+	upto      int64
+	unindexed int
+	// added and late are the transaction's under way: entries, and those with keys below upto.
+	added int
+	late  []int64
+	// failed is when segments could last not be made.
+	failed time.Time
+}
+
+// load reads what the database says.
+func (x *indexer) load() error {
+	var v [2]driver.Value
+	ok, err := x.link.unindexed.numbers(v[:])
+	if err == nil && !ok {
+		err = errors.New("the audit log's table of unindexed entries is empty")
+	}
+	x.upto, _ = v[0].(int64)
+	n, _ := v[1].(int64)
+	x.unindexed = int(n)
+	return err
+}
+
+// add notes an entry that was inserted.
+func (x *indexer) add(key int64) {
+	if x.added++; key < x.upto {
+		x.late = append(x.late, key)
+	}
+}
+
+// save writes in the transaction which entries came late.
+func (x *indexer) save() error {
+	for _, key := range x.late {
+		if _, err := x.link.addLate.exec(numbered(key)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// done hears how the transaction ended.
+func (x *indexer) done(committed bool) {
+	if committed {
+		x.unindexed += x.added
+	}
+	x.added, x.late = 0, x.late[:0]
+}
+
+// due says whether there are enough entries for a segment.
+func (x *indexer) due() bool { return x.unindexed >= x.base+x.slack }
+
+// numbered are the arguments of a statement.
+func numbered(values ...driver.Value) []driver.NamedValue {
+	args := make([]driver.NamedValue, len(values))
+	for i, v := range values {
+		args[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	return args
+}
+
+// indexedColumns are what postings are made of.
+const indexedColumns = `key, action, status, severity, user_hash, ip, identifier_hash`
+
+// appendPostings adds those of the entry in a row of indexedColumns.
+func appendPostings(list []postings.Posting, row []driver.Value) []postings.Posting {
+	var p postings.Posting
+	p.Key, _ = row[0].(int64)
+	g := groupOf(row[1], row[2], row[3])
+	p.Group = g.code()
+	user, owned := row[4].(int64)
+	if owned {
+		p.Term = postings.Term{Kind: postings.User, Hash: user}
+		list = append(list, p)
+	}
+	if ip, ok := row[5].(string); ok {
+		p.Term = postings.Term{Kind: postings.Address, Hash: storage.TextHash(ip)}
+		list = append(list, p)
+	}
+	if hash, ok := row[6].(int64); ok {
+		p.Term = postings.Term{Kind: postings.Identifier, Hash: hash}
+		if owned {
+			p.Kind = postings.Owned
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// How a group is written in a posting: those of an action, and those of an action and an
+// outcome, follow each other.
+const (
+	actionShift = 5
+	statusShift = 3
+	levelShift  = 1
+)
+
+func (g group) code() uint64 {
+	return uint64(g.kind)<<actionShift | uint64(g.status)<<statusShift | uint64(g.severity)<<levelShift //nolint:gosec // codes, never negative
+}
+
+func groupOfCode(c uint64) group {
+	return group{int64(c >> actionShift), int8(c >> statusShift & 3), int8(c >> levelShift & 3)} //nolint:gosec // codes
+}
+
+// grow makes a segment of the oldest entries that have none.
+func (x *indexer) grow(most int) error {
+	want := min(x.unindexed-x.slack, most)
+	var list []postings.Posting
+	var row [7]driver.Value
+	n, first, last := 0, int64(0), int64(0)
+	each := func() error {
+		key, _ := row[0].(int64)
+		if n++; row[1] == nil { // somebody has deleted it by hand
+			return nil
+		}
+		if first == 0 || key < first {
+			first = key
+		}
+		last = max(last, key)
+		list = appendPostings(list, row[:])
+		return nil
+	}
+	if err := x.link.lateRows.each(row[:], each, numbered(int64(want))...); err != nil {
+		return err
+	}
+	if n > 0 {
+		if _, err := x.link.takeLate.exec(numbered(row[0])...); err != nil {
+			return err
+		}
+	}
+	if n < want {
+		before := n
+		if err := x.link.nextRows.each(row[:], each, numbered(x.upto, int64(want-n))...); err != nil {
+			return err
+		}
+		if n > before {
+			key, _ := row[0].(int64)
+			x.upto = key + 1
+			if _, err := x.link.setUpto.exec(numbered(x.upto)...); err != nil {
+				return err
+			}
+		}
+	}
+	if n < want { // the number was not exact
+		x.unindexed = n + x.slack
+	}
+	x.unindexed -= n
+	if len(list) == 0 {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b postings.Posting) int { return a.Compare(&b) })
+	id, err := x.newSegment(segment{level: x.level(n), state: live, first: first, last: last})
+	if err != nil {
+		return err
+	}
+	into := blocks{x: x, segment: id}
+	for i := range list {
+		if err := into.add(&list[i]); err != nil {
+			return err
+		}
+	}
+	return into.flush()
+}
+
+// blocks writes the blocks of a segment.
+type blocks struct {
+	x       *indexer
+	segment int64
+	block   postings.Block
+}
+
+func (b *blocks) add(p *postings.Posting) error {
+	if len(b.block.Bytes()) >= b.x.block {
+		if err := b.flush(); err != nil {
+			return err
+		}
+	}
+	b.block.Add(p)
+	return nil
+}
+
+// full says whether the next posting begins a block.
+func (b *blocks) full() bool { return len(b.block.Bytes()) == 0 || len(b.block.Bytes()) >= b.x.block }
+
+func (b *blocks) flush() error {
+	if len(b.block.Bytes()) == 0 {
+		return nil
+	}
+	_, err := b.x.link.newBlock.exec(numbered(b.segment, b.block.Last().Place(), b.block.Bytes())...)
+	b.block.Reset()
+	return err
+}
+
+// What a segment is; see schema.sql.
+const (
+	building = iota
+	live
+	dead
+)
+
+type segment struct {
+	id           int64
+	level, state int
+	target       int64
+	first, last  int64
+	floor        int64
+}
+
+func (x *indexer) newSegment(s segment) (int64, error) {
+	res, err := x.link.newSegment.exec(numbered(int64(s.level), int64(s.state), s.first, s.last)...)
+	if err != nil {
+		return 0, err
+	}
+	return res.LastInsertId()
+}
+
+func (x *indexer) segments() (list []segment, err error) {
+	var row [7]driver.Value
+	err = x.link.segments.each(row[:], func() error {
+		var v [len(row)]int64
+		for i := range row {
+			v[i], _ = row[i].(int64)
+		}
+		list = append(list, segment{v[0], int(v[1]), int(v[2]), v[3], v[4], v[5], v[6]})
+		return nil
+	})
+	return list, err
+}
+
+// work does a step of what there is to do for segments: it deletes what is dead, and merges.
+func (x *indexer) work() error {
+	all, err := x.segments()
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(all, func(s segment) bool { return s.state == dead }); i >= 0 {
+		if err := x.bury(all[i].id); err != nil {
+			return err
+		}
+	}
+	target := segment{}
+	if i := slices.IndexFunc(all, func(s segment) bool { return s.state == building }); i >= 0 {
+		target = all[i]
+	} else if target, err = x.begin(all); err != nil || target.id == 0 {
+		return err
+	}
+	var sources []segment
+	for _, s := range all {
+		if s.target == target.id && s.state == live {
+			sources = append(sources, s)
+		}
+	}
+	return x.merge(target.id, sources)
+}
+
+// bury deletes blocks of a dead segment, and the segment with the last of them.
+func (x *indexer) bury(id int64) error {
+	res, err := x.link.dropBlocks.exec(numbered(id, int64(x.drop))...)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || int(n) == x.drop {
+		return err
+	}
+	_, err = x.link.dropSegment.exec(numbered(id)...)
+	return err
+}
+
+// stale says whether a segment has enough postings of entries that are gone to be cleared.
+func (s *segment) stale() bool {
+	gone := s.floor - s.first
+	return gone > 0 && (gone >= (s.last-s.first)/4 || storage.KeyTime(s.floor).Sub(storage.KeyTime(s.first)) >= clearedAfter)
+}
+
+// begin begins to merge segments of one level, the lowest that has enough of them, or to
+// clear one. It marks the sources in all.
+func (x *indexer) begin(all []segment) (target segment, err error) {
+	var chosen []int
+	for level := 0; level < maxLevel && len(chosen) < x.fanOut; level++ {
+		chosen = chosen[:0]
+		for i := range all {
+			if len(chosen) < x.fanOut && all[i].state == live && all[i].level == level {
+				chosen = append(chosen, i)
+			}
+		}
+		target.level = level + 1
+	}
+	if len(chosen) < x.fanOut {
+		i := slices.IndexFunc(all, func(s segment) bool {
+			return s.state == live && s.floor > s.first && s.floor-s.first >= (s.last-s.first)/4
+		})
+		if i < 0 {
+			return segment{}, nil
+		}
+		chosen, target.level = []int{i}, all[i].level
+	}
+	target.first = all[chosen[0]].first
+	for _, i := range chosen {
+		target.first, target.last = min(target.first, max(all[i].first, all[i].floor)), max(target.last, all[i].last)
+	}
+	if len(chosen) == 1 {
+		target.first = all[chosen[0]].floor
+	}
+	if target.id, err = x.newSegment(target); err != nil {
+		return segment{}, err
+	}
+	for _, i := range chosen {
+		all[i].target = target.id
+		if _, err := x.link.setTarget.exec(numbered(target.id, all[i].id)...); err != nil {
+			return segment{}, err
+		}
+	}
+	return target, nil
+}
+
+// source is a segment that is read from a place on.
+type source struct {
+	segment
+	reader postings.Reader
+	place  []byte
+	next   postings.Posting
+}
+
+// advance reads the next posting that is not gone; false at the end.
+func (s *source) advance(x *indexer) (bool, error) {
+	for {
+		for s.reader.Next(&s.next) {
+			if s.next.Key >= s.floor {
+				return true, nil
+			}
+		}
+		if err := s.reader.Err(); err != nil {
+			return false, err
+		}
+		b, ok, err := x.blockAt(s.id, postings.Behind(s.place))
+		if !ok || err != nil {
+			return false, err
+		}
+		s.reader, s.place = postings.Read(b.bytes), b.place
+	}
+}
+
+// block is one of the table's.
+type block struct {
+	id           int64
+	place, bytes []byte
+}
+
+// blockAt is the first block of a segment whose last posting is at a place or behind it.
+func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err error) {
+	var row [3]driver.Value
+	err = x.link.blockAt.each(row[:], func() error {
+		ok = true
+		b.id, _ = row[0].(int64)
+		b.place, _ = row[1].([]byte)
+		b.bytes, _ = row[2].([]byte)
+		return nil
+	}, numbered(segment, place)...)
+	return b, ok, err
+}
+
+// merge moves the next postings of the sources into the target.
+func (x *indexer) merge(target int64, from []segment) error {
+	var row [1]driver.Value
+	if err := x.link.lastPlace.each(row[:], func() error { return nil }, numbered(target)...); err != nil {
+		return err
+	}
+	begun, _ := row[0].([]byte)
+	var sources []*source
+	for _, segment := range from {
+		s := &source{segment: segment, place: begun}
+		more, err := s.start(x, begun)
+		if err != nil {
+			return err
+		}
+		if more {
+			sources = append(sources, s)
+		}
+	}
+	h := heap{sources}
+	h.init()
+	into := blocks{x: x, segment: target}
+	for n := 0; len(h.sources) > 0 && (n < x.budget || !into.full()); n++ {
+		s := h.sources[0]
+		if err := into.add(&s.next); err != nil {
+			return err
+		}
+		more, err := s.advance(x)
+		if err != nil {
+			return err
+		}
+		h.moved(more)
+	}
+	if err := into.flush(); err != nil || len(h.sources) > 0 {
+		return err
+	}
+	for _, s := range from {
+		if _, err := x.link.setState.exec(numbered(int64(dead), s.id)...); err != nil {
+			return err
+		}
+	}
+	_, err := x.link.setState.exec(numbered(int64(live), target)...)
+	return err
+}
+
+// start reads the first posting behind a place.
+func (s *source) start(x *indexer, place []byte) (bool, error) {
+	if len(place) == 0 {
+		return s.advance(x)
+	}
+	begun, err := postings.At(place)
+	if err != nil {
+		return false, err
+	}
+	for {
+		if more, err := s.advance(x); !more || err != nil || s.next.Compare(&begun) > 0 {
+			return more, err
+		}
+	}
+}
+
+// heap has the source with the next posting in front.
+type heap struct{ sources []*source }
+
+func (h *heap) init() {
+	for i := len(h.sources)/2 - 1; i >= 0; i-- {
+		h.down(i)
+	}
+}
+
+// moved hears that the first source has advanced, or has come to its end.
+func (h *heap) moved(more bool) {
+	if last := len(h.sources) - 1; !more {
+		h.sources[0] = h.sources[last]
+		h.sources = h.sources[:last]
+	}
+	h.down(0)
+}
+
+func (h *heap) down(i int) {
+	for {
+		least := i
+		for c := 2*i + 1; c <= 2*i+2 && c < len(h.sources); c++ {
+			if h.sources[c].next.Compare(&h.sources[least].next) < 0 {
+				least = c
+			}
+		}
+		if least == i {
+			return
+		}
+		h.sources[i], h.sources[least] = h.sources[least], h.sources[i]
+		i = least
+	}
+}
+
+// forget removes postings, which are sorted, from all segments that have them, whatever
+// their state.
+func (x *indexer) forget(list []postings.Posting) error {
+	all, err := x.segments()
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		mine := slices.DeleteFunc(slices.Clone(list), func(p postings.Posting) bool { return p.Key < s.first || p.Key > s.last })
+		for len(mine) > 0 {
+			b, ok, err := x.blockAt(s.id, mine[0].Place())
+			if err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			if mine, err = x.strike(&b, mine); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// strike removes from a block what it has of the postings, and returns those that come
+// behind it.
+func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting, error) {
+	end, err := postings.At(b.place)
+	if err != nil {
+		return nil, err
+	}
+	var rest postings.Block
+	var p postings.Posting
+	found := false
+	r := postings.Read(b.bytes)
+	for r.Next(&p) {
+		if _, gone := slices.BinarySearchFunc(list, p, func(a, b postings.Posting) int { return a.Compare(&b) }); gone {
+			found = true
+			continue
+		}
+		rest.Add(&p)
+	}
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	if found {
+		if _, err := x.link.setBlock.exec(numbered(append([]byte{}, rest.Bytes()...), b.id)...); err != nil {
+			return nil, err
+		}
+	}
+	behind := slices.IndexFunc(list, func(p postings.Posting) bool { return p.Compare(&end) > 0 })
+	if behind < 0 {
+		behind = len(list)
+	}
+	return list[behind:], nil
+}
+
+// indexed says whether the entry at a key has its postings in a segment.
+func (x *indexer) indexed(key int64) (bool, error) {
+	if key >= x.upto {
+		return false, nil
+	}
+	_, late, err := x.link.isLate.number(numbered(key)...)
+	return !late, err
+}
+
+// rows adds the postings of the entry at a key.
+func (x *indexer) rows(list []postings.Posting, key int64) ([]postings.Posting, error) {
+	var row [7]driver.Value
+	err := x.link.rowAt.each(row[:], func() error {
+		list = appendPostings(list, row[:])
+		return nil
+	}, numbered(key)...)
+	return list, err
+}
+
+// again has an entry that is indexed, and has changed, indexed once more: before are its
+// postings of before.
+func (x *indexer) again(keys []int64, before []postings.Posting) error {
+	slices.SortFunc(before, func(a, b postings.Posting) int { return a.Compare(&b) })
+	if err := x.forget(before); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if _, err := x.link.addLate.exec(numbered(key)...); err != nil {
+			return err
+		}
+	}
+	x.added += len(keys)
+	return nil
+}
+
+// pruned hears that all entries with keys up to highest are gone.
+func (x *indexer) pruned(highest int64) error {
+	for _, s := range []statement{x.link.raise, x.link.dropLate} {
+		if _, err := s.exec(numbered(highest + 1)...); err != nil {
+			return err
+		}
+	}
+	if _, err := x.link.kill.exec(); err != nil {
+		return err
+	}
+	return x.work()
+}
