@@ -38,7 +38,7 @@ func ExplainFinding(t *testing.T, db *sql.DB) (plans string) {
 	for _, q := range []storage.Query{{UserID: &user, IdentifierHash: "h"}, {IdentifierHash: "h"}, {IPAddress: "a"}, {IPAddress: "a", UserID: &nobody}} {
 		f.list = append(f.list, lookups(&q)...)
 	}
-	if _, err := f.streams(); err != nil {
+	if _, err := f.parts(); err != nil {
 		t.Fatal(err)
 	}
 	return plans + planOf(t, db, strings.ReplaceAll(blockAt, "%s", DefaultTable), 1, []byte{})

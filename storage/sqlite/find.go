@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -122,38 +121,42 @@ func (f *finder) nextGroup(code uint64) (uint64, bool) {
 	return group{kind: f.codes[i]}.code(), true
 }
 
-// stream has the keys of one group in one segment, the highest first.
-type stream struct {
+// part is what a lookup finds in one segment, or among the entries that are in none.
+type part struct {
 	lookup *lookup
-	group  uint64
-	keys   []int64
-	// segment and next are where it goes on; next is nil at the end.
-	segment, floor int64
-	next           []byte
+	// keys are those of each group that is asked for, the highest first, of entries that are
+	// in no segment.
+	keys map[uint64][]int64
+	// segment is 0 without one. first is its first block that may have the term.
+	segment     int64
+	lowest, top int64 // it has no other keys
+	first       placed
 }
 
-// streams are all that there are, each with its first keys.
-func (f *finder) streams() ([]*stream, error) {
-	var all []*stream
+// placed is a block and its place.
+type placed struct{ place, bytes []byte }
+
+// parts are all that a query has, those of segments with their first blocks.
+func (f *finder) parts() (all []*part, err error) {
 	if f.from >= f.to || f.codes != nil && len(f.codes) == 0 {
 		return nil, nil
 	}
 	for i := range f.list {
-		young, err := f.unindexed(&f.list[i])
+		l := &f.list[i]
+		young, err := f.unindexed(l)
 		if err != nil {
 			return nil, err
 		}
-		old, err := f.inSegments(&f.list[i])
-		if err != nil {
+		all = append(all, young)
+		if all, err = f.segments(all, l); err != nil {
 			return nil, err
 		}
-		all = append(append(all, young...), old...)
 	}
 	return all, nil
 }
 
-// unindexed are the streams of entries that are in no segment yet.
-func (f *finder) unindexed(l *lookup) ([]*stream, error) {
+// unindexed is the part of entries that are in no segment.
+func (f *finder) unindexed(l *lookup) (*part, error) {
 	query := strings.NewReplacer("{t}", f.view.table, "{where}", l.where).Replace(
 		`SELECT key, action, status, severity FROM "{t}_entries" WHERE key >= max((SELECT upto FROM "{t}_unindexed"), ?) AND key < ? AND {where}
 		UNION ALL SELECT key, action, status, severity FROM "{t}_late" CROSS JOIN "{t}_entries" USING (key) WHERE key >= ? AND key < ? AND {where}`)
@@ -162,7 +165,7 @@ func (f *finder) unindexed(l *lookup) ([]*stream, error) {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	found := map[uint64]*stream{}
+	p := &part{lookup: l, keys: map[uint64][]int64{}}
 	for rows.Next() {
 		var key int64
 		var g group
@@ -170,29 +173,24 @@ func (f *finder) unindexed(l *lookup) ([]*stream, error) {
 			return nil, err
 		}
 		if code := g.code(); f.wants(l, code) {
-			s := found[code]
-			if s == nil {
-				s = &stream{lookup: l, group: code}
-				found[code] = s
-			}
-			s.keys = append(s.keys, key)
+			p.keys[code] = append(p.keys[code], key)
+			p.top = max(p.top, key)
 		}
 	}
-	all := slices.Collect(maps.Values(found))
-	for _, s := range all {
-		slices.Sort(s.keys)
-		slices.Reverse(s.keys)
+	for _, keys := range p.keys {
+		slices.Sort(keys)
+		slices.Reverse(keys)
 	}
-	return all, rows.Err()
+	return p, rows.Err()
 }
 
-// inSegments are the streams of all segments.
-func (f *finder) inSegments(l *lookup) ([]*stream, error) {
+// segments adds the parts of all segments.
+func (f *finder) segments(all []*part, l *lookup) ([]*part, error) {
 	first, ok := f.nextGroup(0)
 	if !ok {
-		return nil, nil
+		return all, nil
 	}
-	query := strings.ReplaceAll(`SELECT s.segment, s.floor, p.place, p.block FROM "{t}_segments" s JOIN "{t}_postings" p ON p.id =
+	query := strings.ReplaceAll(`SELECT s.segment, max(s.floor, s.first), s.last, p.place, p.block FROM "{t}_segments" s JOIN "{t}_postings" p ON p.id =
 		(SELECT id FROM "{t}_postings" WHERE segment = s.segment AND place >= ? ORDER BY place LIMIT 1)
 		WHERE s.state = 1 AND s.last >= max(s.floor, ?) AND s.first < ?`, "{t}", f.view.table)
 	rows, err := f.view.db.QueryContext(f.ctx, query, f.place(l, first, math.MaxInt64), f.from, f.to)
@@ -200,29 +198,15 @@ func (f *finder) inSegments(l *lookup) ([]*stream, error) {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	type start struct {
-		segment, floor int64
-		place, bytes   []byte
-	}
-	var starts []start
 	for rows.Next() {
-		var s start
-		if err := rows.Scan(&s.segment, &s.floor, &s.place, &s.bytes); err != nil {
+		p := &part{lookup: l}
+		if err := rows.Scan(&p.segment, &p.lowest, &p.top, &p.first.place, &p.first.bytes); err != nil {
 			return nil, err
 		}
-		starts = append(starts, s)
+		p.lowest = max(p.lowest, f.from)
+		all = append(all, p)
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return nil, err
-	}
-	var all []*stream
-	for i := range starts {
-		s := &starts[i]
-		if all, err = f.inSegment(all, l, s.segment, s.floor, s.place, s.bytes); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
+	return all, rows.Err()
 }
 
 func (f *finder) place(l *lookup, group uint64, key int64) []byte {
@@ -230,99 +214,151 @@ func (f *finder) place(l *lookup, group uint64, key int64) []byte {
 	return p.Place()
 }
 
-// inSegment adds the streams of a segment, from a block on. Groups that do not end in a
-// block are stepped over.
-func (f *finder) inSegment(all []*stream, l *lookup, segment, floor int64, place, bytes []byte) ([]*stream, error) {
-	next, _ := f.nextGroup(0)
-	for {
-		here := len(all)
-		var p postings.Posting
-		for r := postings.Read(bytes); ; {
-			if !r.Next(&p) {
-				if err := r.Err(); err != nil {
-					return nil, err
-				}
-				break
+// walk calls do with all that a part has, until do returns false. It reads one block after
+// the other, and steps over those that have nothing that is asked for.
+func (f *finder) walk(p *part, do func(group uint64, key int64) bool) error {
+	for group, keys := range p.keys {
+		for _, key := range keys {
+			if key < f.to && !do(group, key) {
+				return nil
 			}
-			if p.Term != l.Term {
-				if p.After(l.Term) {
-					return all, nil
-				}
-				continue
-			}
-			if len(all) == here || all[len(all)-1].group != p.Group {
-				if p.Group < next || !f.wants(l, p.Group) {
-					continue
-				}
-				all = append(all, &stream{lookup: l, group: p.Group, segment: segment, floor: max(floor, f.from)})
-			}
-			if s := all[len(all)-1]; p.Key < f.to && p.Key >= s.floor {
-				s.keys = append(s.keys, p.Key)
-			}
-		}
-		end, err := postings.At(place)
-		if err != nil || end.Term != l.Term {
-			return all, err
-		}
-		if f.wants(l, end.Group) && end.Key > max(floor, f.from) {
-			s := &stream{lookup: l, group: end.Group, segment: segment, floor: max(floor, f.from)}
-			if len(all) > here && all[len(all)-1].group == end.Group {
-				s = all[len(all)-1]
-			} else {
-				all = append(all, s)
-			}
-			s.next = f.place(l, end.Group, min(end.Key, f.to)-1)
-		}
-		var ok bool
-		if next, ok = f.nextGroup(end.Group + 1); !ok {
-			return all, nil
-		}
-		if place, bytes, err = f.block(segment, f.place(l, next, math.MaxInt64)); err != nil || bytes == nil {
-			return all, err
 		}
 	}
+	for b := p.first; b.place != nil; {
+		more, err := f.eachIn(p, b, 0, do)
+		if !more || err != nil {
+			return err
+		}
+		end, err := postings.At(b.place)
+		if err != nil || end.Term != p.lookup.Term {
+			return err
+		}
+		next := postings.Behind(b.place)
+		switch {
+		case !f.wants(p.lookup, end.Group) || end.Key <= p.lowest:
+			group, ok := f.nextGroup(end.Group + 1)
+			if !ok {
+				return nil
+			}
+			next = f.place(p.lookup, group, math.MaxInt64)
+		case end.Key > f.to:
+			next = f.place(p.lookup, end.Group, f.to-1)
+		}
+		if b, err = f.block(p.segment, next); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// block is the first one of a segment whose last posting is at a place or behind it; nil if
-// there is none.
-func (f *finder) block(segment int64, place []byte) (_, bytes []byte, err error) {
+// eachIn calls do with what a block has of the groups from one on; false if nothing comes
+// behind it, or do has returned false.
+func (f *finder) eachIn(p *part, b placed, from uint64, do func(group uint64, key int64) bool) (bool, error) {
+	var at postings.Posting
+	r := postings.Read(b.bytes)
+	for r.Next(&at) {
+		switch {
+		case at.Term != p.lookup.Term:
+			if at.After(p.lookup.Term) {
+				return false, nil
+			}
+		case at.Group < from || at.Key < p.lowest || at.Key >= f.to || !f.wants(p.lookup, at.Group):
+		case !do(at.Group, at.Key):
+			return false, nil
+		}
+	}
+	return true, r.Err()
+}
+
+// stream has the keys of one group in a part, the highest first.
+type stream struct {
+	part  *part
+	group uint64
+	keys  []int64
+	next  []byte // the place where it goes on; nil at the end
+}
+
+// streams are those of a part, each with its first keys. What a group has behind the first of
+// its blocks is stepped over.
+func (f *finder) streams(p *part) (all []*stream, err error) {
+	for group, keys := range p.keys {
+		if n := slices.IndexFunc(keys, func(key int64) bool { return key < f.to }); n >= 0 {
+			all = append(all, &stream{part: p, group: group, keys: keys[n:]})
+		}
+	}
+	from, _ := f.nextGroup(0)
+	for b := p.first; b.place != nil; {
+		here := len(all)
+		more, err := f.eachIn(p, b, from, func(group uint64, key int64) bool {
+			if len(all) == here || all[len(all)-1].group != group {
+				all = append(all, &stream{part: p, group: group})
+			}
+			s := all[len(all)-1]
+			s.keys = append(s.keys, key)
+			return true
+		})
+		if !more || err != nil {
+			return all, err
+		}
+		end, err := postings.At(b.place)
+		if err != nil || end.Term != p.lookup.Term {
+			return all, err
+		}
+		if end.Group >= from && end.Key > p.lowest && f.wants(p.lookup, end.Group) {
+			if len(all) == here || all[len(all)-1].group != end.Group {
+				all = append(all, &stream{part: p, group: end.Group})
+			}
+			all[len(all)-1].next = f.place(p.lookup, end.Group, min(end.Key, f.to)-1)
+		}
+		var ok bool
+		if from, ok = f.nextGroup(max(from, end.Group+1)); !ok {
+			return all, nil
+		}
+		if b, err = f.block(p.segment, f.place(p.lookup, from, math.MaxInt64)); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// block is the first one of a segment whose last posting is at a place or behind it; without
+// a place if there is none.
+func (f *finder) block(segment int64, place []byte) (b placed, err error) {
 	if f.blockAt == nil {
 		if f.blockAt, err = f.view.db.PrepareContext(f.ctx, strings.ReplaceAll(blockAt, "%s", f.view.table)); err != nil {
-			return nil, nil, err
+			return b, err
 		}
 	}
 	var id int64
-	err = f.blockAt.QueryRowContext(f.ctx, segment, place).Scan(&id, &place, &bytes)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil, nil
+	if err = f.blockAt.QueryRowContext(f.ctx, segment, place).Scan(&id, &b.place, &b.bytes); errors.Is(err, sql.ErrNoRows) {
+		return placed{}, nil
 	}
-	if bytes == nil {
-		bytes = []byte{}
-	}
-	return place, bytes, err
+	return b, err
 }
 
 // more reads the next keys of a stream; there are none at its end.
 func (f *finder) more(s *stream) error {
 	for s.keys = s.keys[:0]; s.next != nil && len(s.keys) == 0; {
-		place, bytes, err := f.block(s.segment, s.next)
+		b, err := f.block(s.part.segment, s.next)
 		s.next = nil
-		if err != nil || bytes == nil {
+		if b.place == nil || err != nil {
 			return err
 		}
-		var p postings.Posting
-		r := postings.Read(bytes)
-		for r.Next(&p) {
-			if p.Term == s.lookup.Term && p.Group == s.group && p.Key < f.to && p.Key >= s.floor {
-				s.keys = append(s.keys, p.Key)
+		_, err = f.eachIn(s.part, b, s.group, func(group uint64, key int64) bool {
+			if group == s.group {
+				s.keys = append(s.keys, key)
 			}
-		}
-		end, err := postings.At(place)
-		if err = errors.Join(err, r.Err()); err != nil {
+			return group == s.group
+		})
+		if err != nil {
 			return err
 		}
-		if end.Term == s.lookup.Term && end.Group == s.group && end.Key > s.floor {
-			s.next = f.place(s.lookup, s.group, min(end.Key, f.to)-1)
+		end, err := postings.At(b.place)
+		if err != nil {
+			return err
+		}
+		if end.Term == s.part.lookup.Term && end.Group == s.group && end.Key > s.part.lowest {
+			s.next = f.place(s.part.lookup, s.group, min(end.Key, f.to)-1)
 		}
 	}
 	return nil
@@ -330,51 +366,38 @@ func (f *finder) more(s *stream) error {
 
 // each calls do with all that is found, in no order.
 func (f *finder) each(do func(group uint64, key int64)) error {
-	_, err := f.upTo(math.MaxInt, do)
-	return err
-}
-
-// upTo is each, but ends soon after limit, and counts.
-func (f *finder) upTo(limit int, do func(group uint64, key int64)) (n int, err error) {
-	all, err := f.streams()
+	all, err := f.parts()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return f.drain(all, limit, do)
-}
-
-// drain reads streams to their ends, unless there is more in them than limit. Their first
-// keys and places stay as they are.
-func (f *finder) drain(all []*stream, limit int, do func(group uint64, key int64)) (n int, err error) {
-	for _, s := range all {
-		for rest := *s; len(rest.keys) > 0 || rest.next != nil; {
-			for _, key := range rest.keys {
-				do(s.group, key)
-			}
-			if n += len(rest.keys); n > limit {
-				return n, nil
-			}
-			rest.keys = nil
-			if err := f.more(&rest); err != nil {
-				return n, err
-			}
+	for _, p := range all {
+		if err := f.walk(p, func(group uint64, key int64) bool { do(group, key); return true }); err != nil {
+			return err
 		}
 	}
-	return n, nil
+	return nil
 }
 
-// newest gives keys in their order, the highest first.
+// newest gives keys in their order, the highest first. A segment is looked into when a key may
+// come from it.
 type newest struct {
 	f   *finder
-	all []*stream // a heap
+	all []waiting // a heap
 	err error
 }
 
-func (f *finder) newest(all []*stream) *newest {
+// waiting is a stream with its first key, or a part with the highest that it may have.
+type waiting struct {
+	key    int64
+	part   *part
+	stream *stream
+}
+
+func (f *finder) newest(all []*part) *newest {
 	n := &newest{f: f}
-	for _, s := range all {
-		if n.fill(s) {
-			n.all = append(n.all, s)
+	for _, p := range all {
+		if p.segment == 0 || p.lowest < f.to {
+			n.all = append(n.all, waiting{key: min(p.top, f.to), part: p})
 		}
 	}
 	for i := len(n.all)/2 - 1; i >= 0; i-- {
@@ -383,8 +406,8 @@ func (f *finder) newest(all []*stream) *newest {
 	return n
 }
 
-// fill makes sure that a stream has a key; false at its end.
-func (n *newest) fill(s *stream) bool {
+// refill makes sure that a stream has a key; false at its end.
+func (n *newest) refill(s *stream) bool {
 	if len(s.keys) == 0 && s.next != nil && n.err == nil {
 		n.err = n.f.more(s)
 	}
@@ -395,7 +418,7 @@ func (n *newest) down(i int) {
 	for {
 		highest := i
 		for c := 2*i + 1; c <= 2*i+2 && c < len(n.all); c++ {
-			if n.all[c].keys[0] > n.all[highest].keys[0] {
+			if n.all[c].key > n.all[highest].key {
 				highest = c
 			}
 		}
@@ -407,33 +430,47 @@ func (n *newest) down(i int) {
 	}
 }
 
+func (n *newest) push(w waiting) {
+	n.all = append(n.all, w)
+	for i := len(n.all) - 1; i > 0 && n.all[i].key > n.all[(i-1)/2].key; i = (i - 1) / 2 {
+		n.all[i], n.all[(i-1)/2] = n.all[(i-1)/2], n.all[i]
+	}
+}
+
+func (n *newest) pop() waiting {
+	first, last := n.all[0], len(n.all)-1
+	n.all[0] = n.all[last]
+	n.all = n.all[:last]
+	n.down(0)
+	return first
+}
+
 // take takes up to limit keys.
 func (n *newest) take(limit int) (keys []int64, err error) {
 	for len(keys) < limit && len(n.all) > 0 && n.err == nil {
-		s := n.all[0]
-		keys, s.keys = append(keys, s.keys[0]), s.keys[1:]
-		if !n.fill(s) {
-			last := len(n.all) - 1
-			n.all[0] = n.all[last]
-			n.all = n.all[:last]
+		if n.all[0].stream == nil {
+			n.open(n.pop().part)
+			continue
 		}
-		n.down(0)
+		s := n.all[0].stream
+		keys, s.keys = append(keys, s.keys[0]), s.keys[1:]
+		if n.refill(s) {
+			n.all[0].key = s.keys[0]
+			n.down(0)
+		} else {
+			n.pop()
+		}
 	}
 	return keys, n.err
 }
 
-// below leaves the keys that are lower than key.
-func (f *finder) below(all []*stream, key int64) {
-	f.to = min(f.to, key)
+// open replaces a part by its streams.
+func (n *newest) open(p *part) {
+	var all []*stream
+	all, n.err = n.f.streams(p)
 	for _, s := range all {
-		n := slices.IndexFunc(s.keys, func(k int64) bool { return k < key })
-		switch {
-		case n >= 0:
-			s.keys = s.keys[n:]
-		case s.next != nil:
-			s.keys, s.next = nil, f.place(s.lookup, s.group, f.to-1)
-		default:
-			s.keys = nil
+		if n.refill(s) {
+			n.push(waiting{key: s.keys[0], stream: s})
 		}
 	}
 }
@@ -442,7 +479,7 @@ func (f *finder) below(all []*stream, key int64) {
 func (v *view) listFound(ctx context.Context, page storage.Page, q storage.Query, k kinds) (_ storage.Page, err error) {
 	f := newFinder(ctx, v, &q, k)
 	defer func() { err = errors.Join(err, f.close()) }()
-	all, err := f.streams()
+	all, err := f.parts()
 	if err != nil {
 		return page, err
 	}
@@ -460,7 +497,7 @@ func (v *view) listFound(ctx context.Context, page storage.Page, q storage.Query
 			return page, err
 		}
 		q.Offset = 0
-		f.below(all, key)
+		f.to = min(f.to, key)
 	}
 	keys, err := v.take(ctx, f.newest(all), &q, k, exact)
 	if err != nil || len(keys) == 0 {
@@ -474,7 +511,7 @@ func (v *view) listFound(ctx context.Context, page storage.Page, q storage.Query
 	again := newFinder(ctx, v, &q, k)
 	defer func() { err = errors.Join(err, again.close()) }()
 	again.to = f.to
-	if all, err = again.streams(); err != nil {
+	if all, err = again.parts(); err != nil {
 		return page, err
 	}
 	if keys, err = v.take(ctx, again.newest(all), &q, k, false); err != nil || len(keys) == 0 {
@@ -486,9 +523,14 @@ func (v *view) listFound(ctx context.Context, page storage.Page, q storage.Query
 // countFound counts up to storage.MaxTotal + 1, or a little more. Hashes of 64 bits are as
 // good as what they are made of but for those that somebody has looked for: counts go by
 // them.
-func (v *view) countFound(ctx context.Context, f *finder, all []*stream, q *storage.Query, k kinds, exact bool) (n int, err error) {
+func (v *view) countFound(ctx context.Context, f *finder, all []*part, q *storage.Query, k kinds, exact bool) (n int, err error) {
 	if exact {
-		return f.drain(all, storage.MaxTotal, func(uint64, int64) {})
+		for _, p := range all {
+			if err := f.walk(p, func(uint64, int64) bool { n++; return n <= storage.MaxTotal }); n > storage.MaxTotal || err != nil {
+				return n, err
+			}
+		}
+		return n, nil
 	}
 	err = v.inParts(f, all, func(keys []int64) error {
 		if n > storage.MaxTotal {
@@ -537,32 +579,25 @@ const partLength = 1000
 // errEnough ends inParts.
 var errEnough = errors.New("enough")
 
-// inParts calls do with all keys of streams, some at a time.
-func (v *view) inParts(f *finder, all []*stream, do func(keys []int64) error) error {
-	part := make([]int64, 0, partLength)
-	for _, s := range all {
-		for rest := *s; len(rest.keys) > 0 || rest.next != nil; {
-			for len(rest.keys) > 0 {
-				n := min(len(rest.keys), partLength-len(part))
-				part, rest.keys = append(part, rest.keys[:n]...), rest.keys[n:]
-				if len(part) < partLength {
-					continue
-				}
-				if err := do(part); err != nil {
-					return err
-				}
-				part = part[:0]
+// inParts calls do with all keys, some at a time.
+func (v *view) inParts(f *finder, all []*part, do func(keys []int64) error) (err error) {
+	keys := make([]int64, 0, partLength)
+	for _, p := range all {
+		failed := f.walk(p, func(_ uint64, key int64) bool {
+			if keys = append(keys, key); len(keys) == partLength {
+				err = do(keys)
+				keys = keys[:0]
 			}
-			rest.keys = nil
-			if err := f.more(&rest); err != nil {
-				return err
-			}
+			return err == nil
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return err
 		}
 	}
-	if len(part) == 0 {
+	if len(keys) == 0 {
 		return nil
 	}
-	return do(part)
+	return do(keys)
 }
 
 // appendNumbers adds the numbers that a query finds.
@@ -594,7 +629,7 @@ func (v *view) eachRun(ctx context.Context, q *storage.Query, k kinds, do func(r
 	}
 	f := newFinder(ctx, v, q, k)
 	defer func() { err = errors.Join(err, f.close()) }()
-	all, err := f.streams()
+	all, err := f.parts()
 	if err != nil {
 		return err
 	}

@@ -150,12 +150,12 @@ func groupOfCode(c uint64) group {
 	return group{int64(c >> actionShift), int8(c >> statusShift & 3), int8(c >> levelShift & 3)} //nolint:gosec // codes
 }
 
-// grow makes a segment of the oldest entries that have none.
-func (x *indexer) grow(most int) error {
+// grow makes a segment of the oldest entries that have none, and says of how many.
+func (x *indexer) grow(most int) (n int, _ error) {
 	want := min(x.unindexed-x.slack, most)
 	var list []postings.Posting
 	var row [7]driver.Value
-	n, first, last := 0, int64(0), int64(0)
+	first, last := int64(0), int64(0)
 	each := func() error {
 		key, _ := row[0].(int64)
 		if n++; row[1] == nil { // somebody has deleted it by hand
@@ -169,23 +169,23 @@ func (x *indexer) grow(most int) error {
 		return nil
 	}
 	if err := x.link.lateRows.each(row[:], each, numbered(int64(want))...); err != nil {
-		return err
+		return n, err
 	}
 	if n > 0 {
 		if _, err := x.link.takeLate.exec(numbered(row[0])...); err != nil {
-			return err
+			return n, err
 		}
 	}
 	if n < want {
 		before := n
 		if err := x.link.nextRows.each(row[:], each, numbered(x.upto, int64(want-n))...); err != nil {
-			return err
+			return n, err
 		}
 		if n > before {
 			key, _ := row[0].(int64)
 			x.upto = key + 1
 			if _, err := x.link.setUpto.exec(numbered(x.upto)...); err != nil {
-				return err
+				return n, err
 			}
 		}
 	}
@@ -194,20 +194,20 @@ func (x *indexer) grow(most int) error {
 	}
 	x.unindexed -= n
 	if len(list) == 0 {
-		return nil
+		return n, nil
 	}
 	slices.SortFunc(list, func(a, b postings.Posting) int { return a.Compare(&b) })
 	id, err := x.newSegment(segment{level: x.level(n), state: live, first: first, last: last})
 	if err != nil {
-		return err
+		return n, err
 	}
 	into := blocks{x: x, segment: id}
 	for i := range list {
 		if err := into.add(&list[i]); err != nil {
-			return err
+			return n, err
 		}
 	}
-	return into.flush()
+	return n, into.flush()
 }
 
 // blocks writes the blocks of a segment.
@@ -275,15 +275,20 @@ func (x *indexer) segments() (list []segment, err error) {
 	return list, err
 }
 
-// work does a step of what there is to do for segments: it deletes what is dead, and merges.
-func (x *indexer) work() error {
+// work does as much of what there is to do for segments, deleting what is dead and merging,
+// as so many new entries make.
+func (x *indexer) work(entries int) error {
+	steps := max(1, entries/x.base)
 	all, err := x.segments()
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(all, func(s segment) bool { return s.state == dead }); i >= 0 {
-		if err := x.bury(all[i].id); err != nil {
-			return err
+	left := steps * x.drop
+	for _, s := range all {
+		if s.state == dead && left > 0 {
+			if left, err = x.bury(s.id, left); err != nil {
+				return err
+			}
 		}
 	}
 	target := segment{}
@@ -298,20 +303,21 @@ func (x *indexer) work() error {
 			sources = append(sources, s)
 		}
 	}
-	return x.merge(target.id, sources)
+	return x.merge(target.id, sources, steps*x.budget)
 }
 
-// bury deletes blocks of a dead segment, and the segment with the last of them.
-func (x *indexer) bury(id int64) error {
-	res, err := x.link.dropBlocks.exec(numbered(id, int64(x.drop))...)
+// bury deletes up to most blocks of a dead segment, and the segment with the last of them.
+func (x *indexer) bury(id int64, most int) (left int, err error) {
+	res, err := x.link.dropBlocks.exec(numbered(id, int64(most))...)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if n, err := res.RowsAffected(); err != nil || int(n) == x.drop {
-		return err
+	n, err := res.RowsAffected()
+	if left = most - int(n); err != nil || left == 0 {
+		return 0, err
 	}
 	_, err = x.link.dropSegment.exec(numbered(id)...)
-	return err
+	return left, err
 }
 
 // stale says whether a segment has enough postings of entries that are gone to be cleared.
@@ -407,8 +413,8 @@ func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err er
 	return b, ok, err
 }
 
-// merge moves the next postings of the sources into the target.
-func (x *indexer) merge(target int64, from []segment) error {
+// merge moves the next postings of the sources into the target, most of them or a few more.
+func (x *indexer) merge(target int64, from []segment, most int) error {
 	var row [1]driver.Value
 	if err := x.link.lastPlace.each(row[:], func() error { return nil }, numbered(target)...); err != nil {
 		return err
@@ -428,7 +434,7 @@ func (x *indexer) merge(target int64, from []segment) error {
 	h := heap{sources}
 	h.init()
 	into := blocks{x: x, segment: target}
-	for n := 0; len(h.sources) > 0 && (n < x.budget || !into.full()); n++ {
+	for n := 0; len(h.sources) > 0 && (n < most || !into.full()); n++ {
 		s := h.sources[0]
 		if err := into.add(&s.next); err != nil {
 			return err
@@ -604,5 +610,5 @@ func (x *indexer) pruned(highest int64) error {
 	if _, err := x.link.kill.exec(); err != nil {
 		return err
 	}
-	return x.work()
+	return x.work(0)
 }

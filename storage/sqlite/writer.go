@@ -422,11 +422,12 @@ func (w *writer) tendOnce(most int) error {
 		if err == nil {
 			err = w.notice(version)
 		}
+		n := 0
 		if err == nil && w.index.due() {
-			err = w.index.grow(most)
+			n, err = w.index.grow(most)
 		}
 		if err == nil {
-			err = w.index.work()
+			err = w.index.work(n)
 		}
 		return err
 	})
