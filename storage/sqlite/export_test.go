@@ -251,3 +251,45 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 	}
 	return levels
 }
+
+// Damage makes what is in the segments unreadable.
+func Damage(t *testing.T, s *Store) {
+	t.Helper()
+	n, err := s.exec(t.Context(), `UPDATE "auditLog_postings" SET block = x'FF' WHERE ?`, 1)
+	if n == 0 || err != nil {
+		t.Fatal(n, err)
+	}
+}
+
+// Postings counts those of a user, or all, in segments of whatever state.
+func Postings(t *testing.T, s *Store, userID string) (n int) {
+	t.Helper()
+	rows, err := s.read.QueryContext(t.Context(), `SELECT place, block FROM "auditLog_postings"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var place, block []byte
+		if err := rows.Scan(&place, &block); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := postings.At(place); err != nil || p.Term == (postings.Term{Kind: postings.User, Hash: storage.TextHash(userID)}) {
+			t.Errorf("a block's place is that of %+v: %v", p, err)
+		}
+		var p postings.Posting
+		r := postings.Read(block)
+		for r.Next(&p) {
+			if userID == "" || p.Term == (postings.Term{Kind: postings.User, Hash: storage.TextHash(userID)}) {
+				n++
+			}
+		}
+		if err := r.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

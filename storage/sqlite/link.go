@@ -25,11 +25,11 @@ type link struct {
 	upto, count, forget, elsewhere   statement
 
 	// Of the indexer.
-	unindexed, setUpto, lateRows, nextRows, rowAt      statement
-	addLate, isLate, takeLate, dropLate                statement
-	segments, newSegment, setTarget, setState          statement
-	raise, kill, dropSegment                           statement
-	newBlock, blockAt, lastPlace, setBlock, dropBlocks statement
+	unindexed, setUpto, lateRows, nextRows, rowAt                 statement
+	addLate, isLate, takeLate, dropLate                           statement
+	segments, newSegment, setTarget, setState                     statement
+	raise, kill, killAll, dropAllLate, dropSegment                statement
+	newBlock, blockAt, lastPlace, setBlock, dropBlock, dropBlocks statement
 
 	// many[n] inserts n entries, and fails if one is there. A statement opens each index
 	// once, and closes it again, which is half of what inserting costs.
@@ -84,7 +84,7 @@ func (l *link) statements() map[*statement]string {
 			ON CONFLICT DO UPDATE SET n = n + excluded.n`,
 		&l.forget: `DELETE FROM "%s_counts" WHERE hour=? AND kind=? AND status=? AND severity=? AND n=0`,
 
-		&l.unindexed: `SELECT upto, (SELECT count(*) FROM "%s_late") + (SELECT count(*) FROM "%s_entries" WHERE key >= upto) FROM "%s_unindexed"`,
+		&l.unindexed: `SELECT upto, (SELECT count(*) FROM "%s_late") + (SELECT count(*) FROM (SELECT 1 FROM "%s_entries" WHERE key >= upto LIMIT ?)) FROM "%s_unindexed"`,
 		&l.setUpto:   `UPDATE "%s_unindexed" SET upto = ?`,
 		&l.lateRows:  `SELECT key, action, status, severity, user_hash, ip, identifier_hash FROM "%s_late" LEFT JOIN "%s_entries" USING (key) ORDER BY key LIMIT ?`,
 		&l.nextRows:  `SELECT ` + indexedColumns + ` FROM "%s_entries" WHERE key >= ? ORDER BY key LIMIT ?`,
@@ -100,11 +100,14 @@ func (l *link) statements() map[*statement]string {
 		&l.setState:    `UPDATE "%s_segments" SET state = ? WHERE segment = ?`,
 		&l.raise:       `UPDATE "%s_segments" SET floor = ?1 WHERE floor < ?1 AND first < ?1`,
 		&l.kill:        `UPDATE "%s_segments" SET state = 2 WHERE state = 1 AND target IS NULL AND last < floor`,
+		&l.killAll:     `UPDATE "%s_segments" SET state = 2, target = NULL`,
+		&l.dropAllLate: `DELETE FROM "%s_late"`,
 		&l.dropSegment: `DELETE FROM "%s_segments" WHERE segment = ?`,
 		&l.newBlock:    `INSERT INTO "%s_postings" (segment, place, block) VALUES (?, ?, ?)`,
 		&l.blockAt:     blockAt,
 		&l.lastPlace:   `SELECT max(place) FROM "%s_postings" WHERE segment = ?`,
-		&l.setBlock:    `UPDATE "%s_postings" SET block = ? WHERE id = ?`,
+		&l.setBlock:    `UPDATE "%s_postings" SET place = ?, block = ? WHERE id = ?`,
+		&l.dropBlock:   `DELETE FROM "%s_postings" WHERE id = ?`,
 		&l.dropBlocks:  `DELETE FROM "%s_postings" WHERE id IN (SELECT id FROM "%s_postings" WHERE segment = ? LIMIT ?)`,
 	}
 }

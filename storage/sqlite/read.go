@@ -53,6 +53,10 @@ func ofOneMoment[T any](ctx context.Context, s *Store, q *storage.Query, ask fun
 	if len(lookups(q)) == 0 {
 		return ask(&s.view)
 	}
+	return mended(ctx, s, func() (T, error) { return ofOneTransaction(ctx, s, ask) })
+}
+
+func ofOneTransaction[T any](ctx context.Context, s *Store, ask func(*view) (T, error)) (none T, err error) {
 	conn, err := s.read.Conn(ctx)
 	if err != nil {
 		return none, err

@@ -22,7 +22,7 @@ type shape struct {
 	drop   int // blocks that one step deletes
 }
 
-var usualShape = shape{base: 512, slack: 128, most: 4096, fanOut: 16, block: 3900, budget: 8192, drop: 64}
+var usualShape = shape{base: 512, slack: 128, most: 2048, fanOut: 16, block: 3900, budget: 8192, drop: 64}
 
 // catchUpMost is shape.most for a database that had no segments.
 const catchUpMost = 131_072
@@ -46,9 +46,11 @@ func (s *shape) level(n int) (level int) {
 type indexer struct {
 	shape
 	link *link
-	// upto is what the database says; unindexed is how many entries are, about.
+	// upto is what the database says; unindexed is how many entries are, about: if many is
+	// true, there are more.
 	upto      int64
 	unindexed int
+	many      bool
 	// added and late are the transaction's under way: entries, and those with keys below upto.
 	added int
 	late  []int64
@@ -56,16 +58,19 @@ type indexer struct {
 	failed time.Time
 }
 
+// maxUnindexed is how far load counts.
+const maxUnindexed = 2 * catchUpMost
+
 // load reads what the database says.
 func (x *indexer) load() error {
 	var v [2]driver.Value
-	ok, err := x.link.unindexed.numbers(v[:])
+	ok, err := x.link.unindexed.numbers(v[:], numbered(int64(maxUnindexed))...)
 	if err == nil && !ok {
 		err = errors.New("the audit log's table of unindexed entries is empty")
 	}
 	x.upto, _ = v[0].(int64)
 	n, _ := v[1].(int64)
-	x.unindexed = int(n)
+	x.unindexed, x.many = int(n), n >= maxUnindexed
 	return err
 }
 
@@ -192,7 +197,11 @@ func (x *indexer) grow(most int) (n int, _ error) {
 	if n < want { // the number was not exact
 		x.unindexed = n + x.slack
 	}
-	x.unindexed -= n
+	if x.unindexed -= n; x.many && !x.due() {
+		if err := x.load(); err != nil {
+			return n, err
+		}
+	}
 	if len(list) == 0 {
 		return n, nil
 	}
@@ -553,10 +562,15 @@ func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting,
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	if found {
-		if _, err := x.link.setBlock.exec(numbered(append([]byte{}, rest.Bytes()...), b.id)...); err != nil {
-			return nil, err
-		}
+	switch {
+	case !found:
+	case len(rest.Bytes()) == 0:
+		_, err = x.link.dropBlock.exec(numbered(b.id)...)
+	default: // the place may be that of one that is gone
+		_, err = x.link.setBlock.exec(numbered(rest.Last().Place(), rest.Bytes(), b.id)...)
+	}
+	if err != nil {
+		return nil, err
 	}
 	behind := slices.IndexFunc(list, func(p postings.Posting) bool { return p.Compare(&end) > 0 })
 	if behind < 0 {
@@ -598,6 +612,18 @@ func (x *indexer) again(keys []int64, before []postings.Posting) error {
 	}
 	x.added += len(keys)
 	return nil
+}
+
+// reset leaves all entries unindexed.
+func (x *indexer) reset() error {
+	for _, s := range []statement{x.link.killAll, x.link.dropAllLate} {
+		if _, err := s.exec(); err != nil {
+			return err
+		}
+	}
+	x.upto, x.late = 0, x.late[:0]
+	_, err := x.link.setUpto.exec(numbered(x.upto)...)
+	return err
 }
 
 // pruned hears that all entries with keys up to highest are gone.

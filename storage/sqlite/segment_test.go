@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"reflect"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +28,7 @@ type aLog struct {
 	stores  [2]*sqlite.Store
 	model   *memory.Store
 	written []storage.Entry
+	busy    bool // most entries are one user's and of one group
 }
 
 func (l *aLog) open(t *rapid.T, i int) {
@@ -58,6 +62,9 @@ func (l *aLog) entry(t *rapid.T) storage.Entry {
 	e.UserID, e.IPAddress = pick("user", "", "ada", "bob", "eve"), pick("address", "", "203.0.113.7", "203.0.113.8")
 	e.Action, e.Severity = pick("action", "a", "b", "c"), severity.Level(rapid.IntRange(0, 3).Draw(t, "severity")) //nolint:gosec // a level
 	e.Status = storage.StatusOf(rapid.IntRange(0, storage.StatusCodes-1).Draw(t, "status"))
+	if l.busy && rapid.IntRange(0, 7).Draw(t, "other") > 0 {
+		e.UserID, e.Action, e.Status, e.Severity = "ada", "a", storage.Success, severity.Low
+	}
 	if tag := pick("tag", "", "", "x", "y"); tag != "" {
 		e.IdentifierHash, e.Metadata = tag, []byte(fmt.Sprintf(`{"identifierHash":%q}`, tag))
 	}
@@ -107,7 +114,7 @@ func (l *aLog) same(t *rapid.T, s *sqlite.Store, q storage.Query) {
 // whatever order, what is found by users, addresses and identifiers is what is there.
 func TestSegmentsHaveWhatTheLogHas(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		l := &aLog{dir: t, path: filepath.Join(t.TempDir(), "audit.db"), model: memory.New(0)}
+		l := &aLog{dir: t, path: filepath.Join(t.TempDir(), "audit.db"), model: memory.New(0), busy: rapid.Bool().Draw(rt, "busy")}
 		l.open(rt, 0)
 		l.open(rt, 1)
 		defer l.close()
@@ -156,4 +163,130 @@ func TestSegmentsHaveWhatTheLogHas(t *testing.T) {
 			rt.FailNow()
 		}
 	})
+}
+
+// TestADamagedIndexIsMadeAnew: nothing is in it that the entries do not say.
+func TestADamagedIndexIsMadeAnew(t *testing.T) {
+	user, at := "user-1", storagetest.Entry(0)
+	for name, do := range map[string]func(s *sqlite.Store) error{
+		"list":   func(s *sqlite.Store) error { _, err := s.List(t.Context(), storage.Query{UserID: &user}); return err },
+		"unlink": func(s *sqlite.Store) error { _, err := s.Unlink(t.Context(), "user-2"); return err },
+		"change": func(s *sqlite.Store) error {
+			e := at
+			e.Status = storage.Unknown
+			return s.Write(t.Context(), e)
+		},
+		"merge": func(s *sqlite.Store) error {
+			for i := 400; i < 440; i++ {
+				if err := s.Write(t.Context(), storagetest.Entry(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"prune": func(s *sqlite.Store) error {
+			_, err := s.Prune(t.Context(), storagetest.Entry(4).CreatedAt, 1)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log lockedLog
+			s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "audit.db"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			model := memory.New(0)
+			sqlite.Segment(t, s)
+			for i := range 90 {
+				e := storagetest.Entry(i)
+				if i == 0 {
+					at = e
+				}
+				if err := errors.Join(s.Write(t.Context(), e), model.Write(t.Context(), e)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sqlite.Damage(t, s)
+			if err := do(s); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 60 { // the writer catches up between them
+				e := storagetest.Entry(500 + i)
+				if err := errors.Join(s.Write(t.Context(), e)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sqlite.Segments(t, s)
+			page, err := s.List(t.Context(), storage.Query{UserID: &user, To: storagetest.Entry(89).CreatedAt})
+			want, _ := model.List(t.Context(), storage.Query{UserID: &user})
+			if name == "prune" {
+				want.Total = page.Total
+			}
+			if err != nil || page.Total != want.Total {
+				t.Errorf("%d entries, want %d: %v", page.Total, want.Total, err)
+			}
+			if !strings.Contains(log.String(), "is made anew") {
+				t.Errorf("nobody heard of it: %s", log.String())
+			}
+		})
+	}
+}
+
+// lockedLog is a log that is read while it is written.
+type lockedLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// TestWhatIsDeletedLeavesTheIndex, too: of a user who is unlinked at once, of entries that are
+// too old when all of a segment is, or much of it.
+func TestWhatIsDeletedLeavesTheIndex(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "audit.db"))
+	for i := range 30 {
+		entries := make([]storage.Entry, 100)
+		for j := range entries {
+			entries[j] = storagetest.Entry(100*i + j)
+		}
+		if err := s.Write(t.Context(), entries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := sqlite.Postings(t, s, ""); n < 1500 {
+		t.Fatalf("%d postings", n)
+	}
+	if n, err := s.Unlink(t.Context(), "user-1"); n != 1000 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n := sqlite.Postings(t, s, "user-1"); n != 0 {
+		t.Errorf("%d postings of a user who was unlinked", n)
+	}
+	prune := func(before time.Time) {
+		t.Helper()
+		for {
+			if n, err := s.Prune(t.Context(), before, 1000); err != nil {
+				t.Fatal(err)
+			} else if n == 0 {
+				return
+			}
+		}
+	}
+	prune(storagetest.Entry(1500).CreatedAt)
+	sqlite.Segments(t, s)
+	prune(storagetest.Entry(3000).CreatedAt)
+	if n := sqlite.Postings(t, s, ""); n != 0 {
+		t.Errorf("%d postings without entries", n)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
 const (
@@ -207,12 +208,16 @@ func (w *writer) close() error {
 func (w *writer) run() {
 	defer close(w.stopped)
 	for {
-		w.tend()
+		behind := w.tend()
 		select {
 		case j := <-w.queue: // before idle: a select takes any that is ready
 			w.commit(w.gather(j))
 			continue
+		case <-w.quit:
 		default:
+			if behind {
+				continue
+			}
 		}
 		select {
 		case j := <-w.queue:
@@ -396,18 +401,41 @@ func (w *writer) notice(version int64) error {
 	return err
 }
 
-// tend makes segments when there are enough entries for one, and goes on merging. It costs
-// some milliseconds for some hundreds of entries, and no fsync of its own: what a power cut
-// takes back is done again.
-func (w *writer) tend() {
-	for w.index.due() && w.guard.err() == nil && time.Since(w.index.failed) > tendAgain {
-		if err := w.tendOnce(w.index.most); err != nil {
-			w.guard.distrust(err)
-			w.index.failed = time.Now()
-			w.log.Warn("the audit log's index of users and addresses could not be kept up: what it lacks is looked for among the youngest entries, which takes longer. It is tried again",
-				"in", tendAgain, "error", err)
-		}
+// tend makes a segment when there are enough entries for one, and goes on merging; it says
+// whether there are enough for another one. It costs some milliseconds for some hundreds of
+// entries, and no fsync of its own: what a power cut takes back is done again.
+func (w *writer) tend() bool {
+	if !w.index.due() || w.guard.err() != nil || time.Since(w.index.failed) < tendAgain {
+		return false
 	}
+	err := w.tendOnce(w.index.most)
+	if errors.Is(err, postings.ErrDamaged) {
+		err = w.rebuild(err)
+	}
+	if err == nil {
+		return w.index.due()
+	}
+	w.guard.distrust(err)
+	w.index.failed = time.Now()
+	w.log.Warn("the audit log's index of users and addresses could not be kept up: what it lacks is looked for among the youngest entries, which takes longer. It is tried again",
+		"in", tendAgain, "error", err)
+	return false
+}
+
+// rebuild begins the index anew, since it is damaged: nothing is in it that the entries do not
+// say.
+func (w *writer) rebuild(why error) error {
+	return w.link.transact(func() error { return w.mend(why) })
+}
+
+// mend is rebuild in a transaction, if the error asks for it; others it returns.
+func (w *writer) mend(why error) error {
+	if !errors.Is(why, postings.ErrDamaged) {
+		return why
+	}
+	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
+	w.changes.known = false // it is read at the next transaction
+	return w.index.reset()
 }
 
 // tendAgain is how long tend waits after a failure.
@@ -445,13 +473,15 @@ func (w *writer) catchUp() error {
 	if err := w.index.load(); err != nil || w.index.unindexed < catchUpMost/2 && w.index.upto > 0 {
 		return err
 	}
-	for told := time.Now(); w.index.due(); {
+	for told, n := time.Now(), 0; w.index.due(); {
+		before := w.index.unindexed
 		if err := w.tendOnce(catchUpMost); err != nil {
 			return err
 		}
+		n += max(0, before-w.index.unindexed)
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
-			w.log.Info("indexing the entries of an earlier version", "left", w.index.unindexed)
+			w.log.Info("users and addresses of an earlier version's entries are indexed", "entries so far", n)
 		}
 	}
 	return nil
