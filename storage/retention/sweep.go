@@ -11,7 +11,7 @@ const (
 	// smallestStep and largestStep bound the entries that one transaction deletes.
 	// Below the first a transaction costs more than its rows; the second holds the
 	// writer for 2 ms at most.
-	smallestStep, largestStep = 50, 200
+	smallestStep, largestStep = 100, 200
 	// wantedStep is how long a step should take, the wait for it included: longer
 	// means that others need the store.
 	wantedStep = 2 * time.Millisecond

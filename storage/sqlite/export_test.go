@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -230,7 +232,7 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 			}
 		}
 		var row [7]driver.Value
-		return x.link.nextRows.each(row[:], func() error {
+		err = x.link.nextRows.each(row[:], func() error {
 			key := row[0].(int64)
 			indexed, err := x.indexed(key)
 			for _, p := range appendPostings(nil, row[:]) {
@@ -245,6 +247,10 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 			}
 			return err
 		}, numbered(int64(0), int64(1<<40))...)
+		for p := range found {
+			t.Errorf("%+v is there without an entry", p)
+		}
+		return err
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -252,10 +258,10 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 	return levels
 }
 
-// Damage makes what is in the segments unreadable.
-func Damage(t *testing.T, s *Store) {
+// Damage makes another block, an SQL expression, of each that is in the segments.
+func Damage(t *testing.T, s *Store, block string) {
 	t.Helper()
-	n, err := s.exec(t.Context(), `UPDATE "auditLog_postings" SET block = x'FF' WHERE ?`, 1)
+	n, err := s.exec(t.Context(), `UPDATE "auditLog_postings" SET block = `+block+` WHERE ?`, 1)
 	if n == 0 || err != nil {
 		t.Fatal(n, err)
 	}
@@ -293,3 +299,18 @@ func Postings(t *testing.T, s *Store, userID string) (n int) {
 	}
 	return n
 }
+
+// FailToUnlink is Unlink, the first part of it, in a transaction that is rolled back.
+func FailToUnlink(s *Store, userID string) error {
+	return s.writer.submit(context.Background(), &job{do: func(ctx context.Context, tx *sql.Tx) error {
+		now := s.view
+		now.db = tx
+		if _, _, err := s.writer.unlink(ctx, &now, userID, math.MaxInt64); err != nil {
+			return err
+		}
+		return ErrOnPurpose
+	}})
+}
+
+// ErrOnPurpose is how FailToUnlink ends.
+var ErrOnPurpose = errors.New("on purpose")

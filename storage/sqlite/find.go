@@ -267,7 +267,7 @@ func (f *finder) eachIn(p *part, b placed, from uint64, do func(group uint64, ke
 			return false, nil
 		}
 	}
-	return true, r.Err()
+	return true, r.End(b.place)
 }
 
 // stream has the keys of one group in a part, the highest first.
@@ -560,17 +560,19 @@ func (v *view) take(ctx context.Context, from *newest, q *storage.Query, k kinds
 		return from.take(want)
 	}
 	var found []int64
-	for len(found) < skip+want {
+	for len(found) < want {
 		keys, err := from.take(partLength)
 		if len(keys) == 0 || err != nil {
-			return found[min(skip, len(found)):], err
+			return found, err
 		}
 		query, args := v.keys([]run{v.among(q, k, keys)}, len(keys), 0)
 		if found, err = appendNumbers(ctx, v.db, found, query, args...); err != nil {
 			return nil, err
 		}
+		skipped := min(skip, len(found))
+		skip, found = skip-skipped, found[skipped:]
 	}
-	return found[skip : skip+want], nil
+	return found[:want], nil
 }
 
 // partLength is how many keys are looked at together.

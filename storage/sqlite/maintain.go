@@ -17,10 +17,11 @@ const (
 	// scanRows is how many entries Compact reads at a time.
 	scanRows = 5000
 	// pruneRows and dropTexts bound the entries and texts that one transaction
-	// deletes. An entry or text changes a page or two that no other does (its place
-	// in an index), and as many pages must be written twice before the next
-	// transaction: 50 keep the writer busy for 1 ms, and the disk not much longer.
-	pruneRows = 50
+	// deletes. A text changes a page or two that no other does (its place in an
+	// index), an entry half a page, and as many pages must be written twice before the
+	// next transaction: so many keep the writer busy for 1 ms, and the disk not much
+	// longer.
+	pruneRows = 100
 	dropTexts = 50
 	// dropRest is how many times as long Compact rests after such a transaction.
 	dropRest = 10
@@ -40,7 +41,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 		if n == 0 || err != nil {
 			return n, err
 		}
-		return n, s.writer.mend(s.writer.index.pruned(highest))
+		return n, s.writer.mend(s.writer.index.pruned(int(n), highest))
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
 // Reader answers from a database file and changes nothing: it takes no lease, makes no
@@ -203,6 +204,8 @@ func (r *Reader) explain(err error) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "no such column"), strings.Contains(text, "no such table"):
 		err = fmt.Errorf("%w: written by an earlier version: let a Caddy open it once, or caddy audit-log prune --dry-run --older-than 90d --db", err)
+	case errors.Is(err, postings.ErrDamaged):
+		err = fmt.Errorf("%w: a Caddy makes it anew when it is asked for the same", err)
 	case strings.Contains(text, "unable to open database file"):
 		err = fmt.Errorf("%w: check that you may read it, and that its -shm file is beside its -wal file", err)
 	case strings.Contains(text, "file is not a database"):

@@ -1,10 +1,14 @@
 package sqlite
 
 import (
+	"cmp"
 	"database/sql/driver"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
@@ -54,12 +58,14 @@ type indexer struct {
 	// added and late are the transaction's under way: entries, and those with keys below upto.
 	added int
 	late  []int64
-	// failed is when segments could last not be made.
-	failed time.Time
+	// failed is when segments could last not be made; resets is how often all were forgotten.
+	failed  time.Time
+	warning rate.Sometimes
+	resets  atomic.Int64
 }
 
 // maxUnindexed is how far load counts.
-const maxUnindexed = 2 * catchUpMost
+const maxUnindexed = 16_384
 
 // load reads what the database says.
 func (x *indexer) load() error {
@@ -166,7 +172,7 @@ func (x *indexer) grow(most int) (n int, _ error) {
 		if n++; row[1] == nil { // somebody has deleted it by hand
 			return nil
 		}
-		if first == 0 || key < first {
+		if len(list) == 0 || key < first {
 			first = key
 		}
 		last = max(last, key)
@@ -195,7 +201,7 @@ func (x *indexer) grow(most int) (n int, _ error) {
 		}
 	}
 	if n < want { // the number was not exact
-		x.unindexed = n + x.slack
+		x.unindexed = n
 	}
 	if x.unindexed -= n; x.many && !x.due() {
 		if err := x.load(); err != nil {
@@ -285,14 +291,13 @@ func (x *indexer) segments() (list []segment, err error) {
 }
 
 // work does as much of what there is to do for segments, deleting what is dead and merging,
-// as so many new entries make.
+// as so many entries make.
 func (x *indexer) work(entries int) error {
-	steps := max(1, entries/x.base)
 	all, err := x.segments()
 	if err != nil {
 		return err
 	}
-	left := steps * x.drop
+	left := max(1, x.drop*entries/x.base)
 	for _, s := range all {
 		if s.state == dead && left > 0 {
 			if left, err = x.bury(s.id, left); err != nil {
@@ -300,19 +305,34 @@ func (x *indexer) work(entries int) error {
 			}
 		}
 	}
-	target := segment{}
-	if i := slices.IndexFunc(all, func(s segment) bool { return s.state == building }); i >= 0 {
-		target = all[i]
-	} else if target, err = x.begin(all); err != nil || target.id == 0 {
-		return err
-	}
-	var sources []segment
-	for _, s := range all {
-		if s.target == target.id && s.state == live {
-			sources = append(sources, s)
+	for level := range maxLevel + 1 {
+		if all, err = x.begin(all, level); err != nil {
+			return err
 		}
 	}
-	return x.merge(target.id, sources, steps*x.budget)
+	// Lower levels first: the more segments there are, the longer it takes to find something.
+	left = x.budget * entries / x.base
+	slices.SortStableFunc(all, func(a, b segment) int { return cmp.Compare(a.level, b.level) })
+	for i := range all {
+		if all[i].state != building {
+			continue
+		}
+		if left <= 0 {
+			return nil
+		}
+		var sources []segment
+		for _, s := range all {
+			if s.target == all[i].id && s.state == live {
+				sources = append(sources, s)
+			}
+		}
+		read, err := x.merge(all[i].id, sources, left)
+		if err != nil {
+			return err
+		}
+		left -= read
+	}
+	return nil
 }
 
 // bury deletes up to most blocks of a dead segment, and the segment with the last of them.
@@ -335,45 +355,48 @@ func (s *segment) stale() bool {
 	return gone > 0 && (gone >= (s.last-s.first)/4 || storage.KeyTime(s.floor).Sub(storage.KeyTime(s.first)) >= clearedAfter)
 }
 
-// begin begins to merge segments of one level, the lowest that has enough of them, or to
-// clear one. It marks the sources in all.
-func (x *indexer) begin(all []segment) (target segment, err error) {
-	var chosen []int
-	for level := 0; level < maxLevel && len(chosen) < x.fanOut; level++ {
-		chosen = chosen[:0]
-		for i := range all {
-			if len(chosen) < x.fanOut && all[i].state == live && all[i].level == level {
-				chosen = append(chosen, i)
+// begin begins to merge the segments of a level, if they are enough, or else to clear one that
+// is stale, unless there is such a target already. It returns all, with the target.
+func (x *indexer) begin(all []segment, level int) ([]segment, error) {
+	var chosen, stale []int
+	for i := range all {
+		if s := &all[i]; s.level == level && s.state == live && s.target == 0 {
+			chosen = append(chosen, i)
+			if s.stale() {
+				stale = append(stale, i)
 			}
 		}
-		target.level = level + 1
 	}
-	if len(chosen) < x.fanOut {
-		i := slices.IndexFunc(all, func(s segment) bool {
-			return s.state == live && s.floor > s.first && s.floor-s.first >= (s.last-s.first)/4
-		})
-		if i < 0 {
-			return segment{}, nil
+	free := func(level int) bool {
+		return !slices.ContainsFunc(all, func(s segment) bool { return s.state == building && s.level == level })
+	}
+	target := segment{level: level + 1}
+	switch {
+	case level < maxLevel && len(chosen) >= x.fanOut && free(level+1):
+		chosen = chosen[:x.fanOut]
+	case len(stale) > 0 && free(level):
+		chosen, target.level = stale[:1], level
+	default:
+		return all, nil
+	}
+	for n, i := range chosen {
+		first := max(all[i].first, all[i].floor)
+		if n == 0 || first < target.first {
+			target.first = first
 		}
-		chosen, target.level = []int{i}, all[i].level
+		target.last = max(target.last, all[i].last)
 	}
-	target.first = all[chosen[0]].first
-	for _, i := range chosen {
-		target.first, target.last = min(target.first, max(all[i].first, all[i].floor)), max(target.last, all[i].last)
-	}
-	if len(chosen) == 1 {
-		target.first = all[chosen[0]].floor
-	}
+	var err error
 	if target.id, err = x.newSegment(target); err != nil {
-		return segment{}, err
+		return nil, err
 	}
 	for _, i := range chosen {
 		all[i].target = target.id
 		if _, err := x.link.setTarget.exec(numbered(target.id, all[i].id)...); err != nil {
-			return segment{}, err
+			return nil, err
 		}
 	}
-	return target, nil
+	return append(all, target), nil
 }
 
 // source is a segment that is read from a place on.
@@ -382,17 +405,18 @@ type source struct {
 	reader postings.Reader
 	place  []byte
 	next   postings.Posting
+	read   int // postings, with those that are gone
 }
 
 // advance reads the next posting that is not gone; false at the end.
 func (s *source) advance(x *indexer) (bool, error) {
 	for {
 		for s.reader.Next(&s.next) {
-			if s.next.Key >= s.floor {
+			if s.read++; s.next.Key >= s.floor {
 				return true, nil
 			}
 		}
-		if err := s.reader.Err(); err != nil {
+		if err := s.reader.End(s.place); err != nil {
 			return false, err
 		}
 		b, ok, err := x.blockAt(s.id, postings.Behind(s.place))
@@ -422,20 +446,22 @@ func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err er
 	return b, ok, err
 }
 
-// merge moves the next postings of the sources into the target, most of them or a few more.
-func (x *indexer) merge(target int64, from []segment, most int) error {
+// merge moves the next postings of the sources into the target, most of them or a few more,
+// and says how many it has read.
+func (x *indexer) merge(target int64, from []segment, most int) (read int, _ error) {
 	var row [1]driver.Value
 	if err := x.link.lastPlace.each(row[:], func() error { return nil }, numbered(target)...); err != nil {
-		return err
+		return 0, err
 	}
 	begun, _ := row[0].([]byte)
 	var sources []*source
 	for _, segment := range from {
-		s := &source{segment: segment, place: begun}
+		s := &source{segment: segment}
 		more, err := s.start(x, begun)
 		if err != nil {
-			return err
+			return 0, err
 		}
+		read += s.read
 		if more {
 			sources = append(sources, s)
 		}
@@ -443,27 +469,29 @@ func (x *indexer) merge(target int64, from []segment, most int) error {
 	h := heap{sources}
 	h.init()
 	into := blocks{x: x, segment: target}
-	for n := 0; len(h.sources) > 0 && (n < most || !into.full()); n++ {
+	for len(h.sources) > 0 && (read < most || !into.full()) {
 		s := h.sources[0]
 		if err := into.add(&s.next); err != nil {
-			return err
+			return read, err
 		}
+		before := s.read
 		more, err := s.advance(x)
 		if err != nil {
-			return err
+			return read, err
 		}
+		read += s.read - before
 		h.moved(more)
 	}
 	if err := into.flush(); err != nil || len(h.sources) > 0 {
-		return err
+		return read, err
 	}
 	for _, s := range from {
 		if _, err := x.link.setState.exec(numbered(int64(dead), s.id)...); err != nil {
-			return err
+			return read, err
 		}
 	}
 	_, err := x.link.setState.exec(numbered(int64(live), target)...)
-	return err
+	return read, err
 }
 
 // start reads the first posting behind a place.
@@ -475,7 +503,11 @@ func (s *source) start(x *indexer, place []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for {
+	b, ok, err := x.blockAt(s.id, postings.Behind(place))
+	if !ok || err != nil {
+		return false, err
+	}
+	for s.reader, s.place = postings.Read(b.bytes), b.place; ; {
 		if more, err := s.advance(x); !more || err != nil || s.next.Compare(&begun) > 0 {
 			return more, err
 		}
@@ -523,17 +555,23 @@ func (x *indexer) forget(list []postings.Posting) error {
 	if err != nil {
 		return err
 	}
+	var mine []postings.Posting
 	for _, s := range all {
-		mine := slices.DeleteFunc(slices.Clone(list), func(p postings.Posting) bool { return p.Key < s.first || p.Key > s.last })
-		for len(mine) > 0 {
-			b, ok, err := x.blockAt(s.id, mine[0].Place())
+		mine = mine[:0]
+		for _, p := range list {
+			if p.Key >= s.first && p.Key <= s.last {
+				mine = append(mine, p)
+			}
+		}
+		for rest := mine; len(rest) > 0; {
+			b, ok, err := x.blockAt(s.id, rest[0].Place())
 			if err != nil {
 				return err
 			}
 			if !ok {
 				break
 			}
-			if mine, err = x.strike(&b, mine); err != nil {
+			if rest, err = x.strike(&b, rest); err != nil {
 				return err
 			}
 		}
@@ -559,7 +597,7 @@ func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting,
 		}
 		rest.Add(&p)
 	}
-	if err := r.Err(); err != nil {
+	if err := r.End(b.place); err != nil {
 		return nil, err
 	}
 	switch {
@@ -581,7 +619,7 @@ func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting,
 
 // indexed says whether the entry at a key has its postings in a segment.
 func (x *indexer) indexed(key int64) (bool, error) {
-	if key >= x.upto {
+	if key >= x.upto || slices.Contains(x.late, key) {
 		return false, nil
 	}
 	_, late, err := x.link.isLate.number(numbered(key)...)
@@ -621,13 +659,14 @@ func (x *indexer) reset() error {
 			return err
 		}
 	}
+	x.resets.Add(1)
 	x.upto, x.late = 0, x.late[:0]
 	_, err := x.link.setUpto.exec(numbered(x.upto)...)
 	return err
 }
 
-// pruned hears that all entries with keys up to highest are gone.
-func (x *indexer) pruned(highest int64) error {
+// pruned hears that all entries with keys up to highest are gone, so many more than before.
+func (x *indexer) pruned(entries int, highest int64) error {
 	for _, s := range []statement{x.link.raise, x.link.dropLate} {
 		if _, err := s.exec(numbered(highest + 1)...); err != nil {
 			return err
@@ -636,5 +675,5 @@ func (x *indexer) pruned(highest int64) error {
 	if _, err := x.link.kill.exec(); err != nil {
 		return err
 	}
-	return x.work(0)
+	return x.work(entries)
 }

@@ -135,6 +135,11 @@ func TestSegmentsHaveWhatTheLogHas(t *testing.T) {
 					t.Fatalf("%d entries of %s, want %d: %v", n, user, want, err)
 				}
 			},
+			"fail": func(t *rapid.T) {
+				if err := sqlite.FailToUnlink(l.store(t), "ada"); !errors.Is(err, sqlite.ErrOnPurpose) {
+					t.Fatal(err)
+				}
+			},
 			"prune": func(t *rapid.T) {
 				before, limit := storagetest.Entry(rapid.IntRange(0, 300).Draw(t, "before")).CreatedAt, rapid.IntRange(1, 20).Draw(t, "limit")
 				n, err := l.store(t).Prune(context.Background(), before, limit)
@@ -189,47 +194,49 @@ func TestADamagedIndexIsMadeAnew(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			var log lockedLog
-			s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "audit.db"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = s.Close() }()
-			model := memory.New(0)
-			sqlite.Segment(t, s)
-			for i := range 90 {
-				e := storagetest.Entry(i)
-				if i == 0 {
-					at = e
-				}
-				if err := errors.Join(s.Write(t.Context(), e), model.Write(t.Context(), e)); err != nil {
+		for _, block := range []string{"x'FF'", "x''", "substr(block, 1, 12)"} {
+			t.Run(name+" "+block, func(t *testing.T) {
+				var log lockedLog
+				s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "audit.db"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			sqlite.Damage(t, s)
-			if err := do(s); err != nil {
-				t.Fatal(err)
-			}
-			for i := range 60 { // the writer catches up between them
-				e := storagetest.Entry(500 + i)
-				if err := errors.Join(s.Write(t.Context(), e)); err != nil {
+				defer func() { _ = s.Close() }()
+				model := memory.New(0)
+				sqlite.Segment(t, s)
+				for i := range 90 {
+					e := storagetest.Entry(i)
+					if i == 0 {
+						at = e
+					}
+					if err := errors.Join(s.Write(t.Context(), e), model.Write(t.Context(), e)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sqlite.Damage(t, s, block)
+				if err := do(s); err != nil {
 					t.Fatal(err)
 				}
-			}
-			sqlite.Segments(t, s)
-			page, err := s.List(t.Context(), storage.Query{UserID: &user, To: storagetest.Entry(89).CreatedAt})
-			want, _ := model.List(t.Context(), storage.Query{UserID: &user})
-			if name == "prune" {
-				want.Total = page.Total
-			}
-			if err != nil || page.Total != want.Total {
-				t.Errorf("%d entries, want %d: %v", page.Total, want.Total, err)
-			}
-			if !strings.Contains(log.String(), "is made anew") {
-				t.Errorf("nobody heard of it: %s", log.String())
-			}
-		})
+				for i := range 60 { // the writer catches up between them
+					e := storagetest.Entry(500 + i)
+					if err := errors.Join(s.Write(t.Context(), e)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sqlite.Segments(t, s)
+				page, err := s.List(t.Context(), storage.Query{UserID: &user, To: storagetest.Entry(89).CreatedAt})
+				want, _ := model.List(t.Context(), storage.Query{UserID: &user})
+				if name == "prune" {
+					want.Total = page.Total
+				}
+				if err != nil || page.Total != want.Total {
+					t.Errorf("%d entries, want %d: %v", page.Total, want.Total, err)
+				}
+				if !strings.Contains(log.String(), "is made anew") {
+					t.Errorf("nobody heard of it: %s", log.String())
+				}
+			})
+		}
 	}
 }
 

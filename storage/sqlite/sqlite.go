@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -135,10 +136,11 @@ func (s *Store) open(ctx context.Context) error {
 		return errors.Join(err, s.write.Close())
 	}
 	s.db = s.read
-	if err := cmp.Or(s.migrate(ctx), s.readLegacy(ctx)); err != nil {
+	upgraded, err := s.migrate(ctx)
+	if err = cmp.Or(err, s.readLegacy(ctx)); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts, s.log); err != nil {
+	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts, s.log, upgraded); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
 	if s.ticker, err = startCheckpointer(s); err != nil {
@@ -339,31 +341,38 @@ func inspect(ctx context.Context, path string) error {
 	return errors.Join(checkOwner(ctx, db), db.Close())
 }
 
-// migrate makes the schema in one transaction.
-func (s *Store) migrate(ctx context.Context) error {
+// migrate makes the schema in one transaction, and says whether an earlier version had made
+// one.
+func (s *Store) migrate(ctx context.Context) (upgraded bool, err error) {
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
 	var version int
 	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return err
+		return false, err
 	}
-	if version > 0 && version < schemaVersion {
+	if upgraded = version > 0 && version < schemaVersion; upgraded {
+		// An earlier version that goes on writing would not keep the indexes of this one.
+		l, err := takeLease(s.path)
+		if err != nil {
+			return false, fmt.Errorf("the database is of an earlier version, whose Caddy still writes to it: start that anew with this version first: %w", err)
+		}
+		defer func() { err = errors.Join(err, l.release()) }()
 		s.log.Info("the database is of an earlier version and gets the indexes of this one: some seconds for each million entries",
 			"path", s.path, "schema", version, "becomes", schemaVersion)
 	}
 	if err := upgrade(ctx, tx, s.table); err != nil {
-		return err
+		return false, err
 	}
 	if _, err := tx.ExecContext(ctx, strings.ReplaceAll(schema, "{t}", s.table)); err != nil {
-		return err
+		return false, err
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id=%d; PRAGMA user_version=%d", applicationID, schemaVersion)); err != nil {
-		return err
+		return false, err
 	}
-	return tx.Commit()
+	return upgraded, tx.Commit()
 }
 
 func checkOwner(ctx context.Context, db querier) error {
@@ -420,42 +429,48 @@ func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
 	return s.writer.write(ctx, storage.DurabilityOf(ctx), entries)
 }
 
-// Unlink implements storage.Unlinker.
-func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
-	if userID == "" {
-		return 0, nil
-	}
-	return mended(ctx, s, func() (int, error) {
-		return s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (int64, error) {
-			now := s.view
-			now.db = tx
-			return s.writer.unlink(ctx, &now, userID)
+// Unlink implements storage.Unlinker, some entries at a time: if it fails, some of them may
+// be without their user already.
+func (s *Store) Unlink(ctx context.Context, userID string) (n int, err error) {
+	for below := int64(math.MaxInt64); userID != "" && below > 0 && err == nil; {
+		var part int
+		part, err = mended(ctx, s, func() (int, error) {
+			next := int64(0)
+			part, err := s.changed(ctx, s.writer.submit, storage.Fsync, func(ctx context.Context, tx *sql.Tx) (n int64, err error) {
+				now := s.view
+				now.db = tx
+				n, next, err = s.writer.unlink(ctx, &now, userID, below)
+				return n, err
+			})
+			if err == nil {
+				below = next
+			}
+			return part, err
 		})
-	})
+		n += part
+	}
+	return n, err
 }
 
-// mended does something that goes by the index. If that is damaged, it is begun anew, and the
-// thing done once more: all entries are looked at then.
-func mended[T any](ctx context.Context, s *Store, do func() (T, error)) (T, error) {
-	answer, err := do()
-	if !errors.Is(err, postings.ErrDamaged) {
-		return answer, err
-	}
-	if err := s.writer.submit(ctx, &job{do: func(context.Context, *sql.Tx) error { return s.writer.mend(err) }}); err != nil {
-		return answer, err
-	}
-	return do()
-}
+// unlinkMost is how many entries lose their user in one transaction.
+const unlinkMost = 500
 
-// unlink is Unlink in a job.
-func (w *writer) unlink(ctx context.Context, v *view, userID string) (n int64, err error) {
+// unlink is Unlink in a job, for the youngest entries with keys below one. It says how many
+// it has changed, and below which key others may be: 0 if none are.
+func (w *writer) unlink(ctx context.Context, v *view, userID string, below int64) (n, next int64, err error) {
 	f := newFinder(ctx, v, &storage.Query{UserID: &userID}, kinds{})
-	var keys []int64
-	if err := f.each(func(_ uint64, key int64) { keys = append(keys, key) }); err != nil {
-		return 0, errors.Join(err, f.close())
+	defer func() { err = errors.Join(err, f.close()) }()
+	f.to = below
+	all, err := f.parts()
+	if err != nil {
+		return 0, 0, err
 	}
-	if err := f.close(); err != nil {
-		return 0, err
+	keys, err := f.newest(all).take(unlinkMost)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(keys) == unlinkMost {
+		next = keys[len(keys)-1]
 	}
 	var gone []postings.Posting
 	var late []int64
@@ -466,21 +481,41 @@ func (w *writer) unlink(ctx context.Context, v *view, userID string) (n int64, e
 			before, err = w.index.rows(nil, key)
 		}
 		if err != nil {
-			return n, err
+			return n, 0, err
 		}
 		done, err := changed(w.link.unlink.exec(numbered(key, storage.TextHash(userID), userID)...))
 		if err != nil {
-			return n, err
+			return n, 0, err
 		}
 		if !done {
 			continue // another user with the same hash
 		}
-		n++
-		if indexed {
+		if n++; indexed {
 			gone, late = append(gone, before...), append(late, key)
 		}
 	}
-	return n, w.mend(w.index.again(late, gone))
+	return n, next, w.mend(w.index.again(late, gone))
+}
+
+// mended does something that goes by the index. If that is damaged, it is begun anew, and the
+// thing done once more: all entries are looked at then.
+func mended[T any](ctx context.Context, s *Store, do func() (T, error)) (T, error) {
+	resets := &s.writer.index.resets
+	before := resets.Load()
+	answer, err := do()
+	if !errors.Is(err, postings.ErrDamaged) {
+		return answer, err
+	}
+	failed := s.writer.submit(ctx, &job{do: func(context.Context, *sql.Tx) error {
+		if resets.Load() != before {
+			return nil // somebody else has met the same damage
+		}
+		return s.writer.mend(err)
+	}})
+	if failed != nil {
+		return answer, failed
+	}
+	return do()
 }
 
 // exec runs one statement in the writer's next transaction.

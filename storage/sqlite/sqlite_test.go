@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/filelock"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
@@ -382,6 +383,16 @@ func TestAnEarlierVersionsEntriesAreIndexed(t *testing.T) {
 	asBefore(t, path, toSchema4+";"+toSchema3)
 	if _, err := sqlite.OpenReadOnly(t.Context(), sqlite.Options{Path: path}); err == nil || !strings.Contains(err.Error(), "earlier version: let a Caddy open it once") {
 		t.Errorf("a Reader says %v", err)
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err = errors.Join(err, filelock.Try(lock)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), sqlite.Options{Path: path}); err == nil || !strings.Contains(err.Error(), "start that anew with this version first") {
+		t.Errorf("beside a Caddy of that version: %v", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
 	}
 	var log strings.Builder
 	upgraded, err := sqlite.Open(t.Context(), sqlite.Options{Path: path, Logger: slog.New(slog.NewTextHandler(&log, nil))})

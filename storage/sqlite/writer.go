@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -115,7 +118,7 @@ type writer struct {
 	used map[int64]struct{}
 }
 
-func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, log *slog.Logger) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, log *slog.Logger, upgraded bool) (*writer, error) {
 	texts, err := lru.New[text, int64](maxTexts)
 	if err != nil {
 		return nil, err
@@ -131,8 +134,14 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, lo
 	if w.link, err = newLink(w.conn, table); err != nil {
 		return nil, errors.Join(err, w.conn.Close())
 	}
-	w.index = indexer{shape: usualShape, link: w.link}
-	if err = w.catchUp(); err != nil {
+	w.index = indexer{shape: usualShape, link: w.link, warning: rate.Sometimes{Interval: time.Hour}}
+	if upgraded {
+		err = w.catchUp(ctx)
+	}
+	if err == nil {
+		err = w.index.load()
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.link.close(), w.conn.Close())
 	}
 	go w.run()
@@ -408,7 +417,7 @@ func (w *writer) tend() bool {
 	if !w.index.due() || w.guard.err() != nil || time.Since(w.index.failed) < tendAgain {
 		return false
 	}
-	err := w.tendOnce(w.index.most)
+	_, err := w.tendOnce(w.index.most)
 	if errors.Is(err, postings.ErrDamaged) {
 		err = w.rebuild(err)
 	}
@@ -417,8 +426,12 @@ func (w *writer) tend() bool {
 	}
 	w.guard.distrust(err)
 	w.index.failed = time.Now()
-	w.log.Warn("the audit log's index of users and addresses could not be kept up: what it lacks is looked for among the youngest entries, which takes longer. It is tried again",
-		"in", tendAgain, "error", err)
+	if !busy(err) {
+		w.index.warning.Do(func() {
+			w.log.Warn("the audit log's index of users and addresses could not be kept up: what it lacks is looked for among the youngest entries, which takes longer. It is tried again",
+				"in", tendAgain, "error", err)
+		})
+	}
 	return false
 }
 
@@ -441,16 +454,15 @@ func (w *writer) mend(why error) error {
 // tendAgain is how long tend waits after a failure.
 const tendAgain = 10 * time.Second
 
-func (w *writer) tendOnce(most int) error {
+func (w *writer) tendOnce(most int) (n int, err error) {
 	if err := w.setDurability(nil); err != nil {
-		return err
+		return 0, err
 	}
-	err := w.link.transact(func() error {
+	err = w.link.transact(func() error {
 		version, _, err := w.link.version.number()
 		if err == nil {
 			err = w.notice(version)
 		}
-		n := 0
 		if err == nil && w.index.due() {
 			n, err = w.index.grow(most)
 		}
@@ -461,30 +473,25 @@ func (w *writer) tendOnce(most int) error {
 	})
 	if err != nil {
 		w.changes.known = false
-		return err
+		return 0, err
 	}
 	w.commits.Add(1)
-	return nil
+	return n, nil
 }
 
-// catchUp indexes the entries of a database that has no segments, since an earlier version
-// made it.
-func (w *writer) catchUp() error {
-	if err := w.index.load(); err != nil || w.index.unindexed < catchUpMost/2 && w.index.upto > 0 {
-		return err
-	}
-	for told, n := time.Now(), 0; w.index.due(); {
-		before := w.index.unindexed
-		if err := w.tendOnce(catchUpMost); err != nil {
+// catchUp indexes the entries of a database that an earlier version made.
+func (w *writer) catchUp(ctx context.Context) error {
+	for told, n := time.Now(), 0; ; {
+		w.index.unindexed = catchUpMost + w.index.slack
+		done, err := w.tendOnce(catchUpMost)
+		if err = cmp.Or(err, ctx.Err()); err != nil || done < catchUpMost {
 			return err
 		}
-		n += max(0, before-w.index.unindexed)
-		if time.Since(told) > 5*time.Second {
+		if n += done; time.Since(told) > 5*time.Second {
 			told = time.Now()
 			w.log.Info("users and addresses of an earlier version's entries are indexed", "entries so far", n)
 		}
 	}
-	return nil
 }
 
 // watchTexts begins to note which texts are used, and returns the version of the

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"math"
 )
 
 // Kind is what a Term is a hash of.
@@ -32,7 +33,7 @@ type Term struct {
 type Posting struct {
 	Term
 	// Group is what else is known of the entry, in a form whose order the store chooses:
-	// postings of one group stand together, the newest first.
+	// postings of one group stand together, the newest first. Its highest bit is 0.
 	Group uint64
 	Key   int64 // storage.Entry.SortKey, never negative
 }
@@ -57,6 +58,9 @@ func (t Term) compare(u Term) int {
 
 // After says whether the term comes after another one.
 func (t Term) After(u Term) bool { return t.compare(u) > 0 }
+
+// maxGroup is the highest group of a posting.
+const maxGroup = math.MaxUint64 >> 1
 
 // placeSize is the length of a place.
 const placeSize = 1 + 8 + 8 + 8
@@ -83,6 +87,9 @@ func At(place []byte) (p Posting, err error) {
 	p.Kind, p.Hash = Kind(place[0]), int64(binary.BigEndian.Uint64(place[1:])) //nolint:gosec // its bits
 	p.Group = binary.BigEndian.Uint64(place[9:])
 	p.Key = int64(^binary.BigEndian.Uint64(place[17:])) //nolint:gosec // its bits
+	if p.Key < 0 || p.Group > maxGroup {
+		return p, ErrDamaged
+	}
 	return p, nil
 }
 
@@ -143,7 +150,11 @@ func (r *Reader) Next(p *Posting) bool {
 	r.rest = r.rest[1:]
 	switch {
 	case tag == sameGroup:
-		r.last.Key -= int64(r.uvarint()) //nolint:gosec // checked below
+		if v := r.uvarint(); v <= uint64(r.last.Key) { //nolint:gosec // never negative
+			r.last.Key -= int64(v) //nolint:gosec // no larger than the key
+		} else {
+			r.err = ErrDamaged
+		}
 	case tag == sameTerm:
 		r.last.Group += r.uvarint()
 		r.last.Key += r.varint()
@@ -155,7 +166,7 @@ func (r *Reader) Next(p *Posting) bool {
 	default:
 		r.err = ErrDamaged
 	}
-	if r.last.Key < 0 {
+	if r.last.Key < 0 || r.last.Group > maxGroup {
 		r.err = ErrDamaged
 	}
 	*p = r.last
@@ -164,6 +175,20 @@ func (r *Reader) Next(p *Posting) bool {
 
 // Err is why reading ended before the end of the block.
 func (r *Reader) Err() error { return r.err }
+
+// End says, when Next has said false, whether the block was one whose last posting is at a
+// place; without one, whether there was no block.
+func (r *Reader) End(place []byte) error {
+	switch end, err := At(place); {
+	case r.err != nil:
+		return r.err
+	case len(place) == 0 && r.last == Posting{}:
+		return nil
+	case err != nil || end != r.last:
+		return ErrDamaged
+	}
+	return nil
+}
 
 func (r *Reader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.rest)

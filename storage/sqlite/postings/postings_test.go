@@ -2,6 +2,8 @@ package postings_test
 
 import (
 	"bytes"
+	"errors"
+	"math"
 	"slices"
 	"testing"
 
@@ -15,7 +17,7 @@ func some(t *rapid.T) []postings.Posting {
 	few := rapid.Bool().Draw(t, "few")
 	list := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) postings.Posting {
 		p := postings.Posting{Term: postings.Term{Kind: postings.Kind(rapid.IntRange(0, 3).Draw(t, "kind")), Hash: rapid.Int64().Draw(t, "hash")},
-			Group: rapid.Uint64().Draw(t, "group"), Key: rapid.Int64Min(0).Draw(t, "key")}
+			Group: rapid.Uint64Max(math.MaxInt64).Draw(t, "group"), Key: rapid.Int64Min(0).Draw(t, "key")}
 		if few {
 			p.Hash, p.Group = p.Hash%3, p.Group%3
 		}
@@ -25,14 +27,22 @@ func some(t *rapid.T) []postings.Posting {
 	return slices.Compact(list)
 }
 
+// read reads a block, and looks whether it ends where it should.
 func read(t interface{ Fatal(...any) }, block []byte) (list []postings.Posting) {
 	var p postings.Posting
 	r := postings.Read(block)
 	for r.Next(&p) {
 		list = append(list, p)
 	}
-	if r.Err() != nil {
-		t.Fatal(r.Err())
+	var end, other []byte
+	if len(list) > 0 {
+		end, other = list[len(list)-1].Place(), (&postings.Posting{Key: 7, Group: 5}).Place()
+	}
+	if err := errors.Join(r.Err(), r.End(end)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.End(other); len(list) > 0 && !bytes.Equal(end, other) && !errors.Is(err, postings.ErrDamaged) {
+		t.Fatal("a block that ends elsewhere", err)
 	}
 	return list
 }
