@@ -18,7 +18,7 @@ import (
 type shape struct {
 	base  int // a segment is made of so many entries
 	slack int // and the youngest of them stay unindexed, since they are still completed
-	most  int // one step indexes no more
+	most  int // one step indexes no more beside writers
 	// fanOut segments of a level are merged into one of the next.
 	fanOut int
 	block  int // bytes of a block: a page has one, with its place and the like
@@ -105,8 +105,14 @@ func (x *indexer) done(committed bool) {
 	x.added, x.late = 0, x.late[:0]
 }
 
-// due says whether there are enough entries for a segment.
-func (x *indexer) due() bool { return x.unindexed >= x.base+x.slack }
+// due is how many entries are enough for a segment, and few enough for a step; 0 if there are
+// not enough.
+func (x *indexer) due() int {
+	if x.unindexed < x.base+x.slack {
+		return 0
+	}
+	return min(x.unindexed-x.slack, x.most)
+}
 
 // numbered are the arguments of a statement.
 func numbered(values ...driver.Value) []driver.NamedValue {
@@ -161,9 +167,9 @@ func groupOfCode(c uint64) group {
 	return group{int64(c >> actionShift), int8(c >> statusShift & 3), int8(c >> levelShift & 3)} //nolint:gosec // codes
 }
 
-// grow makes a segment of the oldest entries that have none, and says of how many.
-func (x *indexer) grow(most int) (n int, _ error) {
-	want := min(x.unindexed-x.slack, most)
+// grow makes a segment of the oldest entries that have none, and says of how many: those that
+// are wanted, unless there are fewer.
+func (x *indexer) grow(want int) (n int, _ error) {
 	var list []postings.Posting
 	var row [7]driver.Value
 	first, last := int64(0), int64(0)
@@ -203,7 +209,7 @@ func (x *indexer) grow(most int) (n int, _ error) {
 	if n < want { // the number was not exact
 		x.unindexed = n
 	}
-	if x.unindexed -= n; x.many && !x.due() {
+	if x.unindexed -= n; x.many && x.due() == 0 {
 		if err := x.load(); err != nil {
 			return n, err
 		}

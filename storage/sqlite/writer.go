@@ -414,15 +414,15 @@ func (w *writer) notice(version int64) error {
 // whether there are enough for another one. It costs some milliseconds for some hundreds of
 // entries, and no fsync of its own: what a power cut takes back is done again.
 func (w *writer) tend() bool {
-	if !w.index.due() || w.guard.err() != nil || time.Since(w.index.failed) < tendAgain {
+	if w.index.due() == 0 || w.guard.err() != nil || time.Since(w.index.failed) < tendAgain {
 		return false
 	}
-	_, err := w.tendOnce(w.index.most)
+	_, err := w.tendOnce(0)
 	if errors.Is(err, postings.ErrDamaged) {
 		err = w.rebuild(err)
 	}
 	if err == nil {
-		return w.index.due()
+		return w.index.due() > 0
 	}
 	w.guard.distrust(err)
 	w.index.failed = time.Now()
@@ -454,7 +454,9 @@ func (w *writer) mend(why error) error {
 // tendAgain is how long tend waits after a failure.
 const tendAgain = 10 * time.Second
 
-func (w *writer) tendOnce(most int) (n int, err error) {
+// tendOnce is a step of tend, for as many entries as are due, or as are wanted. It says how
+// many it has indexed.
+func (w *writer) tendOnce(want int) (n int, err error) {
 	if err := w.setDurability(nil); err != nil {
 		return 0, err
 	}
@@ -463,8 +465,8 @@ func (w *writer) tendOnce(most int) (n int, err error) {
 		if err == nil {
 			err = w.notice(version)
 		}
-		if err == nil && w.index.due() {
-			n, err = w.index.grow(most)
+		if want = cmp.Or(want, w.index.due()); err == nil && want > 0 {
+			n, err = w.index.grow(want)
 		}
 		if err == nil {
 			err = w.index.work(n)
@@ -482,7 +484,6 @@ func (w *writer) tendOnce(most int) (n int, err error) {
 // catchUp indexes the entries of a database that an earlier version made.
 func (w *writer) catchUp(ctx context.Context) error {
 	for told, n := time.Now(), 0; ; {
-		w.index.unindexed = catchUpMost + w.index.slack
 		done, err := w.tendOnce(catchUpMost)
 		if err = cmp.Or(err, ctx.Err()); err != nil || done < catchUpMost {
 			return err
