@@ -54,7 +54,7 @@ func systemCalls() []failpoint {
 		{"journal written, not durable", underLoad(kernelCall{".spill", "fsync", 1}, true)},
 		{"during the replay of the journal", atStart(journalLeft, kernelCall{"-wal", writes, 70})},
 		{"journal replayed, not emptied", atStart(journalLeft, kernelCall{".spill", "ftruncate", 1})},
-		{"during a migration", atStart(oldSchema, kernelCall{"-wal", writes, 8})},
+		{"during a migration", atStart(oldSchema, kernelCall{"-wal", writes, 30})},
 		{"during a prune", atStart(tooOld, kernelCall{"-wal", writes, 120})},
 	}
 }
@@ -314,7 +314,9 @@ func oldSchema(t *testing.T, dir string) scene {
 	ids := fillDatabase(t, dir, 300, time.Hour)
 	db, err := sql.Open("sqlite", database(dir))
 	if err == nil {
-		_, err = db.Exec(`DROP INDEX "auditLog_identifier"; ALTER TABLE "auditLog_entries" DROP COLUMN identifier_hash;
+		_, err = db.Exec(`DROP TABLE "auditLog_unindexed"; DROP TABLE "auditLog_late"; DROP TABLE "auditLog_segments"; DROP TABLE "auditLog_postings";
+			ALTER TABLE "auditLog_entries" DROP COLUMN identifier_hash; PRAGMA user_version=1;
+			CREATE INDEX "auditLog_address" ON "auditLog_entries" (ip) WHERE ip IS NOT NULL;
 			DROP INDEX "auditLog_stray"; DROP INDEX "auditLog_elsewhere"; ALTER TABLE "auditLog_entries" DROP COLUMN stray;
 			CREATE UNIQUE INDEX "auditLog_id" ON "auditLog_entries" (id)`)
 	}

@@ -34,7 +34,7 @@ func TestGate11Disk(t *testing.T) {
 		{name: "full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: fullDisk},
 	}
 	if gates.Full() {
-		for _, call := range []string{"fsync", "pwrite64", "ftruncate", "openat"} {
+		for _, call := range []string{"fdatasync", "fsync", "pwrite64", "ftruncate", "openat"} {
 			rigs = append(rigs, diskRig{name: "EIO of " + call, times: 50, sqlite: "spill 8MiB", fail: failingCall(call), rare: true})
 		}
 	}

@@ -38,7 +38,8 @@ var allowed = map[string][]string{
 	"exchange":                    {},
 	"storage":                     {"severity"},
 	"storage/memory":              {"severity", "storage"},
-	"storage/sqlite":              {"severity", "storage", "storage/filelock"},
+	"storage/sqlite":              {"severity", "storage", "storage/filelock", "storage/sqlite/postings"},
+	"storage/sqlite/postings":     {},
 	"storage/postgres":            {"severity", "storage"},
 	"storage/postgres/pgtest":     {"e2e/ports"}, // for tests only, as that is
 	"storage/filelock":            {},
