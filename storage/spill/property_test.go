@@ -49,8 +49,10 @@ func steps(t *rapid.T) []step {
 
 // client writes entries, each in versions, one call after the other.
 type client struct {
-	turn  chan struct{} // held during a call; a mutex would stop the clock
-	user  string
+	turn chan struct{} // held during a call; a mutex would stop the clock
+	user string
+	// mu protects notes, and is never held while a call waits.
+	mu    sync.Mutex
 	notes []*note // of its entries
 }
 
@@ -203,21 +205,25 @@ func (w *world) crash(n int) {
 func (w *world) confirmed() [clients][]note {
 	var all [clients][]note
 	for i, c := range w.clients {
+		c.mu.Lock()
 		for _, n := range c.notes {
 			all[i] = append(all[i], *n)
 		}
+		c.mu.Unlock()
 	}
 	return all
 }
 
 func (w *world) restore(all [clients][]note) {
 	for i, c := range w.clients {
+		c.mu.Lock()
 		for k, n := range c.notes {
 			*n = note{id: n.id, tried: versions} // it came later: nobody has it
 			if k < len(all[i]) {
 				*n = all[i][k]
 			}
 		}
+		c.mu.Unlock()
 	}
 }
 
@@ -225,6 +231,7 @@ func (w *world) restore(all [clients][]note) {
 func (c *client) write(r *rig) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
+	c.mu.Lock()
 	var n *note
 	if len(c.notes) > 0 {
 		n = c.notes[len(c.notes)-1]
@@ -235,11 +242,14 @@ func (c *client) write(r *rig) {
 	}
 	n.tried++
 	version := n.tried
+	c.mu.Unlock()
 	e := storage.Entry{ID: n.id, UserID: c.user, Action: fmt.Sprintf("version %d", version), Status: storage.Success, CreatedAt: time.Now()}
 	e.Sanitize()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	if r.s.Write(ctx, e) == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		n.confirmed = version
 	}
 }
@@ -248,13 +258,17 @@ func (c *client) write(r *rig) {
 func (c *client) unlink(r *rig) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
+	c.mu.Lock()
 	for _, n := range c.notes {
 		n.doubtful = true
 	}
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	u, _ := storage.As[storage.Unlinker](r.s)
 	if _, err := u.Unlink(ctx, c.user); err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		for _, n := range c.notes {
 			n.unlinked = true
 		}
