@@ -355,9 +355,9 @@ func (s *Store) migrate(ctx context.Context) (upgraded bool, err error) {
 	}
 	if upgraded = version > 0 && version < schemaVersion; upgraded {
 		// An earlier version that goes on writing would not keep the indexes of this one.
-		l, err := takeLease(s.path)
-		if err != nil {
-			return false, fmt.Errorf("the database is of an earlier version, whose Caddy still writes to it: start that anew with this version first: %w", err)
+		l, failed := takeLease(s.path)
+		if failed != nil {
+			return false, fmt.Errorf("the database is of an earlier version, and its lease cannot be had; if a Caddy of that version still writes to it, start that anew with this version first: %w", failed)
 		}
 		defer func() { err = errors.Join(err, l.release()) }()
 		s.log.Info("the database is of an earlier version and gets the indexes of this one: some seconds for each million entries",
@@ -429,8 +429,8 @@ func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
 	return s.writer.write(ctx, storage.DurabilityOf(ctx), entries)
 }
 
-// Unlink implements storage.Unlinker, some entries at a time: if it fails, some of them may
-// be without their user already.
+// Unlink implements storage.Unlinker, some entries at a time, each time durably: if it fails,
+// so many of them as it returns are without their user already.
 func (s *Store) Unlink(ctx context.Context, userID string) (n int, err error) {
 	for below := int64(math.MaxInt64); userID != "" && below > 0 && err == nil; {
 		var part int
@@ -447,7 +447,9 @@ func (s *Store) Unlink(ctx context.Context, userID string) (n int, err error) {
 			}
 			return part, err
 		})
-		n += part
+		if err == nil { // or it was rolled back
+			n += part
+		}
 	}
 	return n, err
 }
