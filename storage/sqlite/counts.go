@@ -152,11 +152,7 @@ func (c *changes) save(l *link) error {
 }
 
 func (h hourGroup) args(n int64) []driver.NamedValue {
-	args := make([]driver.NamedValue, 0, 5)
-	for i, v := range []int64{h.hour, h.kind, int64(h.status), int64(h.severity), n} {
-		args = append(args, driver.NamedValue{Ordinal: i + 1, Value: v})
-	}
-	return args
+	return numbered(h.hour, h.kind, int64(h.status), int64(h.severity), n)
 }
 
 // tell counts what a transaction has committed.

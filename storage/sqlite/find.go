@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"container/heap"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -53,7 +54,7 @@ func decided(q *storage.Query, k *kinds) bool {
 	return (q.IPAddress == "" || byAddress) && q.Text == "" && len(k.legacy) == 0
 }
 
-// finder finds the entries of a query by its terms, in one transaction. It is used once.
+// finder finds the entries of a query by its terms, in one transaction.
 type finder struct {
 	ctx   context.Context
 	view  *view
@@ -276,6 +277,9 @@ type stream struct {
 	group uint64
 	keys  []int64
 	next  []byte // the place where it goes on; nil at the end
+	// closed is true of one that stands for a part into which nobody has looked: its key is
+	// one that none of the part is above.
+	closed bool
 }
 
 // streams are those of a part, each with its first keys. What a group has behind the first of
@@ -336,9 +340,9 @@ func (f *finder) block(segment int64, place []byte) (b placed, err error) {
 	return b, err
 }
 
-// more reads the next keys of a stream; there are none at its end.
+// more reads the next keys of a stream that has none left; at its end there are no more.
 func (f *finder) more(s *stream) error {
-	for s.keys = s.keys[:0]; s.next != nil && len(s.keys) == 0; {
+	for s.next != nil && len(s.keys) == 0 {
 		b, err := f.block(s.part.segment, s.next)
 		s.next = nil
 		if b.place == nil || err != nil {
@@ -382,97 +386,65 @@ func (f *finder) each(do func(group uint64, key int64)) error {
 // come from it.
 type newest struct {
 	f   *finder
-	all []waiting // a heap
-	err error
+	all byKey
 }
 
-// waiting is a stream with its first key, or a part with the highest that it may have.
-type waiting struct {
-	key    int64
-	part   *part
-	stream *stream
+// byKey is a heap that has the stream with the highest key in front.
+type byKey []*stream
+
+func (h *byKey) Len() int           { return len(*h) }
+func (h *byKey) Less(i, j int) bool { return (*h)[i].keys[0] > (*h)[j].keys[0] }
+func (h *byKey) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
+func (h *byKey) Push(s any)         { *h = append(*h, s.(*stream)) }
+
+func (h *byKey) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
 }
 
 func (f *finder) newest(all []*part) *newest {
 	n := &newest{f: f}
 	for _, p := range all {
 		if p.segment == 0 || p.lowest < f.to {
-			n.all = append(n.all, waiting{key: min(p.top, f.to), part: p})
+			n.all = append(n.all, &stream{part: p, closed: true, keys: []int64{min(p.top, f.to)}})
 		}
 	}
-	for i := len(n.all)/2 - 1; i >= 0; i-- {
-		n.down(i)
-	}
+	heap.Init(&n.all)
 	return n
-}
-
-// refill makes sure that a stream has a key; false at its end.
-func (n *newest) refill(s *stream) bool {
-	if len(s.keys) == 0 && s.next != nil && n.err == nil {
-		n.err = n.f.more(s)
-	}
-	return len(s.keys) > 0 && n.err == nil
-}
-
-func (n *newest) down(i int) {
-	for {
-		highest := i
-		for c := 2*i + 1; c <= 2*i+2 && c < len(n.all); c++ {
-			if n.all[c].key > n.all[highest].key {
-				highest = c
-			}
-		}
-		if highest == i {
-			return
-		}
-		n.all[i], n.all[highest] = n.all[highest], n.all[i]
-		i = highest
-	}
-}
-
-func (n *newest) push(w waiting) {
-	n.all = append(n.all, w)
-	for i := len(n.all) - 1; i > 0 && n.all[i].key > n.all[(i-1)/2].key; i = (i - 1) / 2 {
-		n.all[i], n.all[(i-1)/2] = n.all[(i-1)/2], n.all[i]
-	}
-}
-
-func (n *newest) pop() waiting {
-	first, last := n.all[0], len(n.all)-1
-	n.all[0] = n.all[last]
-	n.all = n.all[:last]
-	n.down(0)
-	return first
 }
 
 // take takes up to limit keys.
 func (n *newest) take(limit int) (keys []int64, err error) {
-	for len(keys) < limit && len(n.all) > 0 && n.err == nil {
-		if n.all[0].stream == nil {
-			n.open(n.pop().part)
+	for len(keys) < limit && len(n.all) > 0 && err == nil {
+		s := n.all[0]
+		if s.closed {
+			heap.Pop(&n.all)
+			err = n.open(s.part)
 			continue
 		}
-		s := n.all[0].stream
 		keys, s.keys = append(keys, s.keys[0]), s.keys[1:]
-		if n.refill(s) {
-			n.all[0].key = s.keys[0]
-			n.down(0)
+		if err = n.f.more(s); len(s.keys) > 0 {
+			heap.Fix(&n.all, 0)
 		} else {
-			n.pop()
+			heap.Pop(&n.all)
 		}
 	}
-	return keys, n.err
+	return keys, err
 }
 
-// open replaces a part by its streams.
-func (n *newest) open(p *part) {
-	var all []*stream
-	all, n.err = n.f.streams(p)
+// open adds the streams of a part.
+func (n *newest) open(p *part) error {
+	all, err := n.f.streams(p)
 	for _, s := range all {
-		if n.refill(s) {
-			n.push(waiting{key: s.keys[0], stream: s})
+		if err == nil {
+			err = n.f.more(s)
+		}
+		if len(s.keys) > 0 {
+			heap.Push(&n.all, s)
 		}
 	}
+	return err
 }
 
 // listFound is List for a query whose entries are found by a term.
@@ -508,13 +480,7 @@ func (v *view) listFound(ctx context.Context, page storage.Page, q storage.Query
 		return found, err
 	}
 	// Another user has the same hash: each entry is looked at.
-	again := newFinder(ctx, v, &q, k)
-	defer func() { err = errors.Join(err, again.close()) }()
-	again.to = f.to
-	if all, err = again.parts(); err != nil {
-		return page, err
-	}
-	if keys, err = v.take(ctx, again.newest(all), &q, k, false); err != nil || len(keys) == 0 {
+	if keys, err = v.take(ctx, f.newest(all), &q, k, false); err != nil || len(keys) == 0 {
 		return page, err
 	}
 	return v.page(ctx, page, []run{v.among(&q, k, keys)}, q.PageLimit(), 0)

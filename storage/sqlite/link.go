@@ -167,9 +167,8 @@ func (s statement) exec(args ...driver.NamedValue) (driver.Result, error) {
 	return s.Stmt.(driver.StmtExecContext).ExecContext(context.Background(), args)
 }
 
-// numbers reads the columns of the first row, which are numbers; ok is false when there is
-// none.
-func (s statement) numbers(row []driver.Value, args ...driver.NamedValue) (ok bool, err error) {
+// first reads the first row into row; ok is false when there is none.
+func (s statement) first(row []driver.Value, args ...driver.NamedValue) (ok bool, err error) {
 	rows, err := s.Stmt.(driver.StmtQueryContext).QueryContext(context.Background(), args)
 	if err != nil {
 		return false, err
@@ -203,7 +202,7 @@ func (s statement) each(row []driver.Value, f func() error, args ...driver.Named
 // number is the first column of the first row; ok is false when there is none.
 func (s statement) number(args ...driver.NamedValue) (n int64, ok bool, err error) {
 	var row [1]driver.Value
-	ok, err = s.numbers(row[:], args...)
+	ok, err = s.first(row[:], args...)
 	n, _ = row[0].(int64)
 	return n, ok, err
 }
@@ -240,7 +239,7 @@ func (w *writer) code(t text) (int64, error) {
 }
 
 func (l *link) findOrMake(t text) (int64, error) {
-	args := []driver.NamedValue{{Ordinal: 1, Value: t.text}, {Ordinal: 2}}
+	args := numbered(t.text, nil)
 	if t.action {
 		args[1].Value = t.class
 	}

@@ -90,15 +90,7 @@ func (w *writer) put(batch []*job) error {
 	if err := w.insertRows(); err != nil {
 		return err
 	}
-	return w.saveAll()
-}
-
-// saveAll writes in the transaction what follows from what it has changed.
-func (w *writer) saveAll() error {
-	if err := w.changes.save(w.link); err != nil {
-		return err
-	}
-	return w.index.save()
+	return w.changes.save(w.link)
 }
 
 // add gathers an entry that seems to be new, and writes any other at once.
@@ -171,7 +163,7 @@ func (w *writer) insertRows() error {
 		case err != nil:
 			return err
 		case done:
-			w.inserted(&rows[i])
+			err = w.inserted(&rows[i])
 		default:
 			err = w.putOne(&rows[i])
 		}
@@ -201,15 +193,15 @@ func (w *writer) insertTogether(rows []row) (done bool, err error) {
 }
 
 // inserted notes a row that is new.
-func (w *writer) inserted(r *row) {
+func (w *writer) inserted(r *row) error {
 	w.changes.add(hourOf(r.key), r.group, 1)
-	w.index.add(r.key)
 	switch {
 	case r.args[argStray] == elsewhere:
 		w.elsewhere = true
 	case r.args[argStatus] == pendingCode:
 		w.open.Add(r.id, place{r.key, r.group})
 	}
+	return w.index.add(r.key)
 }
 
 var pendingCode = int64(storage.Pending.Code())
@@ -236,8 +228,7 @@ func (w *writer) putOne(r *row) error {
 			return err
 		}
 		if done {
-			w.inserted(r)
-			return nil
+			return w.inserted(r)
 		}
 		old, there, err := w.find(r)
 		if err != nil {
@@ -285,7 +276,7 @@ func (w *writer) update(r *row, old place) (done bool, err error) {
 	}
 	var before, after []postings.Posting
 	if indexed {
-		if before, err = w.index.rows(nil, old.key); err != nil {
+		if before, err = w.index.postings(old.key); err != nil {
 			return false, err
 		}
 	}
@@ -298,7 +289,7 @@ func (w *writer) update(r *row, old place) (done bool, err error) {
 	if !indexed {
 		return true, nil
 	}
-	if after, err = w.index.rows(nil, old.key); err == nil && !slices.Equal(before, after) {
+	if after, err = w.index.postings(old.key); err == nil && !slices.Equal(before, after) {
 		err = w.mend(w.index.again([]int64{old.key}, before))
 	}
 	return true, err
@@ -313,12 +304,12 @@ func (l *link) set(i int, r *row) {
 
 // place asks one of the statements that look for an entry.
 func (l *link) place(find statement, r *row, key ...int64) (p place, ok bool, err error) {
-	args := []driver.NamedValue{{Ordinal: 1, Value: r.args[argID]}}
+	args := numbered(r.args[argID])
 	if len(key) > 0 {
-		args = append(args, driver.NamedValue{Ordinal: 2, Value: key[0]})
+		args = numbered(r.args[argID], key[0])
 	}
 	var v [4]driver.Value
-	ok, err = find.numbers(v[:], args...)
+	ok, err = find.first(v[:], args...)
 	if !ok || err != nil {
 		return p, false, err
 	}

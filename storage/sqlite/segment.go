@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"cmp"
+	"container/heap"
 	"database/sql/driver"
 	"errors"
 	"slices"
@@ -55,9 +56,8 @@ type indexer struct {
 	upto      int64
 	unindexed int
 	many      bool
-	// added and late are the transaction's under way: entries, and those with keys below upto.
+	// added are the transaction's under way.
 	added int
-	late  []int64
 	// failed is when segments could last not be made; resets is how often all were forgotten.
 	failed  time.Time
 	warning rate.Sometimes
@@ -70,7 +70,7 @@ const maxUnindexed = 16_384
 // load reads what the database says.
 func (x *indexer) load() error {
 	var v [2]driver.Value
-	ok, err := x.link.unindexed.numbers(v[:], numbered(int64(maxUnindexed))...)
+	ok, err := x.link.unindexed.first(v[:], numbered(int64(maxUnindexed))...)
 	if err == nil && !ok {
 		err = errors.New("the audit log's table of unindexed entries is empty")
 	}
@@ -80,21 +80,12 @@ func (x *indexer) load() error {
 	return err
 }
 
-// add notes an entry that was inserted.
-func (x *indexer) add(key int64) {
+// add notes an entry that is not indexed: it is new, or has changed.
+func (x *indexer) add(key int64) (err error) {
 	if x.added++; key < x.upto {
-		x.late = append(x.late, key)
+		_, err = x.link.addLate.exec(numbered(key)...)
 	}
-}
-
-// save writes in the transaction which entries came late.
-func (x *indexer) save() error {
-	for _, key := range x.late {
-		if _, err := x.link.addLate.exec(numbered(key)...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // done hears how the transaction ended.
@@ -102,7 +93,7 @@ func (x *indexer) done(committed bool) {
 	if committed {
 		x.unindexed += x.added
 	}
-	x.added, x.late = 0, x.late[:0]
+	x.added = 0
 }
 
 // due is how many entries are enough for a segment, and few enough for a step; 0 if there are
@@ -442,13 +433,10 @@ type block struct {
 // blockAt is the first block of a segment whose last posting is at a place or behind it.
 func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err error) {
 	var row [3]driver.Value
-	err = x.link.blockAt.each(row[:], func() error {
-		ok = true
-		b.id, _ = row[0].(int64)
-		b.place, _ = row[1].([]byte)
-		b.bytes, _ = row[2].([]byte)
-		return nil
-	}, numbered(segment, place)...)
+	ok, err = x.link.blockAt.first(row[:], numbered(segment, place)...)
+	b.id, _ = row[0].(int64)
+	b.place, _ = row[1].([]byte)
+	b.bytes, _ = row[2].([]byte)
 	return b, ok, err
 }
 
@@ -456,11 +444,11 @@ func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err er
 // and says how many it has read.
 func (x *indexer) merge(target int64, from []segment, most int) (read int, _ error) {
 	var row [1]driver.Value
-	if err := x.link.lastPlace.each(row[:], func() error { return nil }, numbered(target)...); err != nil {
+	if _, err := x.link.lastPlace.first(row[:], numbered(target)...); err != nil {
 		return 0, err
 	}
 	begun, _ := row[0].([]byte)
-	var sources []*source
+	var sources byNext
 	for _, segment := range from {
 		s := &source{segment: segment}
 		more, err := s.start(x, begun)
@@ -472,11 +460,10 @@ func (x *indexer) merge(target int64, from []segment, most int) (read int, _ err
 			sources = append(sources, s)
 		}
 	}
-	h := heap{sources}
-	h.init()
+	heap.Init(&sources)
 	into := blocks{x: x, segment: target}
-	for len(h.sources) > 0 && (read < most || !into.full()) {
-		s := h.sources[0]
+	for len(sources) > 0 && (read < most || !into.full()) {
+		s := sources[0]
 		if err := into.add(&s.next); err != nil {
 			return read, err
 		}
@@ -485,10 +472,13 @@ func (x *indexer) merge(target int64, from []segment, most int) (read int, _ err
 		if err != nil {
 			return read, err
 		}
-		read += s.read - before
-		h.moved(more)
+		if read += s.read - before; more {
+			heap.Fix(&sources, 0)
+		} else {
+			heap.Pop(&sources)
+		}
 	}
-	if err := into.flush(); err != nil || len(h.sources) > 0 {
+	if err := into.flush(); err != nil || len(sources) > 0 {
 		return read, err
 	}
 	for _, s := range from {
@@ -520,38 +510,18 @@ func (s *source) start(x *indexer, place []byte) (bool, error) {
 	}
 }
 
-// heap has the source with the next posting in front.
-type heap struct{ sources []*source }
+// byNext is a heap that has the source with the next posting in front.
+type byNext []*source
 
-func (h *heap) init() {
-	for i := len(h.sources)/2 - 1; i >= 0; i-- {
-		h.down(i)
-	}
-}
+func (h *byNext) Len() int           { return len(*h) }
+func (h *byNext) Less(i, j int) bool { return (*h)[i].next.Compare(&(*h)[j].next) < 0 }
+func (h *byNext) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
+func (h *byNext) Push(s any)         { *h = append(*h, s.(*source)) }
 
-// moved hears that the first source has advanced, or has come to its end.
-func (h *heap) moved(more bool) {
-	if last := len(h.sources) - 1; !more {
-		h.sources[0] = h.sources[last]
-		h.sources = h.sources[:last]
-	}
-	h.down(0)
-}
-
-func (h *heap) down(i int) {
-	for {
-		least := i
-		for c := 2*i + 1; c <= 2*i+2 && c < len(h.sources); c++ {
-			if h.sources[c].next.Compare(&h.sources[least].next) < 0 {
-				least = c
-			}
-		}
-		if least == i {
-			return
-		}
-		h.sources[i], h.sources[least] = h.sources[least], h.sources[i]
-		i = least
-	}
+func (h *byNext) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
 }
 
 // forget removes postings, which are sorted, from all segments that have them, whatever
@@ -625,21 +595,21 @@ func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting,
 
 // indexed says whether the entry at a key has its postings in a segment.
 func (x *indexer) indexed(key int64) (bool, error) {
-	if key >= x.upto || slices.Contains(x.late, key) {
+	if key >= x.upto {
 		return false, nil
 	}
 	_, late, err := x.link.isLate.number(numbered(key)...)
 	return !late, err
 }
 
-// rows adds the postings of the entry at a key.
-func (x *indexer) rows(list []postings.Posting, key int64) ([]postings.Posting, error) {
+// postings are those of the entry at a key.
+func (x *indexer) postings(key int64) ([]postings.Posting, error) {
 	var row [7]driver.Value
-	err := x.link.rowAt.each(row[:], func() error {
-		list = appendPostings(list, row[:])
-		return nil
-	}, numbered(key)...)
-	return list, err
+	there, err := x.link.rowAt.first(row[:], numbered(key)...)
+	if !there || err != nil {
+		return nil, err
+	}
+	return appendPostings(nil, row[:]), nil
 }
 
 // again has an entry that is indexed, and has changed, indexed once more: before are its
@@ -650,11 +620,10 @@ func (x *indexer) again(keys []int64, before []postings.Posting) error {
 		return err
 	}
 	for _, key := range keys {
-		if _, err := x.link.addLate.exec(numbered(key)...); err != nil {
+		if err := x.add(key); err != nil {
 			return err
 		}
 	}
-	x.added += len(keys)
 	return nil
 }
 
@@ -666,7 +635,7 @@ func (x *indexer) reset() error {
 		}
 	}
 	x.resets.Add(1)
-	x.upto, x.late = 0, x.late[:0]
+	x.upto = 0
 	_, err := x.link.setUpto.exec(numbered(x.upto)...)
 	return err
 }

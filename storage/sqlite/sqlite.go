@@ -480,7 +480,7 @@ func (w *writer) unlink(ctx context.Context, v *view, userID string, below int64
 		indexed, err := w.index.indexed(key)
 		var before []postings.Posting
 		if err == nil && indexed {
-			before, err = w.index.rows(nil, key)
+			before, err = w.index.postings(key)
 		}
 		if err != nil {
 			return n, 0, err

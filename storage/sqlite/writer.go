@@ -375,7 +375,7 @@ func (w *writer) doOne(do func(context.Context, *sql.Tx) error) error {
 		err = do(ctx, tx)
 	}
 	if err == nil {
-		err = w.saveAll()
+		err = w.changes.save(w.link)
 	}
 	if err == nil {
 		err = tx.Commit()

@@ -1,7 +1,7 @@
 // Package postings is the form in which the SQLite store keeps its index of users,
 // addresses and identifiers: sorted blocks of postings, of which each says that an entry
 // has a term (the words are those of inverted indexes and of log-structured merge trees).
-// It knows nothing of SQL.
+// It knows nothing of SQL. Nothing in it is safe for concurrent use.
 package postings
 
 import (
@@ -67,7 +67,7 @@ const placeSize = 1 + 8 + 8 + 8
 
 // Place is where a posting stands, in bytes that compare as postings do.
 func (p *Posting) Place() []byte {
-	b := append(make([]byte, 0, placeSize+1), byte(p.Kind))
+	b := append(make([]byte, 0, placeSize), byte(p.Kind))
 	b = binary.BigEndian.AppendUint64(b, uint64(p.Hash)) //nolint:gosec // its bits
 	b = binary.BigEndian.AppendUint64(b, p.Group)
 	return binary.BigEndian.AppendUint64(b, ^uint64(p.Key)) //nolint:gosec // its bits
