@@ -101,7 +101,7 @@ func startAll(ctx context.Context, dir string, of []variant, profiles string) (f
 		}
 		f.of[v.name] = s
 	}
-	if f.fsync, err = fsyncTime(dir); err != nil {
+	if f.fsync, err = fsyncTime(dir, 512, 0); err != nil {
 		f.stop()
 		return nil, err
 	}

@@ -38,6 +38,9 @@ func signInCommand() *cobra.Command {
 	return c
 }
 
+// twoPages of 4 KiB, with their heads, are what SQLite's log has of one entry.
+const twoPages = 2 * (4096 + 24)
+
 func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq request) error {
 	of := o.chosen()
 	f, err := startAll(ctx, o.dir, of, "")
@@ -66,10 +69,14 @@ func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq reque
 	if err != nil {
 		return err
 	}
+	paced, err := fsyncTime(f.dir, twoPages, time.Second/time.Duration(perSecond))
+	if err != nil {
+		return err
+	}
 	base := measured[plain]
 	at := func(r []*result, q float64) float64 { return median(r, func(r *result) float64 { return r.at(q) }) }
-	_, _ = fmt.Fprintf(w, "\n%d requests/s, %d rounds of %d s, interleaved; one fdatasync: %s; CPU of the server behind: %.0f µs a request\n\n",
-		perSecond, o.rounds, o.seconds, f.fsync.Round(time.Microsecond), quantile(upstream, 0.5))
+	_, _ = fmt.Fprintf(w, "\n%d requests/s, %d rounds of %d s, interleaved; one fdatasync: %s, of two pages at this rate %s; CPU of the server behind: %.0f µs a request\n\n",
+		perSecond, o.rounds, o.seconds, f.fsync.Round(time.Microsecond), paced.Round(time.Microsecond), quantile(upstream, 0.5))
 	var rows [][]string
 	for _, v := range of {
 		m := measured[v.name]

@@ -48,8 +48,9 @@ type Handler struct {
 	BasePath string `json:"base_path,omitempty"`
 
 	// How durable an entry is before the client sees the answer: `fsync` (on disk;
-	// the default), `commit` (survives a killed process, not a power cut) or `async`
-	// (in a bounded queue of 10,000; the answer waits for nothing).
+	// the default), `commit` (survives a killed process, not a power cut, which takes about
+	// the last second) or `async` (in a bounded queue of 10,000, written ten times a second;
+	// the answer waits for nothing).
 	Durability string `json:"durability,omitempty"`
 
 	// What happens when an entry cannot be written: `open` (the request goes on,

@@ -3,16 +3,12 @@ package recorder
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"net/http"
 	"net/textproto"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 )
 
 const (
@@ -74,8 +71,8 @@ type Sessions struct {
 	Metrics *Metrics
 
 	profile  *profile.Profile
-	kept     []string   // names of the header fields that an entry may need, see kept
-	macs     *sync.Pool // of *mac
+	kept     []string // names of the header fields that an entry may need, see kept
+	keyed    *redact.Keyed
 	owners   *lru.Cache[credential, Session]
 	flows    *flows
 	verdicts *lru.Cache[credential, verdict]
@@ -114,34 +111,12 @@ func NewSessions(p *profile.Profile, key []byte) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	macs := sync.Pool{New: func() any { return &mac{keyed: hmac.New(sha256.New, key)} }}
-	return &Sessions{profile: p, kept: keptOf(p), macs: &macs, owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
+	return &Sessions{profile: p, kept: keptOf(p), keyed: redact.NewKeyed(key), owners: owners, flows: flows, verdicts: verdicts, slots: make(chan struct{}, maxLookups), readers: make(chan struct{}, maxAuthorisations), warning: rate.Sometimes{Interval: time.Second}, now: time.Now}, nil
 }
-
-// mac makes keyed hashes.
-type mac struct {
-	keyed hash.Hash
-	// text and sum are used again and again.
-	text []byte
-	sum  [sha256.Size]byte
-}
-
-// maxMacText is the longest text whose memory is kept.
-const maxMacText = 4 << 10
 
 func (s *Sessions) hash(domain string, values ...string) credential {
-	m := s.macs.Get().(*mac)
-	m.keyed.Reset()
-	m.text = append(m.text[:0], domain...)
-	for _, v := range values {
-		m.text = append(append(m.text, 0), v...)
-	}
-	_, _ = m.keyed.Write(m.text) // a hash never fails
-	sum := credential(m.keyed.Sum(m.sum[:0])[:len(credential{})])
-	if clear(m.text); len(m.text) <= maxMacText {
-		s.macs.Put(m)
-	}
-	return sum
+	sum := s.keyed.Sum(domain, values...)
+	return credential(sum[:len(credential{})])
 }
 
 // credentials are those of one request.

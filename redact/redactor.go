@@ -1,8 +1,6 @@
 package redact
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -68,8 +66,8 @@ type Redactor struct {
 	strategy Strategy
 	names    map[string]class // normalised field name -> class
 	rules    bool             // whether the built-in name rules apply
-	key      []byte           // nil: HashTag has nothing to hash with
-	keyID    string           // 8 hex digits that name the key
+	keyed    *Keyed           // nil: HashTag has nothing to hash with
+	tag      string           // what each tag begins with: it names the key
 	maxBytes int
 	maxDepth int
 }
@@ -91,8 +89,9 @@ func New(o Options) (*Redactor, error) {
 		return nil, err
 	}
 	if len(o.Key) > 0 {
-		r.key = slices.Clone(o.Key)
-		r.keyID = hex.EncodeToString(r.sum("key id", "")[:4])
+		r.keyed = NewKeyed(o.Key)
+		id := r.keyed.Sum(tagPurpose, "key id", "")
+		r.tag = "hmac-sha256:" + hex.EncodeToString(id[:4]) + ":"
 	}
 	return r, r.setFields(o.Fields, o.AddFields)
 }
@@ -143,19 +142,15 @@ func (r *Redactor) setFields(fields, added []string) error {
 // different fields held the same value. Without a key it is Placeholder:
 // there is no unkeyed fallback.
 func (r *Redactor) HashTag(field, value string) string {
-	if r.key == nil {
+	if r.keyed == nil {
 		return Placeholder
 	}
-	name := appendNormal(nil, []byte(field))
-	sum := r.sum(string(name), value)
-	return "hmac-sha256:" + r.keyID + ":" + base64.RawURLEncoding.EncodeToString(sum[:16])
+	var room [maxKeyBytes]byte
+	name := appendNormal(room[:0], []byte(field)) // never holds a NUL
+	sum := r.keyed.Sum(tagPurpose, string(name), value)
+	out := append(room[:0], r.tag...)
+	return string(base64.RawURLEncoding.AppendEncode(out, sum[:16]))
 }
 
-// sum is the HMAC of a field and a value. The NUL keeps ("a","bc") and
-// ("ab","c") apart: a normalised name never holds one.
-func (r *Redactor) sum(field, value string) []byte {
-	h := hmac.New(sha256.New, r.key)
-	h.Write([]byte("caddy-audit-log/redact/v1\x00" + field + "\x00"))
-	h.Write([]byte(value))
-	return h.Sum(nil)
-}
+// tagPurpose keeps tags apart from all else that is made of the same key.
+const tagPurpose = "caddy-audit-log/redact/v1"

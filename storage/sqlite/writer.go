@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -86,7 +85,7 @@ type writer struct {
 	stopped chan struct{} // closed by run when the queue is empty and done
 	texts   *lru.Cache[text, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
-	commits atomic.Uint64      // transactions so far: nothing new, nothing to move
+	growth  growth             // of the log
 	guard   guard
 	// changes are those of the transaction under way, which counts hears of when it is
 	// committed.
@@ -127,7 +126,7 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, lo
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts, log: log}
+	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts, log: log, growth: newGrowth()}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
@@ -350,12 +349,20 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
-	w.commits.Add(1)
+	w.growth.add(entriesOf(batch))
 	w.changes.tell(w.counts)
 	if then := batch[0].then; then != nil {
 		then()
 	}
 	return nil
+}
+
+// entriesOf is how many entries the jobs write.
+func entriesOf(batch []*job) (n int) {
+	for _, j := range batch {
+		n += len(j.entries)
+	}
+	return n
 }
 
 // doOne runs what is not the writing of entries in a transaction. The minute is a hang
@@ -477,7 +484,7 @@ func (w *writer) tendOnce(want int) (n int, err error) {
 		w.changes.known = false
 		return 0, err
 	}
-	w.commits.Add(1)
+	w.growth.add(n)
 	return n, nil
 }
 

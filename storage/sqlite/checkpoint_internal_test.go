@@ -1,0 +1,64 @@
+package sqlite
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestCheckpointsAreWorthTheirWhile: few transactions share one, many do not wait for long.
+func TestCheckpointsAreWorthTheirWhile(t *testing.T) {
+	for name, c := range map[string]struct {
+		before  int           // transactions during the checkpoint before
+		entries int           // of each of those that come then
+		every   time.Duration // one of them comes
+		want    time.Duration
+	}{
+		"one":                         {before: 1, want: growthLife},
+		"a sign-in now and then":      {entries: 1, every: 67 * time.Millisecond, want: 67*time.Millisecond + growthLife},
+		"many":                        {entries: 1, every: time.Millisecond, want: muchGrowth * time.Millisecond},
+		"many have come already":      {before: muchGrowth, want: 0},
+		"large ones":                  {entries: 31 * fewEntries, every: 10 * time.Millisecond, want: 20 * time.Millisecond},
+		"one, and many after a while": {before: 1, entries: 1, every: 5 * time.Millisecond, want: (muchGrowth - 1) * 5 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &writer{growth: newGrowth()}
+				for range c.before {
+					w.growth.add(1)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				var others sync.WaitGroup
+				defer others.Wait()
+				defer cancel()
+				others.Go(func() {
+					for c.every > 0 && ctx.Err() == nil {
+						time.Sleep(c.every)
+						w.growth.add(c.entries)
+					}
+				})
+				began := time.Now()
+				if !(&checkpointer{store: &Store{writer: w}}).await(ctx) {
+					t.Fatal("it did not wait to the end")
+				}
+				if took := time.Since(began); took != c.want {
+					t.Errorf("it waited %s, want %s", took, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestNothingNewIsNoCheckpoint: without transactions nobody wakes up.
+func TestNothingNewIsNoCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		if (&checkpointer{store: &Store{writer: &writer{growth: newGrowth()}}}).await(ctx) || time.Since(began) < time.Hour {
+			t.Errorf("it did not wait for the first transaction: %s", time.Since(began))
+		}
+	})
+}
