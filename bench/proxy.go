@@ -54,6 +54,7 @@ type fleet struct {
 	of       map[string]*server
 	missing  []string      // variants that this machine does not have, and why
 	profiles string        // folder for profiles of CPU; "": none
+	db       string        // a database that each audit log gets a copy of; "": empty ones
 	fsync    time.Duration // one fdatasync where the databases are
 }
 
@@ -66,11 +67,12 @@ func (f *fleet) stop() {
 }
 
 // startAll starts the variants; what is not on this machine is left out and named.
-func startAll(ctx context.Context, dir string, of []variant, profiles string) (f *fleet, err error) {
-	if dir, err = os.MkdirTemp(dir, "bench"); err != nil {
+func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error) {
+	dir, err := os.MkdirTemp(o.dir, "bench")
+	if err != nil {
 		return nil, err
 	}
-	f = &fleet{dir: dir, of: map[string]*server{}, profiles: profiles}
+	f = &fleet{dir: dir, of: map[string]*server{}, profiles: o.profiles, db: o.db}
 	caddy, err := build(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -114,6 +116,11 @@ func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 	dir, admin, adminPort := filepath.Join(f.dir, name), "off", 0
 	if err = errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
+	}
+	if f.db != "" && v.store == "" && strings.HasPrefix(v.site, "audit_log") {
+		if err := exec.Command("cp", f.db, filepath.Join(dir, "audit.db")).Run(); err != nil {
+			return nil, fmt.Errorf("copying %s: %w", f.db, err)
+		}
 	}
 	if f.profiles != "" {
 		if adminPort, err = freePort(); err != nil {
@@ -195,6 +202,7 @@ func proxyCommand() *cobra.Command {
 	f := c.Flags()
 	f.IntSliceVar(&o.clients, "clients", []int{64}, "connections")
 	f.IntSliceVar(&o.answers, "answer", []int{0}, "bytes of JSON that the server answers; 0: a sign-in's 600")
+	f.StringVar(&o.db, "db", "", "a database of `log --db`: each audit log gets a copy of it")
 	f.StringVar(&o.profiles, "profiles", "", "a folder: CPU profiles of each Caddy, taken in a round more that does not count")
 	f.IntSliceVar(&o.bodies, "body", []int{0}, "bytes of JSON that clients send; 0: a sign-in's 69")
 	return c
@@ -212,6 +220,7 @@ type options struct {
 	dsn     string // a PostgreSQL to compare with
 
 	profiles string // folder for profiles of CPU
+	db       string // a database with entries for the audit logs
 }
 
 func (o *options) flags(c *cobra.Command) {
@@ -235,7 +244,7 @@ func (o *options) chosen() []variant {
 
 func proxy(ctx context.Context, w io.Writer, o options) error {
 	of := o.chosen()
-	f, err := startAll(ctx, o.dir, of, o.profiles)
+	f, err := startAll(ctx, o, of)
 	if err != nil {
 		return err
 	}

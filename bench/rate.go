@@ -43,7 +43,7 @@ const twoPages = 2 * (4096 + 24)
 
 func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq request) error {
 	of := o.chosen()
-	f, err := startAll(ctx, o.dir, of, "")
+	f, err := startAll(ctx, o, of)
 	if err != nil {
 		return err
 	}

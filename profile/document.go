@@ -29,7 +29,7 @@ type document struct {
 }
 
 // usualMembers is for how many members of an object there is room at first.
-const usualMembers = 8
+const usualMembers = 4
 
 // read reads a body. It is readable if it is a document within the bounds.
 func (d *document) read(body []byte) {

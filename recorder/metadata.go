@@ -45,7 +45,7 @@ type failure struct {
 }
 
 // usualMetadata is for how many bytes there is room at first.
-const usualMetadata = 320
+const usualMetadata = 208
 
 // json writes it as json.Marshal does, which costs four times as much and is the same for
 // every entry. RequestBody must be compact; an error says that it is no JSON.

@@ -25,25 +25,26 @@ type lookup struct {
 
 // lookups are those of a query; none if no term finds its entries.
 func lookups(q *storage.Query) (list []lookup) {
-	add := func(kind postings.Kind, text, where string, arg any, statuses ...storage.Status) {
-		l := lookup{Term: postings.Term{Kind: kind, Hash: storage.TextHash(text)}, where: where, arg: arg}
+	add := func(kind postings.Kind, text, where string, statuses ...storage.Status) *lookup {
+		hash := storage.TextHash(text)
+		l := lookup{Term: postings.Term{Kind: kind, Hash: hash}, where: where, arg: hash}
 		for s := range l.statuses {
 			l.statuses[s] = (len(statuses) == 0 || slices.Contains(statuses, storage.StatusOf(s))) && (q.Status == "" || s == q.Status.Code())
 		}
 		list = append(list, l)
+		return &list[len(list)-1]
 	}
 	switch {
 	case q.UserID != nil && *q.UserID != "":
-		add(postings.User, *q.UserID, "user_hash = ?", storage.TextHash(*q.UserID))
+		add(postings.User, *q.UserID, "user_hash = ?")
 		if q.Widened() {
-			add(postings.Identifier, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NULL", storage.TextHash(q.IdentifierHash), storage.Failed, storage.Pending)
+			add(postings.Identifier, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NULL", storage.Failed, storage.Pending)
 		}
 	case q.UserID == nil && q.IdentifierHash != "":
-		hash := storage.TextHash(q.IdentifierHash)
-		add(postings.Identifier, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NULL", hash)
-		add(postings.Owned, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NOT NULL", hash)
+		add(postings.Identifier, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NULL")
+		add(postings.Owned, q.IdentifierHash, "identifier_hash = ? AND user_hash IS NOT NULL")
 	case q.IPAddress != "":
-		add(postings.Address, q.IPAddress, "ip = ?", q.IPAddress)
+		add(postings.Address, q.IPAddress, "ip = ?").arg = q.IPAddress
 	}
 	return list
 }

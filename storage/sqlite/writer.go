@@ -349,7 +349,7 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
-	w.growth.add(entriesOf(batch))
+	w.growth.add(sizeOf(batch))
 	w.changes.tell(w.counts)
 	if then := batch[0].then; then != nil {
 		then()
@@ -357,10 +357,12 @@ func (w *writer) transact(batch []*job) error {
 	return nil
 }
 
-// entriesOf is how many entries the jobs write.
-func entriesOf(batch []*job) (n int) {
+// sizeOf is how much the jobs write, in entries. Retention and the like change many pages.
+func sizeOf(batch []*job) (n int) {
 	for _, j := range batch {
-		n += len(j.entries)
+		if n += len(j.entries); j.do != nil {
+			n += muchGrowth * fewEntries
+		}
 	}
 	return n
 }
@@ -440,22 +442,6 @@ func (w *writer) tend() bool {
 		})
 	}
 	return false
-}
-
-// rebuild begins the index anew, since it is damaged: nothing is in it that the entries do not
-// say.
-func (w *writer) rebuild(why error) error {
-	return w.link.transact(func() error { return w.mend(why) })
-}
-
-// mend is rebuild in a transaction, if the error asks for it; others it returns.
-func (w *writer) mend(why error) error {
-	if !errors.Is(why, postings.ErrDamaged) {
-		return why
-	}
-	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
-	w.changes.known = false // it is read at the next transaction
-	return w.index.reset()
 }
 
 // tendAgain is how long tend waits after a failure.
