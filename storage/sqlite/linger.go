@@ -4,9 +4,10 @@ import "time"
 
 // After a transaction of lingerFrom callers the next ones wait for more, for lingerFor each,
 // until one has fewer than lingerUntil: 64 connections through the proxy share 10 without it
-// and 20 with it, 8 connections never wait (docs/performance.md). When waiting does not bring
-// a fourth more, the next transactions do not wait: one, and each time that it goes on like
-// this twice as many, up to longestPause.
+// and 20 with it, 8 connections never wait (docs/performance.md). When the second half of the
+// time does not bring an eighth more, the next transactions do not wait: one, and each time
+// that it goes on like this twice as many, up to longestPause. The first half is no sign:
+// writers who only wait for their last transaction come at once, and then nobody.
 const (
 	lingerFrom   = 16
 	lingerUntil  = 8
@@ -41,9 +42,10 @@ func (l *linger) due() bool {
 	return l.full
 }
 
-// done hears how many callers a transaction had before it waited, and after.
-func (l *linger) done(before, after int) {
-	if 4*(after-before) >= before {
+// done hears how many callers a transaction had before it waited, and how many came in the
+// second half of the time.
+func (l *linger) done(before, late int) {
+	if 8*late >= before {
 		l.pause = 0
 	} else {
 		l.pause = min(max(1, 2*l.pause), longestPause)

@@ -16,7 +16,7 @@ func TestWaitingForMoreStopsWhereNobodyComes(t *testing.T) {
 	if l.shared(lingerUntil); !l.due() {
 		t.Fatal("transactions are full, and nobody waits")
 	}
-	l.done(8, 10)
+	l.done(8, 1)
 	for _, between := range []int{0, 1, 2, 4, 8, 16, 32, 64, 64, 64} {
 		for n := range between {
 			if l.due() {
@@ -26,16 +26,16 @@ func TestWaitingForMoreStopsWhereNobodyComes(t *testing.T) {
 		if !l.due() {
 			t.Fatalf("after %d transactions nobody tries again", between)
 		}
-		l.done(1, 1)
+		l.done(8, 0)
 	}
 	for !l.due() {
 	}
-	l.done(1, 2)
+	l.done(1, 1)
 	for range 10 {
 		if !l.due() {
 			t.Fatal("it was worth it, and nobody waits")
 		}
-		l.done(8, 10)
+		l.done(8, 1)
 	}
 	if l.shared(lingerUntil - 1); l.due() {
 		t.Fatal("transactions are not full any more, and one waits")

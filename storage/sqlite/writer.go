@@ -251,19 +251,29 @@ func (w *writer) run() {
 // on a busy machine that are callers with more entries, and a transaction costs the same for
 // all of them; on an idle one there is nobody, and nobody waits. Under a load that fills
 // transactions they wait a little to be fuller (PostgreSQL calls that commit_delay and
-// commit_siblings), unless it turns out that all who write are waiting already.
+// commit_siblings), unless it turns out that all who write are waiting already (linger).
 func (w *writer) gather(first *job) []*job {
 	runtime.Gosched()
 	batch, n := w.take([]*job{first}, len(first.entries))
 	if n < maxBatch && w.linger.due() {
-		came := len(batch)
+		came, half := len(batch), time.Now().Add(lingerFor/2)
 		time.Sleep(lingerFor)
 		runtime.Gosched()
 		batch, _ = w.take(batch, n)
-		w.linger.done(came, len(batch))
+		w.linger.done(came, queuedAfter(half, batch[came:]))
 	}
 	w.linger.shared(len(batch))
 	return batch
+}
+
+// queuedAfter counts the jobs that came after a time.
+func queuedAfter(t time.Time, jobs []*job) (n int) {
+	for _, j := range jobs {
+		if j.queued.After(t) {
+			n++
+		}
+	}
+	return n
 }
 
 // take adds to a batch with n entries what is queued, and counts.
