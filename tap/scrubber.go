@@ -1,9 +1,7 @@
 package tap
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -35,8 +33,8 @@ type Scrubber struct {
 	anyForm *regexp.Regexp
 
 	// mu protects the fields below, and makes one exchange wait for another.
-	mu  sync.Mutex
-	key []byte
+	mu    sync.Mutex
+	keyed *redact.Keyed
 	// parts are secrets that are looked for inside of texts, whole those that only
 	// count as a whole value; both with what stands for them.
 	parts, whole map[string]string
@@ -55,13 +53,16 @@ func NewScrubber(keep bool) (*Scrubber, error) {
 	if err != nil {
 		return nil, err
 	}
+	key := make([]byte, redact.MinKeyBytes)
+	if _, err := rand.Read(key); err != nil {
+		return nil, err
+	}
 	s := &Scrubber{
-		names: names, keep: keep, key: make([]byte, 32), parts: make(map[string]string), whole: make(map[string]string),
+		names: names, keep: keep, keyed: redact.NewKeyed(key), parts: make(map[string]string), whole: make(map[string]string),
 		mails: make(map[string]string), jwts: make(map[string]string),
 	}
 	s.forms, s.anyForm = newForms()
-	_, err = rand.Read(s.key)
-	return s, err
+	return s, nil
 }
 
 // Scrub takes the secrets out of an exchange.
@@ -103,9 +104,8 @@ func (s *Scrubber) Addresses() int {
 
 // sum is the keyed hash of a value, for one purpose.
 func (s *Scrubber) sum(purpose, value string) []byte {
-	h := hmac.New(sha256.New, s.key)
-	h.Write([]byte(purpose + "\x00" + value))
-	return h.Sum(nil)
+	sum := s.keyed.Sum(purpose, value)
+	return sum[:]
 }
 
 // stand is what stands for a secret word: about as long as it, and always the same.

@@ -14,8 +14,9 @@ const (
 	// A checkpoint moves the log into the database in the background, so that commits need
 	// not (performance.md section 2, "hybrid"): once the log has grown by muchGrowth, but not
 	// more often than checkpointEvery, and in any case growthLife after it began to grow, since
-	// what was committed without an fsync is lost in a power cut until then. 15 sign-ins a
-	// second share one checkpoint, which costs as much CPU as half of their transactions.
+	// what was committed without an fsync is lost in a power cut until then. Few transactions
+	// share one: with 15 sign-ins a second, a checkpoint for every third of them was 7 % of all
+	// CPU of Caddy (measured with perf).
 	checkpointEvery = 200 * time.Millisecond
 	muchGrowth      = 64
 	growthLife      = time.Second

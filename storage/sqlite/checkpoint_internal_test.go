@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -48,6 +49,16 @@ func TestCheckpointsAreWorthTheirWhile(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestRetentionIsMuch: a step that is no writing of entries changes many pages, and they must
+// not gather.
+func TestRetentionIsMuch(t *testing.T) {
+	g := newGrowth()
+	g.add(sizeOf([]*job{{do: func(context.Context, *sql.Tx) error { return nil }}}))
+	if n := g.n.Load(); n < muchGrowth {
+		t.Errorf("it counts as %d transactions, want %d", n, muchGrowth)
 	}
 }
 
