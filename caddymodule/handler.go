@@ -49,7 +49,7 @@ type Handler struct {
 
 	// How durable an entry is before the client sees the answer: `fsync` (on disk;
 	// the default), `commit` (survives a killed process, not a power cut, which takes about
-	// the last second) or `async` (in a bounded queue of 10,000, written ten times a second;
+	// the last second) or `async` (in a bounded queue of 10,000, written four times a second;
 	// the answer waits for nothing).
 	Durability string `json:"durability,omitempty"`
 

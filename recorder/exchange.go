@@ -220,7 +220,7 @@ func (x *Exchange) complete() (err error) {
 		if p := recover(); p != nil {
 			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
 			x.rec.Writer.Metrics.Entry(x.match.Route.Class, storage.Unknown)
-			x.rec.Writer.Enqueue(x.entry(storage.Unknown, x.observer.Status()), x.rec.Observer)
+			x.rec.enqueue(x.entry(storage.Unknown, x.observer.Status()), x.rec.Observer)
 			err = nil
 		}
 	}()
@@ -275,10 +275,10 @@ func (x *Exchange) completeNow() error {
 		x.withheld = true
 		e = x.finished(answer, outcome)
 		x.hooked(&e)
-		x.rec.Writer.Enqueue(e, x.rec.Observer) // what the upstream did is worth keeping all the same
+		x.rec.enqueue(e, x.rec.Observer) // what the upstream did is worth keeping all the same
 		return ErrRefused
 	}
-	x.rec.Writer.Enqueue(e, x.rec.Observer)
+	x.rec.enqueue(e, x.rec.Observer)
 	return nil
 }
 

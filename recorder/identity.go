@@ -183,7 +183,7 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 	}
 	for _, earlier := range x.rec.Sessions.flows.join(x.step, user) {
 		earlier.UserID = x.rec.Sessions.flows.userOf(x.step).UserID
-		x.rec.Writer.Enqueue(earlier, nil)
+		x.rec.enqueue(earlier, nil)
 	}
 	if e != nil && e.UserID == "" && !x.match.Route.Detached && (e.Status == storage.Success || e.Status == storage.Pending) {
 		x.rec.Sessions.flows.wait(x.step, *e)

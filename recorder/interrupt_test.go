@@ -74,7 +74,7 @@ func TestAQueueOutlastsAStoreThatComesBackAfterTheEnd(t *testing.T) {
 		for range queued {
 			e := storage.Entry{Action: "x", Status: storage.Success}
 			e.Sanitize()
-			w.Enqueue(e, nil)
+			w.Enqueue(storage.Fsync, e, nil)
 		}
 		time.Sleep(time.Minute)
 		time.AfterFunc(2*time.Second, func() { store.set(false) })

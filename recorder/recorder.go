@@ -196,14 +196,10 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 // final entries only, not of intents: o is nil for those.
 func (rec *Recorder) write(e storage.Entry, o Observer) error {
 	if rec.Durability == Async {
-		rec.Writer.Enqueue(e, o)
+		rec.enqueue(e, o)
 		return nil
 	}
-	d := storage.Fsync
-	if rec.Durability == Commit {
-		d = storage.Commit
-	}
-	err := rec.Writer.Write(d, e)
+	err := rec.Writer.Write(rec.stored(), e)
 	switch {
 	case err != nil && rec.Observer != nil:
 		rec.Observer.WriteFailed(err, []storage.Entry{e})
@@ -211,6 +207,17 @@ func (rec *Recorder) write(e storage.Entry, o Observer) error {
 		o.EntryWritten(e)
 	}
 	return err
+}
+
+// enqueue leaves the entry to the background.
+func (rec *Recorder) enqueue(e storage.Entry, o Observer) { rec.Writer.Enqueue(rec.stored(), e, o) }
+
+// stored is how durable entries are once they are written.
+func (rec *Recorder) stored() storage.Durability {
+	if rec.Durability == Fsync {
+		return storage.Fsync
+	}
+	return storage.Commit
 }
 
 // Begin starts to record a request that m says is an event. It returns ErrRefused
@@ -243,7 +250,7 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 			rec.Writer.Metrics.Refused()
 			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
 			x.withheld = true
-			rec.Writer.Enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
+			rec.enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
 			x.release()
 			return nil, ErrRefused
 		}

@@ -406,7 +406,7 @@ func TestAFullQueueSaysHowMuchIsMissing(t *testing.T) {
 		for range sent {
 			e := storage.Entry{Action: "x"}
 			e.Sanitize()
-			if w.Enqueue(e, nil) {
+			if w.Enqueue(storage.Commit, e, nil) {
 				accepted++
 			}
 		}

@@ -367,7 +367,7 @@ func TestRollUpsWaitForAStoreThatFails(t *testing.T) {
 		fill := storage.Entry{Action: "filler"}
 		fill.Sanitize()
 		for range 2 { // the first batch leaves the queue
-			for g.writer.Enqueue(fill, nil) {
+			for g.writer.Enqueue(storage.Commit, fill, nil) {
 			}
 			time.Sleep(time.Second)
 		}

@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,11 +24,13 @@ const (
 	// queueCapacity bounds the entries that wait to be written in the background.
 	queueCapacity = 10000
 	// maxBatch and linger: what the background collects before it commits. Nobody waits
-	// for it, and an entry costs less in a larger transaction (docs/performance.md): with 15
-	// sign-ins a second half as much as with a linger of 20 ms. A crash costs what has come
-	// meanwhile, which PostgreSQL's synchronous_commit=off takes for 600 ms.
-	maxBatch = 256
-	linger   = 100 * time.Millisecond
+	// for it, and an entry costs less in a larger transaction (docs/performance.md): at 15
+	// sign-ins a second most of it is waking up for a batch. A crash costs what has come
+	// meanwhile, which PostgreSQL's synchronous_commit=off takes for 600 ms. With manyQueued
+	// entries it does not linger any longer: the queue must not fill for that.
+	maxBatch   = 256
+	linger     = 250 * time.Millisecond
+	manyQueued = queueCapacity / 5
 	// firstBackoff and maxBackoff space the tries on a store that fails.
 	firstBackoff = 50 * time.Millisecond
 	maxBackoff   = 5 * time.Second
@@ -71,8 +74,10 @@ type Writer struct {
 	// deadlines are those of writes that somebody waits for.
 	deadlines *storage.Deadlines
 	queue     chan item
-	quit      chan struct{}
-	done      chan struct{}
+	// many has a value when there are manyQueued.
+	many chan struct{}
+	quit chan struct{}
+	done chan struct{}
 
 	// batch is run's, to be used again and again.
 	batch []item
@@ -103,9 +108,10 @@ type Writer struct {
 
 // item is what waits in the queue: an entry to write, or a user to unlink.
 type item struct {
-	entry    storage.Entry
-	observer Observer // hears of the entry; may be nil
-	unlink   string
+	entry      storage.Entry
+	durability storage.Durability
+	observer   Observer // hears of the entry; may be nil
+	unlink     string
 	// events is how many events a roll-up stands for; 0 for an entry of one.
 	events uint64
 }
@@ -114,7 +120,7 @@ type item struct {
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
 		store: store, log: log, deadlines: storage.NewDeadlines(context.Background(), writeTimeout), queue: make(chan item, queueCapacity),
-		quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
+		many: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
 	go w.run()
@@ -164,11 +170,16 @@ func (w *Writer) warn(err error) {
 // tries again until the store takes them. When the queue is full the entry is
 // dropped and counted, and the next entry that is written says how many are
 // missing; Enqueue then returns false. One of severity high or critical waits for a
-// place before that, for severePatience at most. The observer hears of it once it is
+// place before that, for severePatience at most, and is written with Fsync, as is all
+// that is written once the Writer was closed. The observer hears of it once it is
 // written; it may be nil.
-func (w *Writer) Enqueue(e storage.Entry, o Observer) bool {
-	i := item{entry: e, observer: o}
-	if w.put(i) || e.Severity >= severity.High && w.putSoon(i) {
+func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool {
+	severe := e.Severity >= severity.High
+	if severe {
+		d = storage.Fsync
+	}
+	i := item{entry: e, durability: d, observer: o}
+	if w.put(i) || severe && w.putSoon(i) {
 		return true
 	}
 	w.drop(i)
@@ -208,10 +219,16 @@ func (w *Writer) put(i item) bool {
 	}
 	select {
 	case w.queue <- i:
-		return true
 	default:
 		return false
 	}
+	if len(w.queue) >= manyQueued {
+		select {
+		case w.many <- struct{}{}:
+		default:
+		}
+	}
+	return true
 }
 
 func (w *Writer) drop(i item) {
@@ -361,6 +378,7 @@ func (w *Writer) doze() {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+	case <-w.many:
 	case <-w.quit: // what comes now is of requests that end
 	}
 }
@@ -378,7 +396,8 @@ func (w *Writer) deliver(batch []item) bool {
 	for i := range batch {
 		entries[i] = batch[i].entry
 	}
-	if err := w.persist(func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
+	d := w.durabilityOf(batch)
+	if err := w.persist(d, func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
 		for i := range batch {
 			w.drop(batch[i])
 			if o := batch[i].observer; o != nil {
@@ -396,12 +415,22 @@ func (w *Writer) deliver(batch []item) bool {
 	return true
 }
 
+// durabilityOf is what the most demanding of the batch needs.
+func (w *Writer) durabilityOf(batch []item) storage.Durability {
+	select {
+	case <-w.quit:
+		return storage.Fsync // whoever ends us may be about to switch the machine off
+	default:
+	}
+	return slices.MinFunc(batch, func(a, b item) int { return cmp.Compare(a.durability, b.durability) }).durability
+}
+
 func (w *Writer) unlinkNow(userID string) bool {
 	u, ok := storage.As[storage.Unlinker](w.store)
 	if userID == "" || !ok {
 		return true
 	}
-	err := w.persist(func(ctx context.Context) error {
+	err := w.persist(storage.Fsync, func(ctx context.Context) error {
 		_, err := u.Unlink(ctx, userID)
 		return err
 	})
@@ -413,9 +442,9 @@ func (w *Writer) unlinkNow(userID string) bool {
 
 // persist tries until it works, or until the Writer was closed and it has failed for a
 // while since then, however long it had failed before.
-func (w *Writer) persist(try func(context.Context) error) error {
+func (w *Writer) persist(d storage.Durability, try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
-		ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), d), writeTimeout)
 		err := try(ctx)
 		cancel()
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -53,7 +54,7 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	add := func(level severity.Level) bool {
 		e := storage.Entry{Action: "x", Severity: level}
 		e.Sanitize()
-		return w.Enqueue(e, nil)
+		return w.Enqueue(storage.Commit, e, nil)
 	}
 	queued := 0
 	add(severity.Low)
@@ -75,4 +76,88 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	if err := w.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// noting notes how durable each batch was to be, and how many it had.
+type noting struct {
+	storage.Store
+	asked []storage.Durability
+	sizes []int
+}
+
+func (s *noting) Write(ctx context.Context, entries ...storage.Entry) error {
+	s.asked, s.sizes = append(s.asked, storage.DurabilityOf(ctx)), append(s.sizes, len(entries))
+	return s.Store.Write(ctx, entries...)
+}
+
+// TestWhatTheBackgroundWritesIsAsDurableAsItsMostDemandingEntry: async costs no fsync, but
+// for what is severe, for who wanted one, and at the end.
+func TestWhatTheBackgroundWritesIsAsDurableAsItsMostDemandingEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &noting{Store: memory.New(0)}
+		w := NewWriter(store, slog.New(slog.DiscardHandler))
+		add := func(d storage.Durability, level severity.Level) {
+			e := storage.Entry{Action: "x", Severity: level}
+			e.Sanitize()
+			w.Enqueue(d, e, nil)
+		}
+		asked := func() []storage.Durability {
+			time.Sleep(2 * linger)
+			synctest.Wait()
+			defer func() { store.asked = nil }()
+			return store.asked
+		}
+		for _, c := range []struct {
+			name string
+			d    storage.Durability
+			with severity.Level
+			want storage.Durability
+		}{
+			{"async", storage.Commit, severity.Medium, storage.Commit},
+			{"async, severe", storage.Commit, severity.High, storage.Fsync},
+			{"a store that had failed", storage.Fsync, severity.Low, storage.Fsync},
+		} {
+			add(storage.Commit, severity.Low)
+			add(c.d, c.with)
+			add(storage.Commit, severity.Low)
+			if got := asked(); len(got) != 1 || got[0] != c.want {
+				t.Errorf("%s: %v", c.name, got)
+			}
+		}
+		add(storage.Commit, severity.Low)
+		if err := w.Close(t.Context()); err != nil || len(store.asked) != 1 || store.asked[0] != storage.Fsync {
+			t.Errorf("at the end: %v %v", store.asked, err)
+		}
+	})
+}
+
+// TestManyEntriesEndTheLinger: a burst is written before the queue is full.
+func TestManyEntriesEndTheLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &noting{Store: memory.New(0)}
+		w := NewWriter(store, slog.New(slog.DiscardHandler))
+		began := time.Now()
+		for i := range manyQueued + 1 {
+			e := storage.Entry{Action: "x"}
+			e.Sanitize()
+			w.Enqueue(storage.Commit, e, nil)
+			if i <= manyQueued/2 { // it is awake with each
+				synctest.Wait()
+			}
+			if i == manyQueued/2 && len(store.sizes) != 0 {
+				t.Error("it did not linger")
+			}
+		}
+		synctest.Wait()
+		written := 0
+		for _, n := range store.sizes {
+			written += n
+		}
+		if time.Since(began) != 0 || written < manyQueued-maxBatch {
+			t.Errorf("%d of %d written after %v", written, manyQueued+1, time.Since(began))
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
