@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 
@@ -143,8 +144,9 @@ func (w *writer) take() (*job, bool) {
 }
 
 // gather adds to the first job what else is queued right now, up to a job that needs
-// a transaction of its own.
+// a transaction of its own. Whoever can run goes first: they may be callers with more.
 func (w *writer) gather(first *job) []*job {
+	runtime.Gosched()
 	batch, n := []*job{first}, len(first.entries)
 	for first.do == nil && n < maxBatch {
 		select {
