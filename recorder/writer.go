@@ -74,7 +74,8 @@ type Writer struct {
 	// deadlines are those of writes that somebody waits for.
 	deadlines *storage.Deadlines
 	queue     chan item
-	// many has a value when there are manyQueued.
+	// many has a value when there are manyQueued, or were: a linger that is cut short for
+	// nothing costs little.
 	many chan struct{}
 	quit chan struct{}
 	done chan struct{}
@@ -170,9 +171,9 @@ func (w *Writer) warn(err error) {
 // tries again until the store takes them. When the queue is full the entry is
 // dropped and counted, and the next entry that is written says how many are
 // missing; Enqueue then returns false. One of severity high or critical waits for a
-// place before that, for severePatience at most, and is written with Fsync, as is all
-// that is written once the Writer was closed. The observer hears of it once it is
-// written; it may be nil.
+// place before that, for severePatience at most. It is written as durably as d says;
+// with Fsync if it is high or critical, if another of its batch needs that, or once the
+// Writer was closed. The observer hears of it once it is written; it may be nil.
 func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool {
 	severe := e.Severity >= severity.High
 	if severe {
@@ -211,11 +212,19 @@ func (w *Writer) Unlink(userID string) {
 	}
 }
 
-func (w *Writer) put(i item) bool {
+// closed says whether Close was called.
+func (w *Writer) closed() bool {
 	select {
 	case <-w.quit:
-		return false
+		return true
 	default:
+		return false
+	}
+}
+
+func (w *Writer) put(i item) bool {
+	if w.closed() {
+		return false
 	}
 	select {
 	case w.queue <- i:
@@ -396,7 +405,7 @@ func (w *Writer) deliver(batch []item) bool {
 	for i := range batch {
 		entries[i] = batch[i].entry
 	}
-	d := w.durabilityOf(batch)
+	d := slices.MinFunc(batch, func(a, b item) int { return cmp.Compare(a.durability, b.durability) }).durability
 	if err := w.persist(d, func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
 		for i := range batch {
 			w.drop(batch[i])
@@ -415,16 +424,6 @@ func (w *Writer) deliver(batch []item) bool {
 	return true
 }
 
-// durabilityOf is what the most demanding of the batch needs.
-func (w *Writer) durabilityOf(batch []item) storage.Durability {
-	select {
-	case <-w.quit:
-		return storage.Fsync // whoever ends us may be about to switch the machine off
-	default:
-	}
-	return slices.MinFunc(batch, func(a, b item) int { return cmp.Compare(a.durability, b.durability) }).durability
-}
-
 func (w *Writer) unlinkNow(userID string) bool {
 	u, ok := storage.As[storage.Unlinker](w.store)
 	if userID == "" || !ok {
@@ -441,9 +440,13 @@ func (w *Writer) unlinkNow(userID string) bool {
 }
 
 // persist tries until it works, or until the Writer was closed and it has failed for a
-// while since then, however long it had failed before.
+// while since then, however long it had failed before. Tries ask for d, and once it was
+// closed for Fsync: whoever ends us may be about to switch the machine off.
 func (w *Writer) persist(d storage.Durability, try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
+		if w.closed() {
+			d = storage.Fsync
+		}
 		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), d), writeTimeout)
 		err := try(ctx)
 		cancel()
