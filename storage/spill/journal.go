@@ -26,6 +26,9 @@ const (
 	reserved = 4 << 20
 	// stallAfter is how long the disk may take until nobody waits for it any more.
 	stallAfter = 2 * time.Second
+	// unsyncedLife is how long a record that asked for no fsync waits for one: a power cut
+	// takes no more than that, as with SQLite.
+	unsyncedLife = time.Second
 )
 
 // errDirect says that the journal is closed because the primary works again.
@@ -33,7 +36,7 @@ var errDirect = errors.New("the database takes entries itself")
 
 // journal is the file in which changes wait, in order. One goroutine changes it: it
 // takes what callers have queued, writes it, and makes it durable with one fsync for
-// all of them. Methods are safe for concurrent use.
+// all of them, or a second later if none asked for one. Methods are safe for concurrent use.
 //
 // Every byte before end is of records that were acknowledged, or are damaged. What
 // is behind it is not acknowledged, and cut off before anything is appended.
@@ -230,10 +233,20 @@ func (j *journal) submit(ctx context.Context, o *op) error {
 
 func (j *journal) run() {
 	defer close(j.stopped)
+	var late <-chan time.Time // nil while all is synced
 	for {
+		switch {
+		case j.file == nil || j.synced == j.end:
+			late = nil
+		case late == nil:
+			late = time.After(unsyncedLife)
+		}
 		select {
 		case o := <-j.ops:
 			j.serve(o)
+		case <-late:
+			late = nil
+			j.settle()
 		case <-j.quit:
 			for {
 				select {
@@ -270,6 +283,22 @@ func (j *journal) serve(o *op) {
 		j.busy.Store(time.Now().UnixNano())
 		o.done <- o.do()
 	}
+}
+
+// settle makes durable what was written without an fsync. If that fails it is tried again.
+func (j *journal) settle() {
+	j.busy.Store(time.Now().UnixNano())
+	defer j.busy.Store(0)
+	err := j.ready()
+	if err == nil {
+		err = j.sync()
+	}
+	if err == nil {
+		j.synced = j.end
+		return
+	}
+	j.dirty = true
+	j.log.Error("the audit log's journal is not on the disk yet: see to the disk; it is tried again", "journal", j.path, "error", err)
 }
 
 // commit answers every record of the batch. If they cannot be written together, each
@@ -383,12 +412,19 @@ func (j *journal) write(buf []byte, fsync bool) error {
 		return err
 	}
 	if fsync {
-		if err := j.file.Sync(); err != nil {
-			j.suspect = true // the next one would succeed for nothing (threats.md E2.2)
+		if err := j.sync(); err != nil {
 			return err
 		}
 	}
 	return j.stay(j.end + int64(len(buf)))
+}
+
+func (j *journal) sync() error {
+	err := j.file.Sync()
+	if err != nil {
+		j.suspect = true // the next one would succeed for nothing (threats.md E2.2)
+	}
+	return err
 }
 
 // stay makes sure that the first bytes of the file are under the journal's name: a
@@ -465,7 +501,7 @@ func (j *journal) drop(cause error) error {
 	if err := j.setAside(j.file, cause); err != nil {
 		return err
 	}
-	_ = j.file.Close() // it was synced when it was written
+	_ = j.file.Close() // it was only read, and what was not synced is lost with its disk
 	j.forget(nil)
 	return nil
 }
@@ -528,6 +564,9 @@ func (j *journal) left() (waiting int, bytes int64) {
 func (j *journal) finish() {
 	if j.file == nil {
 		return
+	}
+	if j.synced != j.end {
+		j.settle()
 	}
 	if j.end == 0 && !j.dirty && isAt(j.file, j.path) == nil {
 		_ = os.Remove(j.path) // an empty file does no harm

@@ -240,6 +240,49 @@ func TestAnEntryThatAsksForNoFsyncGetsNone(t *testing.T) {
 	})
 }
 
+// TestAnEntryThatAsksForNoFsyncGetsOneSoon: a power cut takes no more than the last second.
+func TestAnEntryThatAsksForNoFsyncGetsOneSoon(t *testing.T) {
+	for _, end := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := new(faults)
+			r := open(t, newPrimary(), t.TempDir(), f.options())
+			r.p.set(fails)
+			r.write(storagetest.Entry(0))
+			syncs := func() int32 {
+				synctest.Wait()
+				return f.syncs.Swap(0)
+			}
+			syncs()
+			if err := r.s.Write(storage.WithDurability(t.Context(), storage.Commit), storagetest.Entry(1)); err != nil {
+				t.Fatal(err)
+			}
+			if end {
+				r.close()
+				if n := syncs(); n != 1 {
+					t.Errorf("%d fsyncs at the end", n)
+				}
+				return
+			}
+			f.fsync.Store(true)
+			time.Sleep(2500 * time.Millisecond)
+			if n := syncs(); n != 2 {
+				t.Errorf("%d tries on a disk that fails", n)
+			}
+			f.fsync.Store(false)
+			time.Sleep(time.Minute)
+			if n := syncs(); n != 1 {
+				t.Errorf("%d fsyncs in a minute", n)
+			}
+			r.p.set(works)
+			time.Sleep(time.Minute)
+			if n := len(r.p.Entries()); n != 2 {
+				t.Errorf("%d entries, want 2", n)
+			}
+			r.close()
+		})
+	}
+}
+
 func TestNobodyWaitsForADiskThatDoesNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := new(faults)
