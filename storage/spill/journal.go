@@ -501,7 +501,7 @@ func (j *journal) drop(cause error) error {
 	if err := j.setAside(j.file, cause); err != nil {
 		return err
 	}
-	_ = j.file.Close() // it was only read, and what was not synced is lost with its disk
+	_ = j.file.Close() // its records are on their way to the disk
 	j.forget(nil)
 	return nil
 }
