@@ -92,23 +92,21 @@ func onTerminal(t testing.TB, columns int, env []string, args ...string) outcome
 
 var sgr = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// TestReadingCommands: each command says the same of a running Caddy's log as of its file,
-// with the exit status that scripts go by.
-func TestReadingCommands(t *testing.T) {
-	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
-	db := database(dir)
-	entries := fills(1234)
-	fill(t, db, entries...)
-	startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth"))
+// readCommand is one that reads a log, and how it ends: with that status, saying that,
+// with so many lines; -1 is any number.
+type readCommand struct {
+	name      string
+	args      []string
+	status    int
+	out, errs string
+	lines     int
+}
+
+// readCommands are the commands that read, for a log of 1,234 entries of a fill.
+func readCommands(entries []storage.Entry) []readCommand {
 	last := entries[len(entries)-1]
 	since := begin.Add(1200 * time.Second).Format(time.RFC3339)
-	for _, c := range []struct {
-		name      string
-		args      []string
-		status    int
-		out, errs string
-		lines     int
-	}{
+	return []readCommand{
 		{"list", []string{"list"}, 0, `"id":"` + last.ID, "50 of 1234 entries; the next ones: --cursor ", 50},
 		{"list, the user agent", []string{"list", "-n", "1"}, 0, `"userAgent":"filled/1"`, "1 of 1234", 1},
 		{"list, more than a page", []string{"list", "--limit", "777"}, 0, "", "777 of 1234", 777},
@@ -145,19 +143,20 @@ func TestReadingCommands(t *testing.T) {
 		{"export of nothing", []string{"export", "--user", "nobody"}, 3, "", "nothing found", 0},
 		{"export", []string{"export"}, 0, entries[0].ID, "", 1234},
 		{"export, csv", []string{"export", "--format", "csv", "--class", "account"}, 0, `"delete-user"`, "", 124},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			running := auditLog(t, "", append(c.args, "--address", admin)...)
-			expect(t, running, c.status, c.out, c.errs)
-			file := auditLog(t, "", append(c.args, "--db", db)...)
-			expect(t, file, c.status, c.out, c.errs)
-			if n := strings.Count(running.out, "\n"); c.lines >= 0 && n != c.lines {
-				t.Errorf("%d lines, want %d: %.600s", n, c.lines, running.out)
-			}
-			if c.args[0] != "stats" && running.out != file.out { // stats end now
-				t.Errorf("Caddy says\n%.600s\nthe file\n%.600s", running.out, file.out)
-			}
-		})
+	}
+}
+
+// TestReadingCommands: each command says the same of a running Caddy's log as of its file,
+// with the exit status that scripts go by.
+func TestReadingCommands(t *testing.T) {
+	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
+	db := database(dir)
+	entries := fills(1234)
+	fill(t, db, entries...)
+	startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth"))
+	last := entries[len(entries)-1]
+	for _, c := range readCommands(entries) {
+		t.Run(c.name, func(t *testing.T) { c.same(t, admin, db) })
 	}
 	expect(t, auditLog(t, "", "list", "--db", db, "--address", admin), 1, "", "give one of them")
 	expect(t, auditLog(t, "", "list", "--db", filepath.Join(dir, "no.db")), 1, "", "no such file")
@@ -169,6 +168,22 @@ func TestReadingCommands(t *testing.T) {
 		t.Error("it made a database")
 	}
 	pagesJoin(t, admin, entries)
+}
+
+// same runs the command with a running Caddy's log and with a file that has the same
+// entries.
+func (c *readCommand) same(t *testing.T, admin, db string) {
+	t.Helper()
+	running := auditLog(t, "", append(c.args, "--address", admin)...)
+	expect(t, running, c.status, c.out, c.errs)
+	file := auditLog(t, "", append(c.args, "--db", db)...)
+	expect(t, file, c.status, c.out, c.errs)
+	if n := strings.Count(running.out, "\n"); c.lines >= 0 && n != c.lines {
+		t.Errorf("%d lines, want %d: %.600s", n, c.lines, running.out)
+	}
+	if c.args[0] != "stats" && running.out != file.out { // stats end now
+		t.Errorf("Caddy says\n%.600s\nthe file\n%.600s", running.out, file.out)
+	}
 }
 
 // pagesJoin follows the cursors that list says.
