@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -167,7 +168,7 @@ func measure(ways []way, o options) ([][]string, error) {
 			}
 		}
 		for i := range ways {
-			rows = append(rows, []string{fmt.Sprint(writers), ways[i].name, fmt.Sprintf("%.0f", quantile(rates[i], 0.5)),
+			rows = append(rows, []string{strconv.Itoa(writers), ways[i].name, fmt.Sprintf("%.0f", quantile(rates[i], 0.5)),
 				fmt.Sprintf("%.0f %%", 100*quantile(rates[i], 0.5)/quantile(rates[0], 0.5))})
 		}
 		progress("%d writers measured", writers)
@@ -274,6 +275,7 @@ func bulkInsert(ctx context.Context, path string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func() { _ = insert.Close() }()
 	for i := range all {
 		e := &all[i]
 		if _, err := insert.ExecContext(ctx, i, e.ID, e.UserID, e.Action, e.IPAddress, e.UserAgent, string(e.Metadata)); err != nil {

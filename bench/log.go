@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -138,7 +139,7 @@ func times(ctx context.Context, s *sqlite.Store, q storage.Query, n int) (took [
 		if i >= 5 {
 			took = append(took, time.Since(began))
 		}
-		total = fmt.Sprint(page.Total)
+		total = strconv.Itoa(page.Total)
 		if page.TotalIsCapped {
 			total = fmt.Sprintf("> %d", page.Total)
 		}

@@ -110,6 +110,21 @@ func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error
 	return f, nil
 }
 
+// copyFile copies a file to a new one.
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
 // start starts one variant in a folder of its own.
 func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 	port, err := freePort()
@@ -118,7 +133,7 @@ func (f *fleet) start(v *variant, name, caddy string) (*server, error) {
 		return nil, err
 	}
 	if f.db != "" && v.store == "" && strings.HasPrefix(v.site, "audit_log") {
-		if err := exec.Command("cp", f.db, filepath.Join(dir, "audit.db")).Run(); err != nil {
+		if err := copyFile(filepath.Join(dir, "audit.db"), f.db); err != nil {
 			return nil, fmt.Errorf("copying %s: %w", f.db, err)
 		}
 	}
@@ -319,7 +334,7 @@ func (f *fleet) print(w io.Writer, of []variant, measured map[string][]*result, 
 		m := measured[v.name]
 		rows = append(rows, []string{v.name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
 			fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(50) })), fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(99) })),
-			fmt.Sprint(idle[v.name] >> 20), fmt.Sprint(memory >> 20)})
+			strconv.Itoa(idle[v.name] >> 20), strconv.Itoa(memory >> 20)})
 	}
 	table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}.print(w, rows)
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -152,7 +151,7 @@ func fsyncTime(dir string, size int, pause time.Duration) (time.Duration, error)
 	var took []time.Duration
 	for range 300 {
 		time.Sleep(pause)
-		if _, err := io.WriteString(f, string(make([]byte, size))); err != nil {
+		if _, err := f.Write(make([]byte, size)); err != nil {
 			return 0, err
 		}
 		began := time.Now()

@@ -253,7 +253,7 @@ func reach(dial string, elsewhere []netip.Addr) finding {
 	}
 	for _, addr := range elsewhere {
 		at := net.JoinHostPort(addr.String(), strconv.FormatUint(uint64(a.StartPort), 10))
-		c, err := net.DialTimeout("tcp", at, dialTimeout)
+		c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(context.Background(), "tcp", at)
 		if err != nil {
 			continue
 		}

@@ -88,7 +88,9 @@ func runRecord(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	l, err := net.Listen("tcp", o.listen)
+	ctx, stop := interruptible()
+	defer stop()
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("--listen: %w", err)
 	}
@@ -97,8 +99,6 @@ func runRecord(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("--output: %w", err)
 	}
-	ctx, stop := interruptible()
-	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if o.open {
 		log.Warn("everybody who reaches this machine can use the server through this address", "listen", o.listen)

@@ -12,5 +12,6 @@ func diskOf(folder string) *diskSpace {
 		return nil
 	}
 	block := uint64(s.Bsize)
+	//nolint:unconvert // the types are others on other systems
 	return &diskSpace{Folder: folder, Free: uint64(s.Bavail) * block, Total: uint64(s.Blocks) * block}
 }

@@ -20,7 +20,7 @@ import (
 func (a *App) checkServed() error {
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
-		return nil // nothing is served
+		return nil //nolint:nilerr // nothing is served
 	}
 	running, ok := app.(*caddyhttp.App)
 	if !ok {

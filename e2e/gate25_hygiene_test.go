@@ -92,7 +92,7 @@ func lookAt(t *testing.T, dir string, seen map[string]bool) (looks, open int) {
 	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		info, statErr := os.Lstat(path)
 		if err != nil || statErr != nil {
-			return nil // it went meanwhile
+			return nil //nolint:nilerr // it went meanwhile
 		}
 		looks++
 		seen[filepath.Base(path)] = true
@@ -215,22 +215,28 @@ func digest(t *testing.T, file string) string {
 	defer func() { _ = db.Close() }()
 	sum := sha256.New()
 	for _, query := range []string{"SELECT coalesce(sql, name) FROM sqlite_master ORDER BY 1", "SELECT id || '/' || coalesce(userId, '-') || action || status || severity || metadata || createdAt FROM auditLog ORDER BY 1"} {
-		rows, err := db.Query(query)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for rows.Next() {
-			var s string
-			if err := rows.Scan(&s); err != nil {
-				t.Fatal(err)
-			}
-			_, _ = io.WriteString(sum, s+"\n")
-		}
-		if err := rows.Close(); err != nil {
+		if err := eachText(db, query, func(s string) { _, _ = io.WriteString(sum, s+"\n") }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return fmt.Sprintf("%x", sum.Sum(nil))
+}
+
+// eachText calls f with each row of a query for one text.
+func eachText(db *sql.DB, query string, f func(string)) error {
+	rows, err := db.Query(query)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return err
+		}
+		f(s)
+	}
+	return rows.Err()
 }
 
 // Leaks.

@@ -78,7 +78,7 @@ func (w *flushing) FlushError() error {
 
 // run interprets a program: some letters are calls, all others are written.
 func run(program string, w http.ResponseWriter) {
-	for i := 0; i < len(program); i++ {
+	for i := range len(program) {
 		switch c := program[i]; c {
 		case 'j':
 			w.Header().Set("Content-Type", "application/json")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -69,7 +70,10 @@ type checker struct {
 func (c *checker) warn(text string, steps ...any) {
 	line := 0
 	if len(steps) > 0 {
-		line = at(nil, steps...).(*located).line(c.file)
+		var place *located
+		if errors.As(at(nil, steps...), &place) {
+			line = place.line(c.file)
+		}
 	}
 	c.found = append(c.found, Warning{Line: line, Text: text})
 }

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -200,7 +201,7 @@ func (p *Profile) byWords(method, path, query string) (Match, bool) {
 }
 
 func (r *Route) takes(method string) bool {
-	return r.Method == "" || strings.EqualFold(r.Method, method) || r.Method == "GET" && strings.EqualFold(method, "HEAD") // RFC 9110 9.3.2
+	return r.Method == "" || strings.EqualFold(r.Method, method) || r.Method == http.MethodGet && strings.EqualFold(method, http.MethodHead) // RFC 9110 9.3.2
 }
 
 // mayHold says whether the conditions hold that method and target decide.

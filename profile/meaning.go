@@ -1,6 +1,9 @@
 package profile
 
-import "strings"
+import (
+	"net/http"
+	"strings"
+)
 
 // Words in a path that say what it is for, in the order in which they are looked
 // for. They serve to guess at a route that no profile names, never to record one.
@@ -40,7 +43,7 @@ func Guess(method, path string) Route {
 	switch {
 	case IsSafe(method) && !hasDestructive(words):
 		r.Record = Failures
-	case r.Method == "DELETE" || hasDestructive(words):
+	case r.Method == http.MethodDelete || hasDestructive(words):
 		r.Timing = Before
 	}
 	return r

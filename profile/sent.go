@@ -393,7 +393,7 @@ func multipartFields(contentType string, body []byte) (fields []sentField, whole
 	for range maxParts {
 		part, err := parts.NextRawPart()
 		if err != nil {
-			return fields, whole && err == io.EOF
+			return fields, whole && err == io.EOF //nolint:errorlint // one that is cut off wraps io.EOF
 		}
 		if part.FileName() != "" {
 			continue

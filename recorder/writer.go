@@ -362,7 +362,8 @@ func (w *Writer) gather(first item) (batch []item, unlink string) {
 		return nil, first.unlink
 	}
 	w.doze()
-	batch = append(w.batch[:0], first)
+	w.batch = append(w.batch[:0], first)
+	batch = w.batch
 	defer func() { w.batch = batch }()
 	for len(batch) < maxBatch {
 		select {

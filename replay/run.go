@@ -112,7 +112,7 @@ func (pl *player) recognize(x *profile.Exchange) *recorder.Recorder {
 func (pl *player) play(x *Exchange, id string) error {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(x.requestBytes())))
 	if err != nil {
-		return nil // a server would refuse it before any handler
+		return nil //nolint:nilerr // a server would refuse it before any handler
 	}
 	m, mine := pl.rec.Profile.Match(r.Method, r.URL)
 	if !mine || !pl.rec.Wants(m) {

@@ -158,7 +158,7 @@ func (s *Scrubber) multipart(body, boundary string) (string, error) {
 	}
 	for r := multipart.NewReader(strings.NewReader(body), boundary); ; {
 		part, err := r.NextPart()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // one that is cut off wraps io.EOF
 			err = w.Close()
 			return b.String(), err
 		}

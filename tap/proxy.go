@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -134,7 +135,7 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	h := copyOf(r.Out.Header)
 	h.Set("Host", p.to.Host)
 	if r.In.ContentLength > 0 {
-		h.Set("Content-Length", fmt.Sprint(r.In.ContentLength))
+		h.Set("Content-Length", strconv.FormatInt(r.In.ContentLength, 10))
 	}
 	rec.exchange.Request.Headers = h
 }

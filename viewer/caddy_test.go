@@ -20,9 +20,9 @@ func TestThroughCaddy(t *testing.T) {
 	auth := harness.Upstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		c, err := r.Cookie(cookie)
-		switch user := ""; {
+		switch {
 		case err == nil:
-			user, _, _ = strings.Cut(c.Value, ".")
+			user, _, _ := strings.Cut(c.Value, ".")
 			_, _ = fmt.Fprintf(w, `{"session":{"userId":%[1]q,"expiresAt":"2099-01-01T00:00:00Z"},"user":{"id":%[1]q,"email":"%[1]s@example.com","emailVerified":true,"role":"user"}}`, user)
 		case strings.HasSuffix(r.URL.Path, "/get-session"):
 			_, _ = w.Write([]byte("null"))

@@ -40,7 +40,6 @@ type site struct {
 	tails   map[chan string]bool
 	opened  int      // tails in all
 	asked   []string // path and query of every request
-	reports []string // of the policy
 }
 
 // answer is one that a test makes up.
@@ -246,12 +245,9 @@ func madeUp(t testing.TB, n, days int) []storage.Entry {
 }
 
 func plausible(random *rand.Rand, tagger *redact.Redactor, at time.Time) storage.Entry {
-	kind := kinds[0]
-	for pick := random.IntN(108); ; {
+	pick, kind := random.IntN(108), kinds[random.IntN(len(kinds))]
+	for pick -= kind.weight; pick >= 0 && random.IntN(40) >= kind.weight; pick -= kind.weight {
 		kind = kinds[random.IntN(len(kinds))]
-		if pick -= kind.weight; pick < 0 || random.IntN(40) < kind.weight {
-			break
-		}
 	}
 	name := people[random.IntN(len(people))]
 	id := fmt.Sprintf("%s-%08x", name, 0x5eed1e55*uint32(name[0]))

@@ -215,7 +215,7 @@ func (c *canaries) path() string {
 		for _, r := range p.Routes {
 			before, _, found := strings.Cut(r.Path, "/:token")
 			if found && !strings.Contains(before, ":") {
-				place := fmt.Sprintf("%s/<token> (request>uri)", before)
+				place := before + "/<token> (request>uri)"
 				return strings.TrimSuffix(p.Base(), "/") + before + "/" + c.plant(place)
 			}
 		}

@@ -173,12 +173,13 @@ func (o Options) complete() (string, error) {
 	}
 	beside := [][2]string{{"password", o.Password}, {"sslmode", o.TLS}, {"sslrootcert", o.RootCert}, {"sslcert", o.ClientCert}, {"sslkey", o.ClientKey}}
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		words, quoted := []string{dsn}, strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 		for _, b := range beside {
 			if b[1] != "" {
-				dsn += fmt.Sprintf(" %s='%s'", b[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(b[1]))
+				words = append(words, b[0]+"='"+quoted.Replace(b[1])+"'")
 			}
 		}
-		return dsn, nil
+		return strings.Join(words, " "), nil
 	}
 	u, err := url.Parse(dsn)
 	if err != nil {

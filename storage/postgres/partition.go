@@ -150,11 +150,12 @@ func (s *Store) ensure(ctx context.Context, months []month, wait time.Duration) 
 }
 
 func (s *Store) makePartitions(ctx context.Context, months []month, wait time.Duration) error {
-	script := fmt.Sprintf("SET LOCAL lock_timeout = %d; SELECT pg_advisory_xact_lock(%d);", wait.Milliseconds(), s.lock())
+	var script strings.Builder
+	_, _ = fmt.Fprintf(&script, "SET LOCAL lock_timeout = %d; SELECT pg_advisory_xact_lock(%d);", wait.Milliseconds(), s.lock())
 	for _, m := range months {
-		script += s.partition(m)
+		_, _ = script.WriteString(s.partition(m))
 	}
-	return s.change(ctx, script)
+	return s.change(ctx, script.String())
 }
 
 // lookForPartitions asks the database which months have a partition.

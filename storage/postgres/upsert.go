@@ -99,7 +99,7 @@ func (s *Store) place(ctx context.Context, t *tx, rows []*row, thorough bool) er
 		if err := s.find(ctx, t, left, func(r *row) { r.key++ }); err != nil {
 			return err
 		}
-		rows = append(left, clashing...)
+		rows = slices.Concat(left, clashing)
 	}
 	return s.noteStrays(ctx, t, all)
 }

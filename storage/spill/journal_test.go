@@ -59,7 +59,7 @@ func ids(entries []storage.Entry) string {
 func TestATornRecordIsCutOffAtWhateverByte(t *testing.T) {
 	all := entries(4)
 	journal, ends := written(t, all[:1], all[1:3], all[3:])
-	for cut := range len(journal) {
+	for cut := range journal {
 		want, whole := 0, 0
 		for i, end := range ends {
 			if cut >= end {

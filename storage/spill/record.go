@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -165,7 +166,7 @@ func recordAt(f io.ReaderAt, at, end int64) ([]byte, error) {
 	if !bytes.Equal(header[:markerSize], marker) || length == 0 || at+headerSize+length > end {
 		return nil, nil
 	}
-	record := append(header, make([]byte, length)...)
+	record := slices.Concat(header, make([]byte, length))
 	if err := readAt(f, record[headerSize:], at+headerSize); err != nil {
 		return nil, err
 	}

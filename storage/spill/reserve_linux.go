@@ -21,7 +21,7 @@ func reserve(f file, size int64) {
 	if err := syscall.Fstatfs(int(of.Fd()), &fs); err != nil {
 		return
 	}
-	if size = min(size, int64(fs.Bavail)*int64(fs.Bsize)/16); size > 0 {
+	if size = min(size, int64(fs.Bavail)*int64(fs.Bsize)/16); size > 0 { //nolint:unconvert // it is an int32 on 32-bit machines
 		_ = syscall.Fallocate(int(of.Fd()), keepSize, 0, size)
 	}
 }

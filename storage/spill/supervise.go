@@ -244,11 +244,12 @@ func (s *Store) batch() (batch, error) {
 			return b, fmt.Errorf("%w: %w", errUnreadable, storage.FaultOf(s.path, err))
 		}
 		c, err := decode(r.record)
-		if err != nil {
+		switch {
+		case err != nil:
 			s.journal.report(r.next-int64(len(r.record)), r.next)
-		} else if !b.fits(c, len(r.record)) {
+		case !b.fits(c, len(r.record)):
 			return b, nil
-		} else {
+		default:
 			b.add(c, len(r.record))
 		}
 		b.next, b.weight = r.next, b.weight+r.weight

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -227,15 +226,16 @@ func (v *view) scanHistogram(ctx context.Context, q storage.Query, k kinds, into
 		if err != nil {
 			return err
 		}
+		defer func() { _ = rows.Close() }() // of rows that were read
 		for rows.Next() {
 			var at, status int64
 			var n int
-			if err = rows.Scan(&at, &status, &n); err != nil {
-				break
+			if err := rows.Scan(&at, &status, &n); err != nil {
+				return err
 			}
 			into.add(at, status, n)
 		}
-		return errors.Join(err, rows.Err(), rows.Close())
+		return rows.Err()
 	})
 }
 
@@ -274,12 +274,12 @@ func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, err
 	if err != nil {
 		return nil, err
 	}
-	groups := map[hourGroup]int{}
 	o, ok := countable(&q, k)
 	if ok && !v.counts.old() {
 		sp, bounded := spanOf(&q)
 		if !bounded || sp.from < sp.to {
-			if groups, ok, err = v.tallyCounts(ctx, &q, k, &o, sp, bounded); err != nil {
+			groups, ok, err := v.tallyCounts(ctx, &q, k, &o, sp, bounded)
+			if err != nil {
 				return nil, err
 			}
 			if ok {
@@ -290,7 +290,7 @@ func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, err
 	if v.counts.old() {
 		return v.tallyEach(ctx, q, k)
 	}
-	groups = map[hourGroup]int{}
+	groups := map[hourGroup]int{}
 	if err := v.scanTally(ctx, q, k, groups); err != nil {
 		return nil, err
 	}

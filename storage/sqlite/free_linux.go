@@ -8,5 +8,5 @@ func freeBytes(dir string) (free int64, known bool) {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return 0, false
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), true
+	return int64(fs.Bavail) * int64(fs.Bsize), true //nolint:unconvert // it is an int32 on 32-bit machines
 }

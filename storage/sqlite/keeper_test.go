@@ -307,7 +307,8 @@ func keepElsewhere(t *testing.T, path string) (says string, kill func()) {
 func TestADatabaseHasOneKeeper(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	says, kill := keepElsewhere(t, path)
-	pid := says[strings.Index(says, "(pid"):]
+	_, pid, _ := strings.Cut(says, "(")
+	pid = "(" + pid
 	_, err := sqlite.Keep(t.Context(), sqlite.Options{Path: path})
 	if reasonOf(err) != storage.Locked || !strings.Contains(err.Error(), "another process "+pid+" writes to "+path) || !strings.Contains(err.Error(), "stop that one") {
 		t.Errorf("the second one: %v, want it to name %s", err, pid)
