@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,7 +11,7 @@ import (
 
 // openTail is a live tail of the log, as a client sees it.
 type openTail struct {
-	*conn
+	*conn  // nil if it has none of its own
 	status int
 	events chan tailEvent // closed when the tail has ended
 }
@@ -33,11 +34,16 @@ func tail(t *testing.T, port int, target, header string) *openTail {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &openTail{c, res.StatusCode, make(chan tailEvent, 1000)}
+	return &openTail{c, res.StatusCode, eventsOf(res.Body)}
+}
+
+// eventsOf reads the server-sent events of a body; the channel is closed at its end.
+func eventsOf(body io.Reader) chan tailEvent {
+	events := make(chan tailEvent, 1000)
 	go func() {
-		defer close(o.events)
+		defer close(events)
 		var e tailEvent
-		for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		for lines := bufio.NewScanner(body); lines.Scan(); {
 			switch field, value, _ := strings.Cut(lines.Text(), ": "); field {
 			case "id":
 				e.id = value
@@ -47,13 +53,13 @@ func tail(t *testing.T, port int, target, header string) *openTail {
 				e.data = value
 			case "":
 				if e.name != "" {
-					o.events <- e
+					events <- e
 				}
 				e = tailEvent{}
 			}
 		}
 	}()
-	return o
+	return events
 }
 
 // until reads events until one is as wanted, or the tail ends.

@@ -109,37 +109,71 @@ const (
 // pace gives a client time to read, so that one that reads nothing holds nothing for
 // ever. Writers without deadlines are in the process, or let their server decide.
 type pace struct {
+	// control is used by the goroutine of the answer only: Caddy's writers note deadlines
+	// without a lock.
 	control *http.ResponseController
 	stop    func() bool
 
 	// mu protects the fields below.
-	mu   sync.Mutex
-	last bool
+	mu sync.Mutex
+	// until is when all ends, zero while nothing hurries.
+	until time.Time
+	over  bool
 }
 
 // newPace returns the pace of an answer that has to hurry when ending is done and last
 // says so.
 func newPace(w http.ResponseWriter, ending context.Context, last func() bool) *pace {
 	p := &pace{control: http.NewResponseController(w)}
+	connection := http.NewResponseController(innermost(w))
 	p.stop = context.AfterFunc(ending, func() {
-		if !last() {
-			return
+		if last() {
+			p.hurry(connection)
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.last = true
-		_ = p.control.SetWriteDeadline(time.Now().Add(lastPatience))
 	})
 	return p
+}
+
+// innermost is the writer of the server itself, whose deadlines anybody may set at any time
+// (net.Conn says so, and HTTP/2 and HTTP/3 do alike).
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
+}
+
+// hurry ends a write that is under way in time. It goes on saying so: a writer in between may
+// set a deadline of its own at the same moment.
+func (p *pace) hurry(connection *http.ResponseController) {
+	until := time.Now().Add(lastPatience)
+	for {
+		p.mu.Lock()
+		over := p.over
+		if !over {
+			p.until = until
+			_ = connection.SetWriteDeadline(until)
+		}
+		p.mu.Unlock()
+		if over {
+			return
+		}
+		time.Sleep(lastPatience / 4)
+	}
 }
 
 // next begins the time for what is written next.
 func (p *pace) next() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.last {
-		_ = p.control.SetWriteDeadline(time.Now().Add(streamPatience))
+	until := p.until
+	if until.IsZero() {
+		until = time.Now().Add(streamPatience)
 	}
+	_ = p.control.SetWriteDeadline(until)
 }
 
 // end lets the connection be used for other answers.
@@ -147,7 +181,8 @@ func (p *pace) end() {
 	p.stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.last {
+	p.over = true
+	if p.until.IsZero() {
 		_ = p.control.SetWriteDeadline(time.Time{})
 	}
 }
