@@ -199,7 +199,7 @@ func (rec *Recorder) write(e storage.Entry, o Observer) error {
 		rec.enqueue(e, o)
 		return nil
 	}
-	err := rec.Writer.Write(rec.stored(), e)
+	err := rec.Writer.Write(rec.stored(&e), e)
 	switch {
 	case err != nil && rec.Observer != nil:
 		rec.Observer.WriteFailed(err, []storage.Entry{e})
@@ -210,11 +210,12 @@ func (rec *Recorder) write(e storage.Entry, o Observer) error {
 }
 
 // enqueue leaves the entry to the background.
-func (rec *Recorder) enqueue(e storage.Entry, o Observer) { rec.Writer.Enqueue(rec.stored(), e, o) }
+func (rec *Recorder) enqueue(e storage.Entry, o Observer) { rec.Writer.Enqueue(rec.stored(&e), e, o) }
 
-// stored is how durable entries are once they are written.
-func (rec *Recorder) stored() storage.Durability {
-	if rec.Durability == Fsync {
+// stored is how durable an entry is once it is written: one that should worry somebody is
+// on the disk, whatever is asked for.
+func (rec *Recorder) stored(e *storage.Entry) storage.Durability {
+	if rec.Durability == Fsync || e.Severity >= severity.High {
 		return storage.Fsync
 	}
 	return storage.Commit

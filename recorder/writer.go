@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -84,8 +85,10 @@ type Writer struct {
 	batch []item
 
 	closing sync.Once
-	// giveUp is when tries end; it is set before quit is closed.
-	giveUp time.Time
+	// giveUp is when tries end, and lostBefore how many entries were dropped until then; they
+	// are set before quit is closed.
+	giveUp     time.Time
+	lostBefore uint64
 
 	// rollUps are the events that are counted instead of written.
 	rollUps *rollUps
@@ -285,18 +288,18 @@ func (w *Writer) Stats() Stats {
 }
 
 // Close writes what is queued, until ctx ends, and stops the background. Entries
-// that could not be written are counted, logged and part of the error. It may be
-// called again.
+// that could not be written since it was called are counted, logged and part of the error.
+// It may be called again.
 func (w *Writer) Close(ctx context.Context) error {
 	w.closing.Do(func() {
-		w.giveUp = time.Now().Add(lastTries)
+		w.giveUp, w.lostBefore = time.Now().Add(lastTries), w.Stats().Dropped
 		close(w.quit)
 	})
 	select {
 	case <-w.done:
 	case <-ctx.Done():
 	}
-	if left := len(w.queue) + w.rollUps.open(); left > 0 {
+	if left := uint64(len(w.queue)+w.rollUps.open()) + w.Stats().Dropped - w.lostBefore; left > 0 {
 		return fmt.Errorf("%d audit log entries could not be written before the end", left)
 	}
 	return nil
@@ -304,32 +307,37 @@ func (w *Writer) Close(ctx context.Context) error {
 
 func (w *Writer) run() {
 	defer close(w.done)
+	if !w.workUntilClosed() || !w.deliverLast() {
+		w.abandon()
+	}
+}
+
+// workUntilClosed does what is queued until the Writer is closed and nothing is; false when
+// the store still fails then.
+func (w *Writer) workUntilClosed() bool {
 	for {
 		select {
 		case i := <-w.queue:
 			if !w.work(i) {
-				return
+				return false
 			}
 		case <-w.quit:
-			for {
-				select {
-				case i := <-w.queue:
-					if !w.work(i) {
-						return
-					}
-				default:
-					w.deliverLast()
-					return
+			for len(w.queue) > 0 {
+				if !w.work(<-w.queue) {
+					return false
 				}
 			}
+			return true
 		}
 	}
 }
 
 // deliverLast writes what only the end brings out: roll-ups whose minute is not over,
-// one whose minute has ended right now, and a gap, if there is one.
-func (w *Writer) deliverLast() {
-	works, left := true, w.rollUps.close()
+// one whose minute has ended right now, and a gap, if there is one. It is false when the
+// store fails.
+func (w *Writer) deliverLast() bool {
+	left := w.rollUps.close()
+	works := true
 	for works && len(w.queue) > 0 { // its put had begun when the Writer was closed
 		works = w.work(<-w.queue)
 	}
@@ -338,12 +346,31 @@ func (w *Writer) deliverLast() {
 			works = w.deliver(batch)
 			continue
 		}
-		for i := range batch {
-			w.drop(batch[i])
+		w.lose(batch, w.Stats().Failing)
+	}
+	return works && w.deliver(nil)
+}
+
+// abandon gives up what is left when the store fails until the end.
+func (w *Writer) abandon() {
+	why := w.Stats().Failing
+	w.lose(w.rollUps.close(), why)
+	for len(w.queue) > 0 {
+		if i := <-w.queue; i.unlink == "" {
+			w.lose([]item{i}, why)
+		} else {
+			w.log.Error("a deleted user's entries keep their user id: the store failed until the end", "error", why)
 		}
 	}
-	if works {
-		w.deliver(nil)
+}
+
+// lose counts entries that are lost, and tells who listens.
+func (w *Writer) lose(batch []item, why error) {
+	for i := range batch {
+		w.drop(batch[i])
+		if o := batch[i].observer; o != nil {
+			o.WriteFailed(why, []storage.Entry{batch[i].entry})
+		}
 	}
 }
 
@@ -393,33 +420,50 @@ func (w *Writer) doze() {
 	}
 }
 
-// deliver writes a batch, however often it takes; false when the Writer was
-// closed and the store still fails.
+// deliver writes a batch, however often it takes, and what is to say of a gap; false when
+// the Writer was closed and the store still fails.
 func (w *Writer) deliver(batch []item) bool {
 	if gap, ok := w.takeGap(); ok {
 		batch = append(batch, item{entry: gap})
 	}
-	if len(batch) == 0 {
-		return true
-	}
+	return len(batch) == 0 || w.writeAll(batch)
+}
+
+// writeAll is deliver without a gap. Entries that the store will never take are lost, and
+// no other for them.
+func (w *Writer) writeAll(batch []item) bool {
 	entries := make([]storage.Entry, len(batch)) // the store may still look at them after an error
 	for i := range batch {
 		entries[i] = batch[i].entry
 	}
 	d := slices.MinFunc(batch, func(a, b item) int { return cmp.Compare(a.durability, b.durability) }).durability
-	if err := w.persist(d, func(ctx context.Context) error { return w.write(ctx, entries) }); err != nil {
-		for i := range batch {
-			w.drop(batch[i])
-			if o := batch[i].observer; o != nil {
-				o.WriteFailed(err, entries[i:i+1])
-			}
-		}
+	err := w.persist(d, func(ctx context.Context) error { return w.write(ctx, entries) })
+	switch rejected := errors.Is(err, storage.ErrRejected); {
+	case rejected && len(batch) > 1:
+		return w.writeEach(batch)
+	case rejected:
+		w.lose(batch, err)
+		w.log.Error("an audit log entry is lost: the store will never take it", "id", entries[0].ID, "action", entries[0].Action, "error", err)
+		return true
+	case err != nil:
+		w.lose(batch, err)
 		w.log.Error("audit log entries are lost: the store failed until the end", "entries", len(batch), "error", err)
 		return false
 	}
 	for i := range batch {
 		if o := batch[i].observer; o != nil {
 			o.EntryWritten(batch[i].entry)
+		}
+	}
+	return true
+}
+
+// writeEach writes the entries of a batch one by one.
+func (w *Writer) writeEach(batch []item) bool {
+	for i := range batch {
+		if !w.writeAll(batch[i : i+1]) {
+			w.lose(batch[i+1:], w.Stats().Failing)
+			return false
 		}
 	}
 	return true
@@ -434,14 +478,18 @@ func (w *Writer) unlinkNow(userID string) bool {
 		_, err := u.Unlink(ctx, userID)
 		return err
 	})
-	if err != nil {
+	switch rejected := errors.Is(err, storage.ErrRejected); {
+	case rejected:
+		w.log.Error("a deleted user's entries keep their user id: the store will never take it away", "error", err)
+	case err != nil:
 		w.log.Error("a deleted user's entries keep their user id: the store failed until the end", "error", err)
+		return false
 	}
-	return err == nil
+	return true
 }
 
-// persist tries until it works, or until the Writer was closed and it has failed for a
-// while since then, however long it had failed before. Tries ask for d, and once it was
+// persist tries until it works or never will (storage.ErrRejected), or until the Writer was
+// closed and it has failed for a while since then, however long it had failed before. Tries ask for d, and once it was
 // closed for Fsync: whoever ends us may be about to switch the machine off.
 func (w *Writer) persist(d storage.Durability, try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
@@ -451,8 +499,8 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), d), writeTimeout)
 		err := try(ctx)
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, storage.ErrRejected) {
+			return err
 		}
 		select {
 		case <-time.After(wait):

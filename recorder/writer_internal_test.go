@@ -3,8 +3,10 @@ package recorder
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,6 +164,91 @@ func TestManyEntriesEndTheLinger(t *testing.T) {
 		}
 		if err := w.Close(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// choosy takes every entry but those with an action, and nothing while it is down.
+type choosy struct {
+	*memory.Store
+	never string
+	down  bool
+	calls int
+}
+
+func (s *choosy) Write(ctx context.Context, entries ...storage.Entry) error {
+	s.calls++
+	switch {
+	case s.down:
+		return errors.New("not now")
+	case slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.Action == s.never }):
+		return fmt.Errorf("%w: never", storage.ErrRejected)
+	}
+	return s.Store.Write(ctx, entries...)
+}
+
+// listener counts what it hears of.
+type listener struct {
+	Observer
+	written, failed int
+}
+
+func (l *listener) EntryWritten(storage.Entry)             { l.written++ }
+func (l *listener) WriteFailed(_ error, e []storage.Entry) { l.failed += len(e) }
+
+func entryOf(action string) storage.Entry {
+	e := storage.Entry{Action: action}
+	e.Sanitize()
+	return e
+}
+
+// TestAnEntryThatIsNeverTakenCostsNoOther: not the batch that it is in, and nothing after it.
+func TestAnEntryThatIsNeverTakenCostsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, hears := &choosy{Store: memory.New(0), never: "bad"}, new(listener)
+		w := NewWriter(store, slog.New(slog.DiscardHandler))
+		for i := range 100 {
+			action := "good"
+			if i == 50 {
+				action = "bad"
+			}
+			w.Enqueue(storage.Commit, entryOf(action), hears)
+		}
+		time.Sleep(2 * linger)
+		synctest.Wait()
+		w.Enqueue(storage.Commit, entryOf("later"), hears)
+		time.Sleep(2 * linger)
+		synctest.Wait()
+		// The later one comes with what says that one is missing.
+		if s := w.Stats(); len(store.Entries()) != 101 || hears.written != 100 || hears.failed != 1 || s.Dropped != 1 || s.Queued != 0 {
+			t.Errorf("%d entries, heard of %+v, %+v", len(store.Entries()), hears, s)
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestACloseOnAStoreThatFailsSaysWhatIsLost, all of it, and leaves nothing that goes on.
+func TestACloseOnAStoreThatFailsSaysWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which fails if a goroutine is left
+		store, hears := &choosy{Store: memory.New(0), down: true}, new(listener)
+		w := NewWriter(store, slog.New(slog.DiscardHandler))
+		const n = maxBatch + 100
+		for range n {
+			w.Enqueue(storage.Commit, entryOf("x"), hears)
+		}
+		err := w.Close(t.Context())
+		if s := w.Stats(); err == nil || !strings.Contains(err.Error(), fmt.Sprint(n, " audit log entries")) || s.Dropped != n || hears.failed != n || s.Queued != 0 {
+			t.Errorf("%v, %+v, heard of %+v", err, s, hears)
+		}
+		calls := store.calls
+		time.Sleep(time.Hour)
+		if store.calls != calls {
+			t.Error("it goes on trying")
+		}
+		if w.rollUps.closed != true {
+			t.Error("what is counted is still swept")
 		}
 	})
 }

@@ -26,6 +26,12 @@ type Compactor interface {
 	Compact(ctx context.Context) (int, error)
 }
 
+// Clock is a Store with a clock that is not this machine's, such as a database server's.
+type Clock interface {
+	// Time returns what it says.
+	Time(ctx context.Context) (time.Time, error)
+}
+
 // Watcher is a Store that other processes write to, and that hears of it.
 type Watcher interface {
 	// Watch calls woken soon after anybody has written to the log, until ctx ends. It is a

@@ -67,6 +67,7 @@ var (
 	_ storage.Closer   = (*Keeper)(nil)
 	_ storage.Sizer    = (*Keeper)(nil)
 	_ storage.Counter  = (*Keeper)(nil)
+	_ storage.Clock    = (*Keeper)(nil)
 )
 
 // Keep opens a log like Open. That no server answers, or not yet, is no error: then
@@ -236,6 +237,11 @@ func (k *Keeper) Prune(ctx context.Context, before time.Time, limit int) (int, e
 // CountBefore implements storage.Counter.
 func (k *Keeper) CountBefore(ctx context.Context, before time.Time) (int, error) {
 	return ask(k, func(s *Store) (int, error) { return s.CountBefore(ctx, before) })
+}
+
+// Time implements storage.Clock.
+func (k *Keeper) Time(ctx context.Context) (time.Time, error) {
+	return ask(k, func(s *Store) (time.Time, error) { return s.Time(ctx) })
 }
 
 // Size implements storage.Sizer.

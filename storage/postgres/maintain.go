@@ -87,6 +87,14 @@ func (s *Store) patient(ctx context.Context, f func(*tx) error) error {
 	})
 }
 
+// Time implements storage.Clock: the server's.
+func (s *Store) Time(ctx context.Context) (now time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err = s.read.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
+	return now, s.explain(ctx, err)
+}
+
 // Size implements storage.Sizer: the tables and their indexes.
 func (s *Store) Size(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, sizeTimeout)

@@ -55,6 +55,7 @@ var (
 	_ storage.Closer   = (*Store)(nil)
 	_ storage.Sizer    = (*Store)(nil)
 	_ storage.Counter  = (*Store)(nil)
+	_ storage.Clock    = (*Store)(nil)
 )
 
 // Open connects, and makes the tables if they are not there. It fails with what to do

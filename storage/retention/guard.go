@@ -9,6 +9,8 @@ import (
 const (
 	// slack is how far the clock may be off before the guard takes notice.
 	slack = 24 * time.Hour
+	// startSlack is how old the newest entry may be at a start.
+	startSlack = 7 * 24 * time.Hour
 	// holdFor is how long nothing is deleted after the clock looked wrong: time for
 	// somebody, or NTP, to mend it.
 	holdFor = 24 * time.Hour
@@ -17,14 +19,15 @@ const (
 // ErrClock wraps why nothing was deleted: the machine's clock looks wrong.
 var ErrClock = errors.New("nothing was deleted, the clock looks wrong")
 
-// guard decides whether the clock can be trusted with deleting. It knows three
+// guard decides whether the clock can be trusted with deleting. It knows four
 // signs of a wrong one:
 //
-//   - The newest entry is more than a day in the future: refused for as long as
+//   - The newest entry is more than a day in the future, or the store's own clock (that of
+//     a database server, see storage.Clock) is more than a day away: refused for as long as
 //     that is so.
-//   - When the store was opened, even its newest entry was older than what is to
-//     be kept, so that everything would go: refused for a day. (A log that is really
-//     that old goes a day later, or with caddy audit-log prune.)
+//   - When the store was opened, even its newest entry was more than a week old, or older
+//     than what is to be kept: refused for a day. (In a log that nobody has written to for
+//     so long, entries go a day later, or with caddy audit-log prune.)
 //   - Since the last look the clock moved by a day more or less than time passed:
 //     refused for a day.
 //
@@ -49,20 +52,23 @@ func newGuard(now, newest time.Time) guard {
 }
 
 // check looks at the clock. now is what it says, newest the newest entry's time
-// (zero without entries), keep how much is to be kept. An error means that nothing
-// may be deleted.
-func (g *guard) check(now, newest time.Time, keep time.Duration) error {
+// (zero without entries), theirs what the store's own clock says (zero without one), keep
+// how much is to be kept. An error means that nothing may be deleted.
+func (g *guard) check(now, newest, theirs time.Time, keep time.Duration) error {
 	passed, first := time.Now(), !g.looked
 	drift := now.Round(0).Sub(g.wall) - passed.Sub(g.passed)
 	g.wall, g.passed, g.looked = now.Round(0), passed, true
 	switch {
-	case first && !g.newest.IsZero() && g.newest.Before(g.opened.Add(-keep)):
-		g.hold(fmt.Sprintf("at the start even the newest entry, of %s, was older than %s", g.newest.Format(time.RFC3339), keep))
+	case first && !g.newest.IsZero() && g.newest.Before(g.opened.Add(-min(keep, startSlack))):
+		g.hold(fmt.Sprintf("at the start even the newest entry, of %s, was older than %s", g.newest.Format(time.RFC3339), min(keep, startSlack)))
 	case drift.Abs() > slack:
 		g.hold(fmt.Sprintf("it moved by %s since the last look", drift.Round(time.Second)))
 	}
 	if newest.After(now.Add(slack)) {
 		return fmt.Errorf("%w: it says %s, and the newest entry is of %s", ErrClock, now.UTC().Format(time.RFC3339), newest.Format(time.RFC3339))
+	}
+	if off := now.Sub(theirs); !theirs.IsZero() && off.Abs() > slack {
+		return fmt.Errorf("%w: it says %s, and the database server's %s", ErrClock, now.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339))
 	}
 	if left := g.until.Sub(passed); left > 0 {
 		return fmt.Errorf("%w: %s; unless it is mended, old entries go in %s (caddy audit-log prune does not wait)", ErrClock, g.why, left.Round(time.Minute))

@@ -186,7 +186,13 @@ func (r *Runner) check(keep time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("looking for the newest entry: %w", err)
 	}
-	return r.guard.check(r.Now(), newest, keep)
+	var theirs time.Time
+	if c, ok := storage.As[storage.Clock](r.Store); ok {
+		if theirs, err = c.Time(r.ctx); err != nil {
+			return fmt.Errorf("asking for the database's time: %w", err)
+		}
+	}
+	return r.guard.check(r.Now(), newest, theirs, keep)
 }
 
 // newest is the time of the newest entry; zero without entries, and when the store

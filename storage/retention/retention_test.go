@@ -199,6 +199,7 @@ func TestAWrongClockDeletesNothing(t *testing.T) {
 	}{
 		{name: "behind the newest entry", ages: []time.Duration{20 * day, 0}, jump: -2 * day, want: "the newest entry is of"},
 		{name: "ahead at the start", ages: []time.Duration{20 * day, 0}, jump: 365 * day, want: "even the newest entry, of"},
+		{name: "ahead at the start, by less than what is kept", ages: []time.Duration{5 * day, 0}, jump: 8 * day, want: "even the newest entry, of"},
 		{name: "jumps ahead later", ages: []time.Duration{5 * day, 0}, later: 365 * day, want: "it moved by"},
 		{name: "jumps back later", ages: []time.Duration{5 * day, 4 * day}, later: -2 * day, want: "it moved by"},
 	} {
@@ -229,6 +230,28 @@ func TestAWrongClockDeletesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// clocked is a store with a clock of its own.
+type clocked struct{ *memory.Store }
+
+func (clocked) Time(context.Context) (time.Time, error) { return time.Now(), nil }
+
+// TestTheStoresOwnClockIsAsked for as long as this machine's is wrong, which notices nothing
+// else of it: its own entries are as wrong.
+func TestTheStoresOwnClockIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := clocked{memory.New(0)}
+		put(t, s, 20*day, 0)
+		off := 5 * day
+		r := start(t, s, func() time.Time { return time.Now().Add(off) })
+		keep(t, r, 22*day)
+		time.Sleep(40 * time.Hour)
+		synctest.Wait()
+		if err := r.Status().Err; !errors.Is(err, retention.ErrClock) || !strings.Contains(err.Error(), "the database server's") || len(s.Entries()) != 2 {
+			t.Errorf("%d entries are left, the run says %v", len(s.Entries()), err)
+		}
+	})
 }
 
 func TestAnOldLogGoesADayLater(t *testing.T) {
