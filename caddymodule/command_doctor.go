@@ -176,6 +176,8 @@ func (d *diagnosis) healthOf(s storeHealth) {
 		d.add(warning, "health", of, fmt.Sprintf("the log is %s (%s): %d entries wait in its journal", s.State, s.Reason, s.Waiting), s.Remedy)
 	case s.Damaged > 0:
 		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d parts of its journal were damaged", s.Damaged), "Caddy's log says which, and when")
+	case s.Refused > 0:
+		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d were refused as they were, and have no metadata there", s.Refused), "they are whole in the file beside the journal whose name ends in .refused; Caddy's log says why they were refused")
 	default:
 		d.add(fine, "health", of, "the log says that it is well", "")
 	}

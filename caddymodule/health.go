@@ -29,6 +29,9 @@ type storeHealth struct {
 	LimitBytes   int64 `json:"limitBytes"`
 	// Damaged parts of the journal were skipped since the start.
 	Damaged uint64 `json:"damaged"`
+	// Refused entries are in the database without their metadata, and whole in a file beside the
+	// journal, since the start.
+	Refused uint64 `json:"refused"`
 	// LastError stays when the store is healthy again.
 	LastError string `json:"lastError,omitempty"`
 }
@@ -65,7 +68,7 @@ func (p *pooledStore) healthStatus() storeHealth {
 	h := c.health
 	s := storeHealth{
 		Store: p.backend(), Path: c.path, State: h.State, Reason: h.Reason, Remedy: h.Remedy,
-		Waiting: h.Waiting, WaitingBytes: h.WaitingBytes, LimitBytes: h.LimitBytes, Damaged: h.Damaged,
+		Waiting: h.Waiting, WaitingBytes: h.WaitingBytes, LimitBytes: h.LimitBytes, Damaged: h.Damaged, Refused: h.Refused,
 	}
 	if since := h.Since.UTC(); !h.Since.IsZero() {
 		s.Since = &since

@@ -474,10 +474,17 @@ func (w *Writer) unlinkNow(userID string) bool {
 	if userID == "" || !ok {
 		return true
 	}
-	err := w.persist(storage.Fsync, func(ctx context.Context) error {
-		_, err := u.Unlink(ctx, userID)
-		return err
-	})
+	var err error
+	for goesOn := true; goesOn; { // a user with many entries may take several calls
+		goesOn = false
+		err = w.persist(storage.Fsync, func(ctx context.Context) error {
+			n, err := u.Unlink(ctx, userID)
+			if goesOn = err != nil && n > 0 && !w.tooLate(); goesOn {
+				return nil
+			}
+			return err
+		})
+	}
 	switch rejected := errors.Is(err, storage.ErrRejected); {
 	case rejected:
 		w.log.Error("a deleted user's entries keep their user id: the store will never take it away", "error", err)
@@ -505,10 +512,13 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		select {
 		case <-time.After(wait):
 		case <-w.quit:
-			if time.Now().After(w.giveUp) { // the caller of Close has waited long enough
+			if w.tooLate() {
 				return err
 			}
 			time.Sleep(min(wait, lastBackoff))
 		}
 	}
 }
+
+// tooLate says whether the caller of Close has waited long enough.
+func (w *Writer) tooLate() bool { return w.closed() && time.Now().After(w.giveUp) }

@@ -253,12 +253,13 @@ func clampTime(t time.Time) time.Time {
 
 func cleanMetadata(m json.RawMessage) json.RawMessage {
 	if len(m) > 0 && (m[0] != '{' || !json.Valid(m)) {
-		return dropped(m)
+		return DroppedMetadata(m)
 	}
 	return cleanOwn(m)
 }
 
-func dropped(m json.RawMessage) json.RawMessage {
+// DroppedMetadata is what stands in the place of metadata that cannot be kept: how long it was.
+func DroppedMetadata(m json.RawMessage) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(`{"metadataDropped":{"bytes":%d}}`, len(m)))
 }
 
@@ -267,7 +268,7 @@ func cleanOwn(m json.RawMessage) json.RawMessage {
 	case len(m) == 0:
 		return json.RawMessage("{}")
 	case len(m) > MaxMetadata:
-		return dropped(m)
+		return DroppedMetadata(m)
 	case utf8.Valid(m) && !bytes.Contains(m, []byte(`\u0000`)):
 		return m
 	}

@@ -58,6 +58,9 @@ type Health struct {
 	// Damaged counts what waited and could not be read again, since the store was
 	// opened.
 	Damaged uint64
+	// Refused counts entries that the database would never take as they were, since the store
+	// was opened: they are there without their metadata, and whole in a file beside the journal.
+	Refused uint64
 	// Err is the last error, which stays when the store is healthy again; nil for
 	// none yet.
 	Err error

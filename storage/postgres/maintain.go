@@ -29,11 +29,11 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 	if userID == "" || !askable(userID) {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	total := 0
 	for {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		n, err := s.unlinkSome(ctx, userID)
+		cancel()
 		total += n
 		if err != nil || n < unlinkRows {
 			return total, s.explain(ctx, err)

@@ -39,6 +39,11 @@ type primary struct {
 	mode    mode
 	closed  bool
 	reject  string // the id of an entry that is never taken
+	refuse  string // metadata that are never taken
+	// unlinks, if not nil, are what calls of Unlink return.
+	unlinks []result
+	// stuck, if not nil, keeps Close from ending.
+	stuck chan struct{}
 }
 
 type job struct {
@@ -119,7 +124,7 @@ func (p *primary) submit(ctx context.Context, do func() (int, error)) (int, erro
 func (p *primary) Write(ctx context.Context, entries ...storage.Entry) error {
 	entries = slices.Clone(entries)
 	_, err := p.submit(ctx, func() (int, error) {
-		if slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.ID == p.reject }) {
+		if slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.ID == p.reject || p.refuse != "" && string(e.Metadata) == p.refuse }) {
 			return 0, storage.ErrRejected
 		}
 		return 0, p.Store.Write(context.Background(), entries...)
@@ -128,10 +133,20 @@ func (p *primary) Write(ctx context.Context, entries ...storage.Entry) error {
 }
 
 func (p *primary) Unlink(ctx context.Context, userID string) (int, error) {
-	return p.submit(ctx, func() (int, error) { return p.Store.Unlink(context.Background(), userID) })
+	return p.submit(ctx, func() (int, error) {
+		if len(p.unlinks) > 0 {
+			r := p.unlinks[0]
+			p.unlinks = p.unlinks[1:]
+			return r.n, r.err
+		}
+		return p.Store.Unlink(context.Background(), userID)
+	})
 }
 
 func (p *primary) Close() error {
+	if p.stuck != nil {
+		<-p.stuck
+	}
 	p.mu.Lock()
 	p.closed = true
 	p.changed.Broadcast()

@@ -72,15 +72,18 @@ type jsonEntry struct {
 	IdentifierHash string         `json:"identifierHash,omitempty"`
 }
 
+func jsonOf(e *storage.Entry) jsonEntry {
+	return jsonEntry{
+		ID: e.ID, UserID: e.UserID, Action: e.Action, Status: e.Status, Severity: uint8(e.Severity), IPAddress: e.IPAddress, UserAgent: e.UserAgent,
+		Metadata: string(e.Metadata), CreatedAt: e.CreatedAt.UnixMilli(), IdentifierHash: e.IdentifierHash,
+	}
+}
+
 // encode returns the change as a record.
 func encode(c change) ([]byte, error) {
 	p := payload{Unlink: c.unlink}
 	for i := range c.entries {
-		e := &c.entries[i]
-		p.Entries = append(p.Entries, jsonEntry{
-			ID: e.ID, UserID: e.UserID, Action: e.Action, Status: e.Status, Severity: uint8(e.Severity), IPAddress: e.IPAddress, UserAgent: e.UserAgent,
-			Metadata: string(e.Metadata), CreatedAt: e.CreatedAt.UnixMilli(), IdentifierHash: e.IdentifierHash,
-		})
+		p.Entries = append(p.Entries, jsonOf(&c.entries[i]))
 	}
 	body, err := json.Marshal(p)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -79,6 +81,12 @@ type Store struct {
 	// replaying is true while the primary works again and is given what is in the journal.
 	replaying atomic.Bool
 
+	// refusals counts entries that the primary refused as they were.
+	refusals   atomic.Uint64
+	refusalLog rate.Sometimes
+	// refusedFile is held by whoever writes to the file of those.
+	refusedFile sync.Mutex
+
 	// mu protects the fields below.
 	mu     sync.Mutex
 	health storage.Health
@@ -127,7 +135,7 @@ func New(primary storage.Store, path string, o Options) (storage.Store, error) {
 		o.open = openFile
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	s := &Store{primary: primary, path: path, log: o.Logger, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Store{primary: primary, path: path, log: o.Logger, wake: make(chan struct{}, 1), done: make(chan struct{}), refusalLog: rate.Sometimes{Interval: time.Second}}
 	s.tended, _ = storage.As[Tended](primary)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.health.State, s.health.Since = storage.Healthy, time.Now()
@@ -181,7 +189,8 @@ func (s *Store) Write(ctx context.Context, entries ...storage.Entry) error {
 type unlinker struct{ *Store }
 
 // Unlink implements storage.Unlinker. While the primary fails it is done later, and
-// the number of entries is 0.
+// the number of entries is 0. A user with many entries may take longer than a call waits: then
+// so many as it returns are done, with an error, and another call goes on.
 func (u *unlinker) Unlink(ctx context.Context, userID string) (int, error) {
 	if userID == "" {
 		return 0, nil
@@ -201,8 +210,8 @@ func (s *Store) submit(ctx context.Context, c change) (int, error) {
 		}
 		if e := s.era.Load(); e != nil {
 			n, err := s.try(ctx, e, c)
-			if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrRejected) {
-				return n, err
+			if err == nil || ctx.Err() != nil || n > 0 || errors.Is(err, storage.ErrRejected) {
+				return n, err // a primary that has unlinked some entries of many works
 			}
 			s.down(e, err)
 		}
@@ -216,12 +225,12 @@ func (s *Store) submit(ctx context.Context, c change) (int, error) {
 // try asks the primary, until the call's patience or the era ends.
 func (s *Store) try(ctx context.Context, e *era, c change) (int, error) {
 	if shared, ok := e.patient(ctx); ok {
-		return c.apply(shared, s.primary)
+		return s.apply(shared, c)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience(ctx))
 	defer cancel()
 	defer context.AfterFunc(e.ctx, cancel)()
-	return c.apply(ctx, s.primary)
+	return s.apply(ctx, c)
 }
 
 // patience is how long a call with this context waits for the primary.
@@ -280,11 +289,24 @@ func (s *Store) Close() error {
 	case <-time.After(closeWait):
 		err = errors.New("the audit log's disk does not answer")
 	}
-	err = errors.Join(err, s.closeJournal())
-	if c, ok := storage.As[storage.Closer](s.primary); ok {
-		err = errors.Join(err, c.Close())
+	return errors.Join(err, s.closeJournal(), s.closePrimary())
+}
+
+// closePrimary closes it, if its disk answers: otherwise it is left alone, and closed when the
+// disk does.
+func (s *Store) closePrimary() error {
+	c, ok := storage.As[storage.Closer](s.primary)
+	if !ok {
+		return nil
 	}
-	return err
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeWait):
+		return errors.New("the audit log's database is not closed: its disk does not answer")
+	}
 }
 
 func (s *Store) closeJournal() error {

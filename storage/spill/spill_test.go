@@ -414,15 +414,36 @@ func TestAPrimaryThatSaysItChangedIsRevived(t *testing.T) {
 	})
 }
 
+// refused are the entries in the file of what a primary refused.
+func (r *rig) refused() (all []storage.Entry) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path + ".refused")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var l struct {
+			At    time.Time
+			Error string
+			Entry struct {
+				ID, Action, Metadata string
+			}
+		}
+		if err := json.Unmarshal([]byte(line), &l); err != nil || l.At.IsZero() || !strings.Contains(l.Error, storage.ErrRejected.Error()) {
+			r.t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, storage.Entry{ID: l.Entry.ID, Action: l.Entry.Action, Metadata: json.RawMessage(l.Entry.Metadata)})
+	}
+	return all
+}
+
 func TestAnEntryThatIsRejectedIsNobodysFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := open(t, newPrimary(), t.TempDir(), spill.Options{})
 		defer r.close()
 		all := entries(5)
 		r.p.reject = all[2].ID
-		if err := r.s.Write(t.Context(), all[2]); !errors.Is(err, storage.ErrRejected) {
-			t.Errorf("Write says %v", err)
-		}
+		r.write(all[2])
 		r.is(storage.Healthy, "", 0)
 		r.p.set(fails)
 		for _, e := range all {
@@ -432,9 +453,113 @@ func TestAnEntryThatIsRejectedIsNobodysFailure(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		r.is(storage.Healthy, "", 0)
 		r.holds(all[0], all[1], all[3], all[4])
-		if h := r.health(); h.Damaged != 1 {
-			t.Errorf("%d are counted as lost, want 1", h.Damaged)
+		if kept := r.refused(); len(kept) != 2 || kept[0].ID != all[2].ID || kept[1].ID != all[2].ID {
+			t.Errorf("in the file: %+v", kept)
 		}
+		if h := r.health(); h.Damaged != 0 || h.Refused != 2 {
+			t.Errorf("%d are counted as lost and %d as refused, want 0 and 2", h.Damaged, h.Refused)
+		}
+	})
+}
+
+// TestAnEntryWhoseMetadataAreRefusedGoesWithoutThem, whether it comes from a caller or from
+// the journal, alone or among others; whole it is in a file. A torn line there costs no other.
+func TestAnEntryWhoseMetadataAreRefusedGoesWithoutThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, newPrimary(), t.TempDir(), spill.Options{})
+		defer r.close()
+		all := entries(6)
+		all[1].Metadata, all[4].Metadata = json.RawMessage(`{"n":1e200000}`), json.RawMessage(`{"n":1e200000}`)
+		r.p.refuse = `{"n":1e200000}`
+		r.write(all[:3]...)
+		file := r.path + ".refused"
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatal(info.Mode(), err)
+		}
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.p.set(fails)
+		r.write(all[3:]...)
+		r.p.set(works)
+		time.Sleep(2 * time.Second)
+		r.is(storage.Healthy, "", 0)
+		if kept := r.refused(); len(kept) != 2 || string(kept[0].Metadata) != r.p.refuse || kept[1].ID != all[4].ID {
+			t.Errorf("in the file: %+v", kept)
+		}
+		if err := os.WriteFile(file, whole[:len(whole)-5], 0o600); err != nil { // as a power cut leaves it
+			t.Fatal(err)
+		}
+		r.write(all[1])
+		if after, err := os.ReadFile(file); err != nil || strings.Count(string(after), "\n") != 2 || !strings.Contains(string(after), "\n{") {
+			t.Errorf("%v: %s", err, after)
+		}
+		all[1].Metadata, all[4].Metadata = json.RawMessage(`{"metadataDropped":{"bytes":14}}`), json.RawMessage(`{"metadataDropped":{"bytes":14}}`)
+		r.holds(all...)
+	})
+}
+
+// TestWhatNobodyTakesIsAnError: neither the database nor the file.
+func TestWhatNobodyTakesIsAnError(t *testing.T) {
+	r := open(t, newPrimary(), t.TempDir(), spill.Options{})
+	defer r.close()
+	if err := os.Mkdir(r.path+".refused", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	all := entries(2)
+	r.p.reject = all[0].ID
+	if err := r.s.Write(t.Context(), all[0]); !errors.Is(err, storage.ErrRejected) || !strings.Contains(err.Error(), ".refused") {
+		t.Errorf("Write says %v", err)
+	}
+	all[1].Metadata = json.RawMessage(`{"x":1}`)
+	r.p.refuse = `{"x":1}`
+	r.write(all[1])
+	all[1].Metadata = json.RawMessage(`{"metadataDropped":{"bytes":7}}`)
+	r.holds(all[1])
+}
+
+// TestUnlinkingManyEntriesIsNoFailure: a call that has not come to the end, but on, leaves the
+// store healthy; from the journal it goes on until it is done.
+func TestUnlinkingManyEntriesIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, newPrimary(), t.TempDir(), spill.Options{})
+		defer r.close()
+		slow := result{500, context.DeadlineExceeded}
+		r.p.unlinks = []result{slow}
+		u, _ := storage.As[storage.Unlinker](r.s)
+		if n, err := u.Unlink(t.Context(), "user-1"); n != 500 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d, %v", n, err)
+		}
+		r.is(storage.Healthy, "", 0)
+		all := entries(3)
+		r.p.set(fails)
+		r.write(all[:2]...)
+		if _, err := u.Unlink(t.Context(), all[0].UserID); err != nil {
+			t.Fatal(err)
+		}
+		r.write(all[2])
+		r.p.unlinks = []result{slow, slow, slow, slow, slow}
+		r.p.set(works)
+		time.Sleep(3 * time.Second)
+		r.is(storage.Healthy, "", 0)
+		if n := len(r.p.Entries()); n != 3 || r.p.Entries()[0].UserID != "" || len(r.p.unlinks) != 0 {
+			t.Errorf("%+v", r.p.Entries())
+		}
+	})
+}
+
+// TestCloseDoesNotWaitForAPrimaryThatHangs longer than it says.
+func TestCloseDoesNotWaitForAPrimaryThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := open(t, newPrimary(), t.TempDir(), spill.Options{})
+		r.p.stuck = make(chan struct{})
+		began := time.Now()
+		c, _ := storage.As[storage.Closer](r.s)
+		if err := c.Close(); err == nil || !strings.Contains(err.Error(), "is not closed") || time.Since(began) > 6*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		close(r.p.stuck)
 	})
 }
 

@@ -18,7 +18,7 @@ func (s *Store) Health() storage.Health {
 	h := s.health
 	s.mu.Unlock()
 	h.Waiting, h.WaitingBytes = s.journal.left()
-	h.LimitBytes, h.Damaged = s.journal.limit.Load(), s.journal.damaged.Load()
+	h.LimitBytes, h.Damaged, h.Refused = s.journal.limit.Load(), s.journal.damaged.Load(), s.refusals.Load()
 	return h
 }
 

@@ -187,9 +187,12 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	_, err = b.merged().apply(ctx, s.primary)
+	n, err := s.apply(ctx, b.merged())
 	if errors.Is(err, storage.ErrRejected) {
 		err = s.oneByOne(ctx, b)
+	}
+	if err != nil && n > 0 {
+		return true, nil // so many entries have lost their user, and the next step goes on
 	}
 	if err != nil {
 		return false, err
@@ -202,7 +205,7 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 // take. It must not keep all that is behind it.
 func (s *Store) oneByOne(ctx context.Context, b batch) error {
 	for _, c := range b.changes {
-		_, err := c.apply(ctx, s.primary)
+		_, err := s.apply(ctx, c)
 		if err != nil && !errors.Is(err, storage.ErrRejected) {
 			return err
 		}

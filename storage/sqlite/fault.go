@@ -57,7 +57,9 @@ func faultOf(path string, err error) error {
 		if free, known := freeBytes(filepath.Dir(path)); known && free < 64<<10 {
 			reason = storage.DiskFull
 		}
-	case lib.SQLITE_TOOBIG, lib.SQLITE_CONSTRAINT, lib.SQLITE_MISMATCH, lib.SQLITE_RANGE:
+	case lib.SQLITE_CONSTRAINT: // our tables have none that an entry could violate
+		return &storage.Fault{Reason: storage.Forbidden, Remedy: "somebody has added a trigger or a constraint to the tables in " + path + ", which refuses entries: take it away", Err: err}
+	case lib.SQLITE_TOOBIG, lib.SQLITE_MISMATCH, lib.SQLITE_RANGE:
 		return fmt.Errorf("%w: %w", storage.ErrRejected, err)
 	default:
 		reason = storage.Unspecified
