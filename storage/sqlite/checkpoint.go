@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -30,6 +31,8 @@ const (
 	// tooLongLog is the length, in pages, from which on the writer itself moves the
 	// rest: two fsyncs, for which others wait, so it is seldom.
 	tooLongLog = 8 * longLog
+	// lastSync bounds the last fsync, when the store is closed.
+	lastSync = 5 * time.Second
 )
 
 // checkpointer runs passive checkpoints; they never block readers or the writer.
@@ -79,7 +82,7 @@ func (c *checkpointer) run(ctx context.Context) {
 	defer close(c.done)
 	for c.await(ctx) {
 		c.store.writer.growth.n.Store(0)
-		c.warn(ctx, c.shorten(ctx))
+		c.warn(ctx, c.settle(ctx))
 		if !pause(ctx, nil, checkpointEvery) {
 			return
 		}
@@ -116,28 +119,48 @@ func pause(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	return true
 }
 
+// settle runs a checkpoint, and makes durable what was committed without an fsync before it.
+// A checkpoint does that on its way, unless somebody who reads an older state (a long query, a
+// backup, a shell) keeps it from moving anything: then a commit with an fsync does.
+func (c *checkpointer) settle(ctx context.Context) error {
+	w := c.store.writer
+	unsynced := w.unsynced.Swap(false)
+	whole, err := c.shorten(ctx)
+	if whole || !unsynced {
+		return err
+	}
+	if err = cmp.Or(err, c.store.probe(ctx)); err != nil {
+		w.unsynced.Store(true)
+		w.growth.add(1) // it is tried again soon
+	}
+	return err
+}
+
 // shorten moves the log into the database, and has it begin anew if it is long.
 // Under steady writing a checkpoint in the background seldom reaches the log's
 // end; if none does for long, the writer moves the short rest when nobody waits.
-func (c *checkpointer) shorten(ctx context.Context) error {
+// It says whether all was moved that the log held at a moment.
+func (c *checkpointer) shorten(ctx context.Context) (whole bool, err error) {
 	pages := 0
 	for range tries {
-		var err error
-		if pages, err = c.move(ctx); err != nil || pages < longLog {
-			return err
+		var moved bool
+		moved, pages, err = c.move(ctx)
+		if whole = whole || moved; err != nil || pages < longLog {
+			return whole, err
 		}
 	}
 	if pages < tooLongLog {
-		return nil
+		return whole, nil
 	}
-	return c.store.writer.submitIdle(ctx, &job{checkpoint: true, durability: storage.Commit})
+	return whole, c.store.writer.submitIdle(ctx, &job{checkpoint: true, durability: storage.Commit})
 }
 
-// move moves what the log holds now, and returns the log's length in pages.
-func (c *checkpointer) move(ctx context.Context) (int, error) {
-	var busy, pages, moved int
-	err := c.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &pages, &moved)
-	return pages, err
+// move moves what the log holds now, and returns whether that was all, and the log's length in
+// pages.
+func (c *checkpointer) move(ctx context.Context) (whole bool, pages int, err error) {
+	var busy, moved int
+	err = c.db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &pages, &moved)
+	return err == nil && busy == 0 && moved == pages, pages, err
 }
 
 // warn logs a failure that does not come from the end of ctx or of the store.
@@ -148,8 +171,15 @@ func (c *checkpointer) warn(ctx context.Context, err error) {
 	}
 }
 
+// stop ends the checkpoints. What was committed without an fsync has one then.
 func (c *checkpointer) stop() error {
 	c.cancel()
 	<-c.done
-	return c.db.Close()
+	var err error
+	if c.store.writer.unsynced.Load() {
+		ctx, cancel := context.WithTimeout(context.Background(), lastSync)
+		defer cancel()
+		err = c.store.probe(ctx)
+	}
+	return errors.Join(err, c.db.Close())
 }

@@ -3,10 +3,13 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 // TestCheckpointsAreWorthTheirWhile: few transactions share one, many do not wait for long.
@@ -72,4 +75,52 @@ func TestNothingNewIsNoCheckpoint(t *testing.T) {
 			t.Errorf("it did not wait for the first transaction: %s", time.Since(began))
 		}
 	})
+}
+
+// TestAReaderKeepsNobodyFromTheDisk: what was committed without an fsync is durable soon,
+// although somebody reads an older state, so that no checkpoint can move it.
+func TestAReaderKeepsNobodyFromTheDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s, err := Open(t.Context(), Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	write := func(d storage.Durability) {
+		t.Helper()
+		e := storage.Entry{Action: "x"}
+		e.Sanitize()
+		if err := s.Write(storage.WithDurability(t.Context(), d), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(storage.Fsync)
+	reader, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	tx, err := reader.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM auditLog`).Scan(&n); err != nil || n != 1 {
+		t.Fatal(n, err)
+	}
+	for range 3 {
+		write(storage.Commit)
+		if !s.writer.unsynced.Load() {
+			t.Log("it was quicker than the test")
+		}
+		for began := time.Now(); s.writer.unsynced.Load(); time.Sleep(10 * time.Millisecond) {
+			if time.Since(began) > 20*time.Second {
+				t.Fatal("it stays in the system's hands")
+			}
+		}
+	}
+	if whole, _, err := s.ticker.move(t.Context()); whole || err != nil {
+		t.Errorf("a checkpoint moves all (%v, %v): the reader reads no older state", whole, err)
+	}
 }

@@ -73,7 +73,7 @@ func (s *Store) deleted(rows *sql.Rows, err error) (n, highest int64, _ error) {
 func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (int64, error)) (int, error) {
 	n, err := s.changed(ctx, s.writer.submitIdle, storage.Commit, run)
 	if err == nil && n > 0 {
-		_, failed := s.ticker.move(ctx)
+		_, _, failed := s.ticker.move(ctx)
 		s.ticker.warn(ctx, failed)
 	}
 	return n, err

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -86,6 +87,8 @@ type writer struct {
 	texts   *lru.Cache[text, int64]
 	mode    storage.Durability // what PRAGMA synchronous is set to
 	growth  growth             // of the log
+	// unsynced is true if there may be commits in the log without an fsync.
+	unsynced atomic.Bool
 	guard   guard
 	// changes are those of the transaction under way, which counts hears of when it is
 	// committed.
@@ -359,6 +362,7 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
+	w.unsynced.Store(w.mode == storage.Commit) // an fsync is about all that is in the log
 	w.growth.add(sizeOf(batch))
 	w.changes.tell(w.counts)
 	if then := batch[0].then; then != nil {
@@ -480,6 +484,7 @@ func (w *writer) tendOnce(want int) (n int, err error) {
 		w.changes.known = false
 		return 0, err
 	}
+	w.unsynced.Store(true)
 	w.growth.add(n)
 	return n, nil
 }
