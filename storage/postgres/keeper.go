@@ -301,7 +301,7 @@ func (k *Keeper) Revive(ctx context.Context) error {
 	}
 	err = s.probe(ctx)
 	if c := code(err); c == undefinedTable || c == noSchema {
-		k.log.Error("somebody has dropped the audit log's tables: they are made again, empty", "server", k.Path(), "schema", s.schema, "table", s.table)
+		k.log.Error("somebody has dropped tables of the audit log: they are made again", "server", k.Path(), "schema", s.schema, "table", s.table)
 		if err = s.prepare(ctx, false); err == nil {
 			err = s.probe(ctx)
 		}
@@ -317,9 +317,11 @@ func (s *Store) probe(ctx context.Context) error {
 		if err := t.each(ctx, s.fill(`INSERT INTO "{s}"."{t}_moves" (source, key) VALUES ($1, 0)`), []any{source}, nil, none); err != nil {
 			return err
 		}
-		var key *int64 // of the newest entry: the table must be there
-		if err := t.each(ctx, s.fill(`SELECT max(key) FROM "{s}"."{t}_entries"`), nil, []any{&key}, none); err != nil {
-			return err
+		for _, table := range []string{"entries", "strays"} { // they must be there
+			var key *int64 // of the newest one
+			if err := t.each(ctx, s.fill(`SELECT max(key) FROM "{s}"."{t}_`+table+`"`), nil, []any{&key}, none); err != nil {
+				return err
+			}
 		}
 		return t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_moves" WHERE source = $1`), []any{source}, nil, none)
 	}})

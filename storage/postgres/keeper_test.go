@@ -3,9 +3,11 @@ package postgres_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,19 +103,128 @@ func TestAKeeperRefusesWhatStaysWrong(t *testing.T) {
 	}
 }
 
+// TestAKeeperMakesTablesAgainThatWereDropped: all, or some of them; a start does it too. What
+// is still there stays.
 func TestAKeeperMakesTablesAgainThatWereDropped(t *testing.T) {
-	table := pgtest.Table(t)
-	k := keep(t, postgres.Options{DSN: pgtest.DSN(t), Table: table})
-	drop := fmt.Sprintf(`DROP VIEW %[1]q; DROP TABLE "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, table)
-	if err := pgtest.Exec(t, drop); err != nil {
+	for name, c := range map[string]struct {
+		drop string
+		left int
+	}{
+		"all":         {`DROP VIEW %[1]q; DROP TABLE "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, 0},
+		"entries":     {`DROP TABLE "%[1]s_entries" CASCADE`, 0},
+		"strays":      {`DROP TABLE "%[1]s_strays"`, 1},
+		"moves":       {`DROP TABLE "%[1]s_moves"`, 1},
+		"the helpers": {`DROP TABLE "%[1]s_moves", "%[1]s_strays"`, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := pgtest.Table(t)
+			o := postgres.Options{DSN: pgtest.DSN(t), Table: table}
+			k := keep(t, o)
+			old := storagetest.Entry(1)
+			if err := k.Write(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+			for i, way := range []func(){func() { revive(t, k) }, func() { _ = open(t, o).Close() }} {
+				if err := pgtest.Exec(t, fmt.Sprintf(c.drop, table)); err != nil {
+					t.Fatal(err)
+				}
+				way()
+				if err := k.Write(t.Context(), storagetest.Entry(2+i)); err != nil {
+					t.Error(err)
+				}
+				stray := storagetest.Entry(4 + i)
+				stray.CreatedAt = stray.CreatedAt.AddDate(0, -3, 0)
+				if err := k.Write(t.Context(), stray); err != nil {
+					t.Error(err)
+				}
+			}
+			page, err := k.List(t.Context(), storage.Query{})
+			if want := 2 + c.left*3; err != nil || page.Total != want {
+				t.Errorf("%d entries, want %d; %v", page.Total, want, err)
+			}
+			if err := pgtest.Exec(t, fmt.Sprintf(`SELECT count(*) FROM %q`, table)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestWhatAnIndexRefusesCostsNoEntry: such an index is what the documentation's queries call
+// for, and clients have a hand in what it refuses.
+func TestWhatAnIndexRefusesCostsNoEntry(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	s := spilled(t, k)
+	if err := server.Exec(`CREATE INDEX ON "auditLog_entries" ((metadata::jsonb->>'tenant'))`); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Write(t.Context(), storagetest.Entry(1)); err == nil {
-		t.Error("it writes into nothing")
+	bad := storagetest.Entry(1)
+	bad.Metadata = json.RawMessage(`{"n":1e200000}`)
+	for _, e := range []storage.Entry{storagetest.Entry(0), bad, storagetest.Entry(2)} {
+		if err := s.Write(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
 	}
-	revive(t, k)
+	if h := healthOf(s); h.State != storage.Healthy || h.Refused != 1 {
+		t.Errorf("%+v", h)
+	}
+	got, err := k.Get(t.Context(), bad.ID)
+	if page, listErr := k.List(t.Context(), storage.Query{}); err != nil || listErr != nil || page.Total != 3 || string(got.Metadata) != `{"metadataDropped":{"bytes":14}}` {
+		t.Errorf("%d entries, %s, %v, %v", page.Total, got.Metadata, err, listErr)
+	}
+}
+
+// TestAStrayWhoseEntryIsGoneKeepsNobody from writing its id again.
+func TestAStrayWhoseEntryIsGoneKeepsNobody(t *testing.T) {
+	table := pgtest.Table(t)
+	k := keep(t, postgres.Options{DSN: pgtest.DSN(t), Table: table})
+	e := storagetest.Entry(1)
+	e.ID, e.CreatedAt = storage.NewIDAt(e.CreatedAt), e.CreatedAt.AddDate(0, -3, 0)
+	if err := k.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgtest.Exec(t, fmt.Sprintf(`TRUNCATE "%s_entries"`, table)); err != nil {
+		t.Fatal(err)
+	}
+	e.CreatedAt = e.CreatedAt.Add(time.Hour)
+	if err := k.Write(t.Context(), e, storagetest.Entry(2)); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := k.List(t.Context(), storage.Query{}); err != nil || page.Total != 2 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+// TestAPasswordInAFileIsReadForEachConnection: it was exchanged, with all connections gone.
+func TestAPasswordInAFileIsReadForEachConnection(t *testing.T) {
+	server := pgtest.Start(t)
+	file := filepath.Join(t.TempDir(), "passwords")
+	password := func(p string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("*:*:*:caddy:"+p+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	password("one")
+	if err := server.Exec(`CREATE ROLE caddy LOGIN SUPERUSER PASSWORD 'one'`); err != nil {
+		t.Fatal(err)
+	}
+	k := keep(t, postgres.Options{DSN: fmt.Sprintf("host=127.0.0.1 port=%d user=caddy dbname=postgres sslmode=disable passfile=%s", server.Port, file)})
 	if err := k.Write(t.Context(), storagetest.Entry(1)); err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	if err := server.Exec(`ALTER ROLE caddy PASSWORD 'two'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'caddy'`); err != nil {
+		t.Fatal(err)
+	}
+	password("two")
+	for end := time.Now().Add(hang); ; time.Sleep(10 * time.Millisecond) {
+		err := k.Write(t.Context(), storagetest.Entry(2))
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
 }
 

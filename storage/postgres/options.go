@@ -162,7 +162,24 @@ func (o Options) parse() (*pgxpool.Config, error) {
 		return nil, errors.New("the DSN asks for default_query_exec_mode=simple_protocol, which puts values into SQL texts: use exec, which works with every pooler too")
 	}
 	tune(c)
+	c.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error { return refresh(conn, dsn) }
 	return c, nil
+}
+
+// refresh reads again what a DSN names in files before a connection is made: certificates, keys
+// and passwords are exchanged while Caddy runs.
+func refresh(conn *pgx.ConnConfig, dsn string) error {
+	c, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return dsnError(err)
+	}
+	conn.TLSConfig, conn.Password = c.TLSConfig, c.Password
+	for i, f := range c.Fallbacks {
+		if i < len(conn.Fallbacks) {
+			conn.Fallbacks[i].TLSConfig = f.TLSConfig
+		}
+	}
+	return nil
 }
 
 // complete is the DSN with what stands beside it.

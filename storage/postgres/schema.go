@@ -81,7 +81,8 @@ func (n namer) script(now time.Time) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "SELECT pg_advisory_xact_lock(%d);\n", n.lock())
+	// Whoever has to wait for the tables makes all others wait behind him: rather try again later.
+	fmt.Fprintf(&b, "SELECT pg_advisory_xact_lock(%d);\nSET LOCAL lock_timeout = %d;\n", n.lock(), ddlTimeout.Milliseconds())
 	// CREATE ... IF NOT EXISTS asks for the right to create even if it does not.
 	b.WriteString(n.fill(`DO $audit$ BEGIN
 	IF to_regnamespace('"{s}"') IS NULL THEN
@@ -131,8 +132,13 @@ func (s *Store) migrate(ctx context.Context) error {
 	case have > len(texts):
 		return unfitf("table %s in schema %s was made by a newer version of caddy-audit-log (schema %d, this one knows %d): upgrade, or use another table",
 			s.table, s.schema, have, len(texts))
-	case have == len(texts):
-		return s.checkColumns(ctx)
+	case have > 0:
+		if err := s.mend(ctx); err != nil {
+			return err
+		}
+		if have == len(texts) {
+			return s.checkColumns(ctx)
+		}
 	}
 	script, err := s.script(time.Now())
 	if err != nil {
@@ -148,7 +154,51 @@ func (s *Store) migrate(ctx context.Context) error {
 	case c == duplicateTable, c == duplicateRelation, c == undefinedObject:
 		return unfitf("%w: something of another program has that name; give the audit log another table or schema", err)
 	}
+	if c := code(err); c == queryCanceled || c == lockNotAvailable {
+		return fmt.Errorf("making the tables, which a log with many entries or a busy one does not let happen in time: run %s --schema %s --table %s | psql while nobody uses it: %w",
+			SchemaCommand, s.schema, s.table, err)
+	}
 	return fmt.Errorf("making the tables: %w", err)
+}
+
+// helperTables are the tables beside that of the entries, as the first migration makes them.
+const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
+	CREATE INDEX IF NOT EXISTS "{t}_strays_key_idx" ON "{s}"."{t}_strays" (key);
+	CREATE TABLE IF NOT EXISTS "{s}"."{t}_moves" (source text PRIMARY KEY, key bigint NOT NULL);`
+
+// mend makes tables again that somebody has dropped since they were made: without those that
+// are left the script would not, for the version says that it was done.
+func (s *Store) mend(ctx context.Context) error {
+	var entries, helpers bool
+	err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL",
+		s.fill(`"{s}"."{t}_entries"`), s.fill(`"{s}"."{t}_strays"`), s.fill(`"{s}"."{t}_moves"`)).Scan(&entries, &helpers)
+	if err != nil || entries && helpers {
+		return err
+	}
+	s.log.Error("somebody has dropped tables of the audit log", "server", s.target, "schema", s.schema, "table", s.table, "entries", !entries)
+	all, err := s.script(time.Now())
+	if err != nil {
+		return err
+	}
+	// Another process may have been faster: all is looked at once more, under the lock.
+	err = s.change(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d);\n", s.lock())+s.fill(`DO $audit$ BEGIN
+IF to_regclass('"{s}"."{t}_entries"') IS NULL THEN
+	DROP VIEW IF EXISTS "{s}"."{t}";
+	DROP TABLE IF EXISTS "{s}"."{t}_strays", "{s}"."{t}_moves";
+	DELETE FROM "{s}"."{t}_schema";
+ELSE
+	`+helperTables+`
+END IF;
+END $audit$;
+`)+all)
+	if code(err) == noPrivilege {
+		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql",
+			err, s.table, s.schema, SchemaCommand, s.schema, s.table)
+	}
+	if err == nil {
+		s.log.Warn("the audit log's tables that were dropped are made again, empty", "server", s.target, "schema", s.schema, "table", s.table)
+	}
+	return err
 }
 
 // change runs a script in a transaction with time to wait for the advisory lock.

@@ -96,7 +96,12 @@ func (s *Store) place(ctx context.Context, t *tx, rows []*row, thorough bool) er
 			return err
 		}
 		// Another entry has the key: theirs are elsewhere, or they take the next one.
-		if err := s.find(ctx, t, left, func(r *row) { r.key++ }); err != nil {
+		var nowhere []string
+		err = s.find(ctx, t, left, func(r *row) { r.key++; nowhere = append(nowhere, r.entry.ID) })
+		if err == nil && len(nowhere) > 0 {
+			err = t.each(ctx, s.fill(staleStrays+` AND s.id = ANY($1)`), []any{nowhere}, nil, func() error { return nil })
+		}
+		if err != nil {
 			return err
 		}
 		rows = slices.Concat(left, clashing)
@@ -176,6 +181,11 @@ const upsertSQL = `INSERT INTO "{s}"."{t}_entries" AS e (key, ` + rowColumns + `
 		class = EXCLUDED.class
 	WHERE e.id = EXCLUDED.id
 	RETURNING id`
+
+// staleStrays forgets strays that are not there any more: somebody has taken their entries away
+// by hand, and upsertSQL would leave such ids alone for ever. Entries and their strays are
+// written in one transaction, so that one statement sees both or neither.
+const staleStrays = `DELETE FROM "{s}"."{t}_strays" AS s WHERE NOT EXISTS (SELECT FROM "{s}"."{t}_entries" AS e WHERE e.key = s.key AND e.id = s.id)`
 
 // findSQL looks for ids in every month.
 const findSQL = `SELECT id, key FROM "{s}"."{t}_entries" WHERE id = ANY($1)`

@@ -124,7 +124,9 @@ func (p *primary) submit(ctx context.Context, do func() (int, error)) (int, erro
 func (p *primary) Write(ctx context.Context, entries ...storage.Entry) error {
 	entries = slices.Clone(entries)
 	_, err := p.submit(ctx, func() (int, error) {
-		if slices.ContainsFunc(entries, func(e storage.Entry) bool { return e.ID == p.reject || p.refuse != "" && string(e.Metadata) == p.refuse }) {
+		if slices.ContainsFunc(entries, func(e storage.Entry) bool {
+			return e.ID == p.reject || p.refuse != "" && string(e.Metadata) == p.refuse
+		}) {
 			return 0, storage.ErrRejected
 		}
 		return 0, p.Store.Write(context.Background(), entries...)

@@ -89,7 +89,7 @@ type writer struct {
 	growth  growth             // of the log
 	// unsynced is true if there may be commits in the log without an fsync.
 	unsynced atomic.Bool
-	guard   guard
+	guard    guard
 	// changes are those of the transaction under way, which counts hears of when it is
 	// committed.
 	changes changes
