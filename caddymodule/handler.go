@@ -49,9 +49,10 @@ type Handler struct {
 
 	// How durable an entry is before the client sees the answer: `fsync` (on disk;
 	// the default), `commit` (survives a killed process, not a power cut, which takes about
-	// the last second) or `async` (in a bounded queue of 10,000, written four times a second;
-	// the answer waits for nothing; a kill loses what is queued, a power cut about the last
-	// second, but of what is written nothing that is of severity high or critical).
+	// the last second; what is of severity high or critical is on disk) or `async` (in a bounded
+	// queue of 10,000, written four times a second; the answer waits for nothing; a kill loses
+	// what is queued, a power cut about the last second, but of what is written nothing that is
+	// of severity high or critical).
 	Durability string `json:"durability,omitempty"`
 
 	// What happens when an entry cannot be written: `open` (the request goes on,

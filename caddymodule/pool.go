@@ -148,17 +148,36 @@ func (p *pooledStore) lease() (*openStore, error) {
 	return p.open, nil
 }
 
+// release gives a lease back. The last one of a doomed store has it closed, which may take
+// seconds if its disk fails: no request waits for that.
 func (p *pooledStore) release() {
 	if p.leases.Add(-1) > 0 || !p.doomed.Load() {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closeIfDone()
+	closings.Go(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.closeIfDone()
+	})
+}
+
+// closings are under way. The process waits for them when it ends.
+var closings sync.WaitGroup
+
+func init() {
+	caddy.OnExit(func(ctx context.Context) {
+		done := make(chan struct{})
+		go func() { defer close(done); closings.Wait() }()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		case <-time.After(exitWait):
+		}
+	})
 }
 
 // Destruct implements caddy.Destructor: no configuration holds the store any more.
-// On a reload it returns at once, and the last request closes the store; when the
+// On a reload it waits for no request, and the last one has the store closed; when the
 // process ends it waits for that, within bounds.
 func (p *pooledStore) Destruct() error {
 	p.mu.Lock()

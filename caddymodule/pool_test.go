@@ -57,6 +57,7 @@ func TestNobodyHasALeaseOfAStoreThatIsClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 		requests.Wait()
+		closings.Wait()
 		if closed.Load() > 0 || p.leases.Load() != 0 || p.open != nil || p.current.Load() != nil {
 			t.Fatalf("%d had a closed store, %d leases are left, open %v", closed.Load(), p.leases.Load(), p.open != nil)
 		}
@@ -66,4 +67,40 @@ func TestNobodyHasALeaseOfAStoreThatIsClosed(t *testing.T) {
 			t.Fatal("nobody was told that it is closed")
 		}
 	}
+}
+
+// hanging is a store whose Close hangs until it is let go.
+type hanging struct {
+	*memory.Store
+	free chan struct{}
+}
+
+func (h hanging) Close() error {
+	<-h.free
+	return nil
+}
+
+// TestNoRequestWaitsForAStoreThatIsClosed, not the last one of an old configuration either.
+func TestNoRequestWaitsForAStoreThatIsClosed(t *testing.T) {
+	h := hanging{memory.New(0), make(chan struct{})}
+	p := newPooledStore("test", func(context.Context, *slog.Logger) (storage.Store, error) { return h, nil },
+		filepath.Join(t.TempDir(), "hash.key"), slog.New(slog.DiscardHandler))
+	if err := p.start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.lease(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Destruct(); err != nil {
+		t.Fatal(err)
+	}
+	p.release() // which would hang
+	select {
+	case <-p.idle:
+		t.Error("it is closed already")
+	default:
+	}
+	close(h.free)
+	closings.Wait()
+	<-p.idle
 }

@@ -278,6 +278,9 @@ func pools(ctx context.Context, c *pgxpool.Config, maxConns, minConns int) (writ
 	if maxConns < 4 {
 		forWriter = 1
 	}
+	// Behind a pooler a connection may hear of what another one listens for: pgx would keep that
+	// for somebody who asks.
+	c.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	w := c.Copy()
 	w.MaxConns, w.MinConns = int32(forWriter), int32(min(minConns, 1))
 	if write, err = pgxpool.NewWithConfig(ctx, w); err != nil {

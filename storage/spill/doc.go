@@ -19,5 +19,8 @@
 //   - What was read is removed from the disk before the circuit closes. An older
 //     state of an entry cannot come back after a power cut.
 //
+// An entry that the primary works without but will never take (storage.ErrRejected) goes there
+// without its metadata, and whole into a file beside the journal (refused.go).
+//
 // Lists show what the database has.
 package spill

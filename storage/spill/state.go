@@ -1,6 +1,7 @@
 package spill
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -28,7 +29,9 @@ func (s *Store) SetLimit(limit int64) {
 		limit = DefaultLimit
 	}
 	s.journal.limit.Store(max(0, limit))
-	_ = s.journal.do(s.journal.attachIfNeeded) // or the first append does it
+	ctx, cancel := context.WithTimeout(s.ctx, time.Second) // a reload may wait for this
+	defer cancel()
+	_ = s.journal.submit(ctx, &op{do: s.journal.attachIfNeeded}) // or the first append does it
 }
 
 // down notes that the primary failed in an era; in nil, that it still fails.
