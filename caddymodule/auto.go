@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 )
@@ -37,6 +38,12 @@ func (h *Handler) firstReading() (*reading, error) {
 	all, err := profile.Builtins()
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range all {
+		h.bases = append(h.bases, p.Base())
+	}
+	if h.BasePath != "" {
+		h.bases = []string{strings.TrimRight(h.BasePath, "/")}
 	}
 	i := slices.IndexFunc(all, func(p *profile.Profile) bool { return p.Name == "generic" }) // it is embedded with the others
 	return h.read(all[i], profile.NewRecognizer(all), profile.Nothing)
@@ -173,6 +180,15 @@ func (m *recognitions) recall(host string) (profile.Recognition, bool) {
 	defer m.mu.RUnlock()
 	found, ok := m.hosts[host]
 	return found, ok
+}
+
+// maybeAPI says whether a path may be one of the API's while nobody knows the server: under
+// the configured base path, or that of a server that may be recognised.
+func (h *Handler) maybeAPI(path string) bool {
+	if !strings.Contains(path, httpapi.Prefix+"/") { // almost all
+		return false
+	}
+	return slices.ContainsFunc(h.bases, func(base string) bool { return strings.HasPrefix(path, base+httpapi.Prefix+"/") })
 }
 
 // unrecognised answers a question for the API while nobody knows the server whose

@@ -116,10 +116,12 @@ type Handler struct {
 
 	Hooks
 
-	app        *App
-	log        *slog.Logger
-	ending     *ending
-	reading    atomic.Pointer[reading]
+	app     *App
+	log     *slog.Logger
+	ending  *ending
+	reading atomic.Pointer[reading]
+	// bases are where the API may be before the server is recognised.
+	bases      []string
 	durability recorder.Durability
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
@@ -248,7 +250,7 @@ const marker = "audit_log.recorded"
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	sanitizeForwarded(r.Header)
 	now, match, mine := h.match(r)
-	if now.known == profile.Nothing && strings.Contains(r.URL.Path, httpapi.Prefix+"/") {
+	if now.known == profile.Nothing && h.maybeAPI(r.URL.Path) {
 		if h.app.operators.Load() && strings.HasPrefix(r.URL.Path, httpapi.Prefix) {
 			return next.ServeHTTP(w, r) // it may be for audit_log_api
 		}

@@ -21,6 +21,7 @@ type RequestBody struct {
 	copied *[]byte
 	seen   int64
 	eof    bool
+	broken bool
 	done   bool // Release was called; copy no more
 	// shown is true when Copied was called: somebody may look at copied, also when a larger
 	// one has taken its place. outgrown are those until Release.
@@ -28,7 +29,7 @@ type RequestBody struct {
 	outgrown []*[]byte
 }
 
-// TeeRequest replaces r.Body by one that copies its first limit bytes, and
+// TeeRequest replaces r.Body by one that copies its first limit bytes, none if that is 0, and
 // returns it; nil if the request has no body to copy (none at all, or CONNECT and
 // extended CONNECT, where it is the tunnel). The Upgrade header does not count:
 // what an HTTP/1.1 tunnel carries is no body, and a client that adds the header to
@@ -48,10 +49,8 @@ func (b *RequestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen += int64(n)
-	if err == io.EOF {
-		b.eof = true
-	}
-	if b.done || n <= 0 {
+	b.eof, b.broken = b.eof || err == io.EOF, b.broken || err != nil && err != io.EOF
+	if b.done || n <= 0 || b.limit <= 0 {
 		return n, err
 	}
 	if b.copied == nil {
@@ -104,6 +103,17 @@ func (b *RequestBody) Copied() Copied {
 		b.shown, c.Bytes = true, (*b.copied)[:len(*b.copied):len(*b.copied)]
 	}
 	return c
+}
+
+// Broken says whether reading the body has failed: the client sent something else than it
+// said, or left. What the upstream did by then, nobody knows. It works on a nil RequestBody.
+func (b *RequestBody) Broken() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.broken
 }
 
 // Release gives the copy's buffer back; reading goes on without copying. What Copied has

@@ -317,6 +317,10 @@ func (p *Profile) setBase(base string) error {
 	return nil
 }
 
+// Generic says whether the profile is that of no server in particular: what it takes for a
+// session's cookie is a guess by its name.
+func (p *Profile) Generic() bool { return p.Name == "generic" }
+
 // Base is the base path in use, without a trailing slash ("" for the root).
 func (p *Profile) Base() string { return p.basePath }
 

@@ -25,6 +25,8 @@ type Exchange struct {
 	facts    Facts
 	observer *exchange.Observer
 	body     *exchange.RequestBody
+	// upload sees whether the request's body breaks off; it is body if that is not nil.
+	upload *exchange.RequestBody
 
 	// What the request said, taken before anybody below could change it.
 	id          string
@@ -117,6 +119,9 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	}
 	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody || rec.Recognize != nil {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
+		x.upload = x.body
+	} else if !profile.IsSafe(r.Method) {
+		x.upload = exchange.TeeRequest(r, 0)
 	}
 	return x
 }
@@ -382,9 +387,16 @@ func (x *Exchange) masked(a *profile.Exchange) int {
 	return 0
 }
 
+// unanswered says whether the auth server itself has not answered: what the client gets is
+// Caddy's word.
+func (x *Exchange) unanswered() bool { return x.facts.Edge != nil && x.facts.Edge.Answered() == 0 }
+
 func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	if x.masked(a) != 0 {
 		return storage.Failed
+	}
+	if a.Status >= 500 && x.unanswered() && x.upload.Broken() {
+		return storage.Unknown // a server that acts before it has read all may have acted
 	}
 	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen

@@ -216,7 +216,11 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 // what the exchange may have ended.
 func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	s := x.rec.Sessions
-	if outcome == storage.Success && (x.endsSession(a) || x.startsSession()) {
+	starts := outcome == storage.Success && x.startsSession()
+	if starts {
+		s.share(&x.creds)
+	}
+	if starts || outcome == storage.Success && x.endsSession(a) {
 		s.forget(&x.creds)
 	} else if x.match.Route.Record == profile.Always {
 		s.doubt(&x.creds)
@@ -254,7 +258,8 @@ func (x *Exchange) endsSession(a *profile.Exchange) bool {
 }
 
 // startsSession says whether a success may have made the session somebody else's:
-// some servers go on with the cookie that another user had.
+// some servers go on with the cookie that another user had. Or the cookie is no session's,
+// and many people have it.
 func (x *Exchange) startsSession() bool {
 	switch x.match.Route.Class {
 	case "sign-in", "sign-up", "mfa":
@@ -276,6 +281,9 @@ func (x *Exchange) sessionOwner(a *profile.Exchange) Session {
 	return Session{}
 }
 
+// zstdWindow is the largest window that a server may use (RFC 9659).
+const zstdWindow = 8 << 20
+
 // decoded undoes a content encoding, up to the cap of a held body, so that a
 // compressed answer can be read and a bomb cannot hurt. Encodings that it does
 // not know give nil: not seen.
@@ -295,7 +303,7 @@ func decoded(body []byte, encoding string) []byte {
 	case "br":
 		r = brotli.NewReader(bytes.NewReader(body))
 	case "zstd":
-		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<20))
+		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(zstdWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil
 		}

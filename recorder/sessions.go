@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
@@ -231,7 +232,8 @@ func (s *Sessions) owner(c *credentials) (Session, bool) {
 	if len(c.tokens) != 1 {
 		return Session{}, false
 	}
-	return s.owners.Get(s.tokenKey(c.tokens[0]))
+	owner, known := s.owners.Get(s.tokenKey(c.tokens[0]))
+	return owner, known && owner.UserID != shared.UserID
 }
 
 func (s *Sessions) tokenKey(t token) credential { return s.hash("token", t.source, t.value) }
@@ -241,20 +243,64 @@ func (s *Sessions) tokenKey(t token) credential { return s.hash("token", t.sourc
 // many users have alike; a credential of 64 random bits has 11 characters in base64.
 const minToken = 11
 
+// shared is what owners has of a token that was shown to be two people's: where a load balancer
+// sends a client, say, in a cookie whose name looks like a session's. It is nobody's then.
+var shared = Session{}
+
+// unguessable says whether a cookie's value has a part that nobody else has by chance: random
+// characters or a UUID, which signatures, encodings and prefixes may surround.
+func unguessable(value string) bool {
+	for len(value) >= minToken {
+		i := strings.IndexAny(value, ".%:|/+=")
+		part, rest := value, ""
+		if i >= 0 {
+			part, rest = value[:i], value[i+1:]
+			if value[i] == '%' && len(rest) >= 2 {
+				rest = rest[2:] // of an encoded character
+			}
+		}
+		if redact.Random(part) || uuid.Validate(part) == nil {
+			return true
+		}
+		value = rest
+	}
+	return false
+}
+
 // learn remembers whose a token is. Only for tokens that the server has issued, or
 // shown to be the session's own.
 func (s *Sessions) learn(t token, owner Session) {
-	if len(t.value) >= minToken && owner.UserID != "" {
-		s.owners.Add(s.tokenKey(t), Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
+	if len(t.value) < minToken || owner.UserID == "" || s.profile.Generic() && t.source != inHeader && !unguessable(t.value) {
+		return // which cookie is the session's is a guess there
+	}
+	key := s.tokenKey(t)
+	if before, known := s.owners.Get(key); known && before.UserID != owner.UserID {
+		s.owners.Add(key, shared)
+		return
+	}
+	s.owners.Add(key, Session{UserID: owner.UserID, ImpersonatedBy: owner.ImpersonatedBy})
+}
+
+// share notes that a request's credentials, which are somebody's, are another's as well.
+func (s *Sessions) share(c *credentials) {
+	for _, t := range c.tokens {
+		s.owners.Add(s.tokenKey(t), shared)
 	}
 }
 
 // forget drops what is believed of a request's credentials.
 func (s *Sessions) forget(c *credentials) {
 	for _, t := range c.tokens {
-		s.owners.Remove(s.tokenKey(t))
+		if key := s.tokenKey(t); !s.isShared(key) {
+			s.owners.Remove(key)
+		}
 	}
 	s.doubt(c)
+}
+
+func (s *Sessions) isShared(key credential) bool {
+	before, known := s.owners.Peek(key)
+	return known && before.UserID == shared.UserID
 }
 
 // doubt makes the next authorisation ask the server again.
