@@ -24,21 +24,24 @@ var defaultFields = []string{
 	// Passwords: the plugin's list, Better Auth bodies, threats.md D3.
 	"password", "newPassword", "currentPassword", "oldPassword", "confirmPassword",
 	"passwordConfirmation", "confirm", "retype", "passwd", "pwd", "pass", "passphrase", "passwordHash",
+	"passConfirm", "passConfirmation", "pw", "pswd",
+	// The same in other languages' forms.
+	"passwort", "kennwort", "senha", "contraseña", "contrasena", "motDePasse",
 	// Tokens: Better Auth, RFC 6749, OpenID Connect, RFC 7636.
 	"token", "accessToken", "refreshToken", "idToken", "sessionToken", "csrfToken",
 	"xsrf", "csrf", "jwt", "jws", "jwe", "bearer", "verifier", "code_verifier", "code_challenge",
 	"state", "nonce", "ticket", "magicLink", "oauthState",
 	// A session id is a bearer secret in most frameworks; the OWASP Logging
 	// Cheat Sheet lists it under "data to exclude".
-	"sessionId", "session_state", "sid", "connect.sid", "PHPSESSID", "JSESSIONID", "ASP.NET_SessionId",
+	"sessionId", "session_state", "sid", "connect.sid", "PHPSESSID", "JSESSIONID", "sessid", "ASP.NET_SessionId",
 	// Secrets and keys.
 	"secret", "clientSecret", "clientAssertion", "apiKey", "key", "secretKey", "privateKey",
 	"accessKey", "signingKey", "encryptionKey", "webhookSecret", "salt", "seed", "mnemonic",
 	"privateJwk", "dsn", "connectionString",
 	// Second factors.
 	"otp", "totp", "hotp", "code", "pin", "passcode", "backupCode", "backupCodes",
-	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "securityCode", "pinCode",
-	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer",
+	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "securityCode", "pinCode", "pinNumber", "mpin",
+	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer", "answer",
 	// Headers that turn up as members.
 	"authorization", "proxyAuthorization", "auth", "cookie", "set-cookie", "x-api-key",
 	"set-auth-token", "set-auth-jwt",
@@ -57,10 +60,10 @@ var defaultFields = []string{
 //
 // With them come rules, so that nobody has to list every spelling:
 // names that contain password, passwd, passphrase, secret, credential,
-// privatekey or apikey; names that end in token, key, code, pwd, otp,
-// cookie, signature, assertion or sessionid; names that begin with otp or
-// totp. Words that merely end so (statusCode, countryCode, publicKey,
-// cacheKey, ...) are excepted.
+// privatekey or apikey; names that end in token, key, code, pass, pwd, otp,
+// cookie, signature, assertion, verifier or sessionid; names that begin with
+// otp or totp. Words that merely end so (statusCode, countryCode, publicKey,
+// cacheKey, compass, ...) are excepted.
 func DefaultFields() []string { return slices.Clone(defaultFields) }
 
 var (
@@ -71,6 +74,7 @@ var (
 	secretEndings = [][]byte{
 		[]byte("token"), []byte("key"), []byte("code"), []byte("pwd"), []byte("otp"),
 		[]byte("cookie"), []byte("signature"), []byte("assertion"), []byte("sessionid"),
+		[]byte("pass"), []byte("verifier"),
 	}
 	// ordinaryEndings are the words that end like a secret and are none.
 	ordinaryEndings = [][]byte{
@@ -81,11 +85,12 @@ var (
 		[]byte("areacode"), []byte("barcode"), []byte("unicode"), []byte("encode"), []byte("decode"),
 		[]byte("publickey"), []byte("primarykey"), []byte("foreignkey"), []byte("sortkey"),
 		[]byte("cachekey"), []byte("idempotencykey"), []byte("translationkey"), []byte("hotkey"),
-		[]byte("monkey"),
+		[]byte("monkey"), []byte("compass"), []byte("bypass"), []byte("encompass"), []byte("trespass"),
+		[]byte("surpass"), []byte("overpass"), []byte("underpass"),
 	}
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
-		"pin": true, "userpin": true, "newpin": true, "oldpin": true, "currentpin": true, "cardpin": true,
+		"pin": true, "mpin": true, "pinnumber": true, "userpin": true, "newpin": true, "oldpin": true, "currentpin": true, "cardpin": true,
 		"cvv": true, "cvc": true, "ssn": true, "socialsecuritynumber": true,
 	}
 )

@@ -12,7 +12,8 @@ secret client_secret app_secrets api_key api_keys key secret_key private_key sig
 otp email_otp totp otp_value code codes pin new_pin pins passcode backup_code backup_codes recovery_codes verification_code device_code
 user_code totp_uri qr_code authorization proxy_authorization cookie set_cookie session_cookies x_api_key x_auth_token set_auth_token
 credential credentials signature x_hub_signature assertion client_assertion code_verifier code_challenge state nonce session_id sid
-ssn credit_card card_number cvv cvc iban security_answer saml_response client_data_json challenge jwt auth password_2`
+ssn credit_card card_number cvv cvc iban security_answer saml_response client_data_json challenge jwt auth password_2 new_pass old_pass user_pass login_pass pass_confirm pw pswd passwort senha contraseña pin_number mpin answer sessid
+login_verifier consent_verifier`
 
 func spellings(word string) []string {
 	parts := strings.Split(word, "_")
@@ -42,7 +43,8 @@ func TestEverySpellingIsSensitive(t *testing.T) {
 func TestOrdinaryNamesAreNotSensitive(t *testing.T) {
 	r := must(t, Options{})
 	for _, s := range strings.Fields(`email name userId id organizationId statusCode countryCode zip_code public_key
-	monkey keyboard tokenType provider error callbackURL rememberMe image createdAt _ 1 encode unicode mapping shipping __proto__ role`) {
+	monkey keyboard tokenType provider error callbackURL rememberMe image createdAt _ 1 encode unicode mapping shipping __proto__ role
+	compass bypass passenger passport pass_through pwa answered`) {
 		if r.Sensitive(s) {
 			t.Errorf("%s is sensitive", s)
 		}

@@ -175,7 +175,7 @@ func (w *walk) settle(start int, object bool) bool {
 }
 
 // nameValue is what an object is when it names a thing in one member and gives its value in
-// another: {"type":"password","value":"..."}, as Keycloak, SCIM and JSON Patch do.
+// another: {"type":"password","value":"..."}, as Keycloak, SCIM, JSON Patch and SuperTokens do.
 type nameValue struct {
 	begin int // where the object begins
 	known bool
@@ -193,7 +193,7 @@ func (p *nameValue) of(w *walk) class {
 		if object[m.Value] != '"' {
 			continue
 		}
-		if key := unquoted(object, m.Name-1); isOneOf(key, "type", "name", "key", "field", "path", "property", "attribute") {
+		if key := unquoted(object, m.Name-1); isOneOf(key, "type", "name", "key", "k", "id", "label", "kind", "field", "path", "property", "attribute") {
 			name := unquoted(object, m.Value)
 			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
 		}
@@ -225,7 +225,7 @@ func (w *walk) member(start int, named *nameValue) {
 	w.pos = jsonscan.SkipSpace(w.in, end)
 	w.pos = jsonscan.SkipSpace(w.in, w.pos+1)
 	found := w.name(key, plain)
-	if found == harmless && isOneOf(key, "value", "values") {
+	if found == harmless && isOneOf(key, "value", "values", "val", "v", "content", "data", "text") {
 		found = named.of(w)
 	}
 	if found == harmless {

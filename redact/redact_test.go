@@ -39,6 +39,8 @@ func TestJSON(t *testing.T) {
 		{"also where the name comes last, or twice", `[{"value":"a","name":"otp"},{"Name":"x","value":[1],"n\u0061me":"client_secret","values":["b"]}]`, `[{"value":"[REDACTED]","name":"otp"},{"Name":"x","value":"[REDACTED]","name":"client_secret","values":"[REDACTED]"}]`},
 		{"also in a JSON Patch", `[{"op":"replace","path":"/password","value":"hunter2"}]`, `[{"op":"replace","path":"/password","value":"[REDACTED]"}]`},
 		{"a key that is masked itself still names its value", `{"key":"password","value":"hunter2"}`, `{"key":"[REDACTED]","value":"[REDACTED]"}`},
+		{"also where an id names it, as SuperTokens' forms do", `{"formFields":[{"id":"email","value":"a@b.de"},{"id":"password","value":"hunter2!"}]}`, `{"formFields":[{"id":"email","value":"a@b.de"},{"id":"password","value":"[REDACTED]"}]}`},
+		{"also where the value is called otherwise", `[{"name":"password","content":"hunter2"},{"k":"password","v":"hunter2"},{"label":"PIN","text":"1234","n":1}]`, `[{"name":"password","content":"[REDACTED]"},{"k":"password","v":"[REDACTED]"},{"label":"PIN","text":"[REDACTED]","n":1}]`},
 		{"the value of anything else stays", `{"type":"colour","value":"blue","of":{"name":"password"}}`, `{"type":"colour","value":"blue","of":{"name":"password"}}`},
 		{"a short object in base64 is masked", `{"data":"eyJwIjoiaHVudGVyMiJ9","state2":"eyJwIjoxfQ=="}`, `{"data":"[REDACTED]","state2":"[REDACTED]"}`},
 		{"duplicates and case twins are kept", `{"token":1,"token":2,"EMAIL":"a","email":"b"}`, `{"token":"[REDACTED]","token":"[REDACTED]","EMAIL":"a","email":"b"}`},

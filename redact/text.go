@@ -204,6 +204,12 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 	switch first := c.s[c.pos]; {
 	case strings.HasSuffix(name, "cookie") || strings.HasSuffix(name, "authorization"):
 		c.mask(lineEnd(c.s, c.pos) - c.pos)
+	case strings.HasPrefix(c.s[c.pos:], `"""`): // a block string of GraphQL
+		end := len(c.s)
+		if i := strings.Index(c.s[c.pos+3:], `"""`); i >= 0 {
+			end = wordEnd(c.s, c.pos+i+6, "&,;}])")
+		}
+		c.mask(end - c.pos)
 	case first == '"' || first == '\'' || first == '`':
 		c.emit(string(first))
 		end := quoteEnd(c.s, c.pos)

@@ -34,6 +34,8 @@ func TestText(t *testing.T) {
 		{"a quoted value goes", `password='a b\' c' x=1`, `password='[REDACTED]' x=1`},
 		{"a JSON fragment goes", `near {"password":"hunter2","a":1`, `near {"password":"[REDACTED]","a":1`},
 		{"a JSON array goes", `x "backupCodes": ["a1","b2"], "a":1`, `x "backupCodes": [REDACTED], "a":1`},
+		{"a block string of GraphQL goes", `mutation { signIn(email: "a", password: """hunter2 abc""", x: 1) }`, `mutation { signIn(email: "a", password: [REDACTED], x: 1) }`},
+		{"a block string without an end goes", `password: """hunter2 abc`, `password: [REDACTED]`},
 		{"a flag goes", "run --password hunter2 -v", "run --password [REDACTED] -v"},
 		{"a header line goes", "Cookie: a=b; c=d\nHost: x", "Cookie: [REDACTED]\nHost: x"},
 		{"a DSN loses its userinfo", "parse postgres://u:p@db:5432/x failed", "parse postgres://[REDACTED]@db:5432/x failed"},
