@@ -105,13 +105,19 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.acquired = true
 	a.files = []string{keyFile}
-	if s, ok := module.(FileStore); ok {
-		a.files = append(a.files, s.Files()...)
-	}
+	a.keeps(module)
 	if err := checkRetention(time.Duration(a.Retention), module); err != nil {
 		return err
 	}
 	return registerMetrics(ctx, a.pooled)
+}
+
+// keeps notes the files of a store module, which no site may hand out. It is called while the
+// configuration is provisioned.
+func (a *App) keeps(module any) {
+	if s, ok := module.(FileStore); ok {
+		a.files = append(a.files, s.Files()...)
+	}
 }
 
 // acquire takes a store module's store from the pool, or puts it there. Whoever has it

@@ -191,6 +191,23 @@ func (h *Handler) maybeAPI(path string) bool {
 	return slices.ContainsFunc(h.bases, func(base string) bool { return strings.HasPrefix(path, base+httpapi.Prefix+"/") })
 }
 
+// isOperators says whether an escaped path is one that audit_log_api may answer, in its only
+// spelling: what is passed on to it is not recorded, and no server may read it as another path.
+func isOperators(escaped string) bool {
+	rest, ok := strings.CutPrefix(escaped, httpapi.Prefix+"/")
+	if !ok || rest == "" {
+		return ok
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(rest, "/"), "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.ContainsFunc(segment, func(c rune) bool {
+			return c != '-' && c != '_' && c != '.' && (c < '0' || '9' < c) && (c < 'a' || 'z' < c) && (c < 'A' || 'Z' < c)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
 // unrecognised answers a question for the API while nobody knows the server whose
 // sessions it needs.
 func unrecognised(w http.ResponseWriter) error {

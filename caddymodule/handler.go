@@ -251,7 +251,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	sanitizeForwarded(r.Header)
 	now, match, mine := h.match(r)
 	if now.known == profile.Nothing && h.maybeAPI(r.URL.Path) {
-		if h.app.operators.Load() && strings.HasPrefix(r.URL.Path, httpapi.Prefix) {
+		if h.app.operators.Load() && isOperators(r.URL.EscapedPath()) {
 			return next.ServeHTTP(w, r) // it may be for audit_log_api
 		}
 		return unrecognised(w)

@@ -70,6 +70,7 @@ func (o *OperatorAPI) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the audit log's store: %w", err)
 	}
+	app.keeps(store)
 	o.pooled, o.poolKey, err = acquire(store, app.keyFile, o.log)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -223,4 +224,35 @@ func surerAndSurer() http.Handler {
 			_, _ = io.WriteString(w, `{"status":true}`)
 		}
 	})
+}
+
+// TestNothingPassesBeforeTheServerIsRecognised: audit_log_api, wherever it is, lets only its
+// own paths by, in their only spelling.
+func TestNothingPassesBeforeTheServerIsRecognised(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("sites", func(t *testing.T) {
+		harness.Use(t)
+		var reached sync.Map
+		up := harness.Upstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			reached.Store(r.Header.Get("X-Case"), true)
+			_, _ = io.WriteString(w, "{}")
+		}))
+		port, operators := harness.FreePort(t), harness.FreePort(t)
+		harness.Load(t, anyHost(database(dir), "", siteOf(port, "audit_log {\n\t\tprofile auto\n\t}", up), siteOf(operators, "audit_log_api", up)))
+		for _, target := range []string{
+			"/audit-log/../login", "/audit-log/%2e%2e/login", "/audit-log/..%2flogin", "/audit-log/x/..;/login", "/audit-log/./login", "/audit-log//login",
+			"/audit-log/x\\..\\login", "/audit-log/%2E%2E%2Flogin",
+		} {
+			status, _ := once(port, raw("POST", target, target, "Content-Type: application/json\r\n", "{}"))
+			if _, there := reached.Load(target); there || status != http.StatusServiceUnavailable {
+				t.Errorf("%s: %d, it reached the server: %v", target, status, there)
+			}
+		}
+		if status, _ := once(port, raw("POST", "/x/../login", "other", "Content-Type: application/json\r\n", "{}")); status != http.StatusOK {
+			t.Fatal(status)
+		}
+	})
+	if n := len(entriesIn(t, database(dir), time.Time{})); n != 1 {
+		t.Errorf("%d entries, want that of the request that was passed on", n)
+	}
 }

@@ -99,6 +99,7 @@ func notServed(t *testing.T) (refused, served int) {
 		"in a handle":                      {"handle /files/* {\n\t\troot * DIR/srv\n\t\tfile_server\n\t}", true},
 		"on a proxy's error":               {"reverse_proxy 127.0.0.1:9 {\n\t\thandle_response {\n\t\t\troot * DIR/srv\n\t\t\tfile_server\n\t\t}\n\t}", true},
 		"for errors":                       {"handle_errors {\n\t\troot * DIR/srv\n\t\tfile_server\n\t}", true},
+		"a store of audit_log_api":         {"root * DIR/public\n\tfile_server\n\thandle /operators/* {\n\t\taudit_log_api {\n\t\t\tstore sqlite {\n\t\t\t\tpath DIR/public/other.db\n\t\t\t}\n\t\t}\n\t}", true},
 		"another folder":                   {"root * DIR/public\n\tfile_server", false},
 		"a folder whose name begins alike": {"root * DIR/sr\n\tfile_server", false},
 		"a root without file_server":       {"root * DIR/srv\n\trespond 200", false},

@@ -335,9 +335,36 @@ func (q *request) answer(status int, v any) {
 		q.Logger.Error("an audit log answer could not be written", "error", err)
 		status, b = http.StatusInternalServerError, []byte(`{"message":"The answer could not be written","code":"INTERNAL_SERVER_ERROR"}`)
 	}
+	if len(b) > largeAnswer && q.Streams != nil {
+		leave, ok := q.enter(&q.Streams.answers)
+		if !ok {
+			return
+		}
+		defer leave()
+	}
 	q.w.Header().Set("Content-Type", "application/json")
 	q.w.WriteHeader(status)
-	_, _ = q.w.Write(b) // the client may be gone
+	q.paced(b)
+}
+
+// largeAnswer is the size from which on an answer may stand in its client's way, and
+// answerPart how much of it a client has streamPatience for.
+const largeAnswer, answerPart = 64 << 10, 1 << 20
+
+// paced writes an answer. A client that does not read a large one keeps it for a while only.
+func (q *request) paced(b []byte) {
+	if len(b) <= largeAnswer {
+		_, _ = q.w.Write(b) // the client may be gone
+		return
+	}
+	p := newPace(q.w, q.ending(), q.exiting)
+	defer p.end()
+	for part := range slices.Chunk(b, answerPart) {
+		p.next()
+		if _, err := q.w.Write(part); err != nil {
+			return
+		}
+	}
 }
 
 // failure is the body of every error.

@@ -322,3 +322,39 @@ func TestOnlyTrustedOriginsGetCORS(t *testing.T) {
 		}
 	}
 }
+
+// TestAPageIsBoundedInBytes: the next one begins where it ends.
+func TestAPageIsBoundedInBytes(t *testing.T) {
+	store := memory.New(0)
+	const n = 100
+	for range n {
+		e := entryOf("alice", "big")
+		e.Metadata = json.RawMessage(`{"x":"` + strings.Repeat("x", 60<<10) + `"}`)
+		must(t, store.Write(t.Context(), e))
+	}
+	api := newAPI(t, store)
+	seen, pages := map[string]bool{}, 0
+	for cursor := ""; ; pages++ {
+		got := api.do(t, get("/list?limit=500&cursor="+cursor), "alice", "192.0.2.1")
+		var page struct {
+			Entries    []struct{ ID string }
+			Total      int
+			NextCursor string
+		}
+		if err := json.Unmarshal(got.Body.Bytes(), &page); err != nil || got.Code != 200 {
+			t.Fatal(got.Code, err)
+		}
+		if got.Body.Len() > 5<<20 || page.Total != n {
+			t.Errorf("a page of %d bytes, of %d entries", got.Body.Len(), page.Total)
+		}
+		for _, e := range page.Entries {
+			seen[e.ID] = true
+		}
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	if len(seen) != n || pages != 1 {
+		t.Errorf("%d entries in %d pages", len(seen), pages+1)
+	}
+}

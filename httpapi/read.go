@@ -80,11 +80,35 @@ func (q *request) list() {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
 	}
+	if n := fitting(found.Entries); n < len(found.Entries) {
+		wanted.Limit, wanted.NoTotal = n, true // so that the store says where the next page begins
+		first, err := q.listPage(lister, wanted, listTimeout)
+		if err != nil {
+			q.storeFailed(err, "Failed to retrieve audit logs")
+			return
+		}
+		found.Entries, found.NextCursor = first.Entries, first.NextCursor
+	}
 	out := page{Entries: make([]any, len(found.Entries)), Total: found.Total, TotalIsCapped: found.TotalIsCapped, NextCursor: found.NextCursor}
 	for i := range found.Entries {
 		out.Entries[i] = q.shown(&found.Entries[i])
 	}
 	q.answer(http.StatusOK, out)
+}
+
+// maxPageBytes bounds a page, roughly: entries may have much metadata, and a client may read
+// slowly.
+const maxPageBytes = 4 << 20
+
+// fitting is how many of the entries make a page, one at least.
+func fitting(entries []storage.Entry) int {
+	size := 0
+	for i := range entries {
+		if size += len(entries[i].Metadata); size > maxPageBytes && i > 0 {
+			return i
+		}
+	}
+	return len(entries)
 }
 
 // wanted is what the request asks for, of what it may read. It answers what is wrong

@@ -15,14 +15,16 @@ import (
 const (
 	maxTailsEach, maxTails     = 20, 1000
 	maxExportsEach, maxExports = 4, 32
+	// Of lists and the like that are large.
+	maxAnswersEach, maxAnswers = 8, 64
 )
 
 // Streams are the answers of one store that last: tails and exports. It is shared by
 // all surfaces of the store. Close ends tails, before the store is closed. It is safe
 // for concurrent use.
 type Streams struct {
-	follower       *follow.Follower
-	tails, exports gate
+	follower                *follow.Follower
+	tails, exports, answers gate
 }
 
 // NewStreams returns the Streams of a store.
@@ -31,6 +33,7 @@ func NewStreams(store storage.Store, log *slog.Logger) *Streams {
 		follower: follow.New(store, log),
 		tails:    gate{each: maxTailsEach, all: maxTails, open: map[string]int{}},
 		exports:  gate{each: maxExportsEach, all: maxExports, open: map[string]int{}},
+		answers:  gate{each: maxAnswersEach, all: maxAnswers, open: map[string]int{}},
 	}
 }
 

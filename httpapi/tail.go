@@ -26,8 +26,9 @@ const (
 	// recent is what a new tail begins with, so that nothing is missed between a list
 	// and the tail after it.
 	recent = 5 * time.Second
-	// maxReplay bounds what a tail that continues begins with, in pages.
-	maxReplay = 10
+	// maxReplay bounds what a tail that continues begins with, in pages of replayPage: one of
+	// them is in memory while the client reads it.
+	maxReplay, replayPage = 50, 100
 )
 
 // tail is a tail under way.
@@ -39,6 +40,8 @@ type tail struct {
 	watch *recorder.Watch
 	// asked is when the auth server last said who is there.
 	asked time.Time
+	// checked is when the tail was last looked at whether it may go on.
+	checked time.Time
 	// buf is what is written next.
 	buf bytes.Buffer
 }
@@ -114,21 +117,33 @@ func (q *request) since(now time.Time) (time.Time, bool) {
 // replay writes what there is since then, oldest first.
 func (t *tail) replay(lister storage.Lister, since time.Time) bool {
 	query := t.wanted
-	query.From, query.Limit, query.NoTotal = since, storage.MaxLimit, true
-	var found []storage.Entry
-	for range maxReplay {
+	query.From, query.Limit, query.NoTotal = since, replayPage, true
+	list := func() (storage.Page, bool) {
 		page, err := t.listPage(lister, query, listTimeout)
 		if err != nil {
 			t.Logger.Warn("a tail of the audit log could not begin", "error", err)
+		}
+		return page, err == nil
+	}
+	var begins []string // of the pages, from the newest
+	page, ok := list()
+	for ok && page.NextCursor != "" && len(begins)+1 < maxReplay {
+		begins = append(begins, query.Cursor)
+		query.Cursor = page.NextCursor
+		page, ok = list()
+	}
+	for ok {
+		slices.Reverse(page.Entries)
+		if !t.entries(page.Entries) {
 			return false
 		}
-		found = append(found, page.Entries...)
-		if query.Cursor = page.NextCursor; query.Cursor == "" {
-			break
+		if len(begins) == 0 {
+			return true
 		}
+		query.Cursor, begins = begins[len(begins)-1], begins[:len(begins)-1]
+		page, ok = list()
 	}
-	slices.Reverse(found)
-	return t.entries(found)
+	return false
 }
 
 // follow writes what is heard, until it may not or cannot go on. Without an event "end"
@@ -159,9 +174,14 @@ func (t *tail) follow(listener *follow.Listener) {
 // bye says that the server ends, or its configuration. Clients come back to the next.
 func (t *tail) bye() { t.end("SHUTDOWN", "The server ends or was configured anew") }
 
+// may is check before something is shown, unless the last one was a moment ago. A client may
+// take long to read what came before.
+func (t *tail) may() bool { return time.Since(t.checked) < checkEvery || t.check() }
+
 // check says whether the tail may go on.
 func (t *tail) check() bool {
-	switch now := time.Now(); {
+	t.checked = time.Now()
+	switch now := t.checked; {
 	case t.exiting():
 		t.bye()
 		return false
@@ -200,8 +220,11 @@ func (t *tail) askAgain(now time.Time) bool {
 	return true
 }
 
-// entries writes those that are wanted.
+// entries writes those that are wanted, as long as the tail may go on.
 func (t *tail) entries(list []storage.Entry) bool {
+	if !t.may() {
+		return false
+	}
 	for i := range list {
 		if !t.wanted.Matches(&list[i]) {
 			continue
@@ -214,7 +237,7 @@ func (t *tail) entries(list []storage.Entry) bool {
 		t.buf.WriteString("id: " + storage.EncodeCursor(list[i].SortKey()) + "\nevent: entry\ndata: ")
 		t.buf.Write(escaped(b)) // one line: JSON has no line breaks of its own
 		t.buf.WriteString("\n\n")
-		if t.buf.Len() > 64<<10 && !t.send() {
+		if t.buf.Len() > 64<<10 && (!t.send() || !t.may()) {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
@@ -235,13 +237,13 @@ func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
 	ending, end := context.WithCancel(t.Context())
-	ended := make(chan string, 2)
+	ended := make(chan string, 3)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() { ended <- r.URL.Path }()
 		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, Exiting: func() bool { return ending.Err() != nil }})
 	}))
 	t.Cleanup(func() { streams.Close(); s.CloseClientConnections(); s.Close() })
-	for _, target := range []string{"/tail", "/export?format=jsonl"} {
+	for _, target := range []string{"/tail", "/export?format=jsonl", "/list?limit=500"} {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
 		must(t, err)
 		t.Cleanup(func() { _ = c.Close() })
@@ -256,7 +258,7 @@ func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	end()
-	for range 2 {
+	for range 3 {
 		select {
 		case <-ended:
 		case <-time.After(streamPatience / 2):
@@ -267,3 +269,49 @@ func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 
 // streamPatience is what a client has to read when its server does not end.
 const streamPatience = 30 * time.Second
+
+// slowly is a client that takes its time for each piece.
+type slowly struct {
+	http.ResponseWriter
+	each time.Duration
+	got  *bytes.Buffer
+}
+
+func (w slowly) Write(b []byte) (int, error) {
+	time.Sleep(w.each)
+	return w.got.Write(b)
+}
+
+func (w slowly) Flush() {}
+
+// TestASlowReaderIsAskedToo: what is written after a session has ended is not shown to a client
+// that was still reading what came before.
+func TestASlowReaderIsAskedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(0)
+		for range 40 {
+			e := entryOf("alice", "old")
+			e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 40<<10))
+			must(t, store.Write(t.Context(), e))
+		}
+		api := newAPI(t, store)
+		api.Streams = httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+		defer api.Streams.Close()
+		var auth changing
+		auth.now.Store(&identity{id: "alice"})
+		w := slowly{httptest.NewRecorder(), 5 * time.Second, new(bytes.Buffer)}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			api.Serve(w, get("/tail"), httpapi.Call{Path: "/tail", ClientIP: "192.0.2.1", Asker: &auth, Store: store, Writer: api.writer})
+		}()
+		time.Sleep(10 * time.Second)
+		auth.now.Store(&identity{})
+		time.Sleep(40 * time.Second)
+		must(t, store.Write(t.Context(), entryOf("alice", "later")))
+		<-ended
+		if text := w.got.String(); !strings.Contains(text, `"old"`) || strings.Contains(text, `"later"`) || !strings.Contains(text, "UNAUTHORIZED") {
+			t.Errorf("%d bytes; it shows what came later: %v; it is told: %v", len(text), strings.Contains(text, `"later"`), strings.Contains(text, "UNAUTHORIZED"))
+		}
+	})
+}

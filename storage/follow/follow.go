@@ -18,6 +18,9 @@ const (
 	// Window is how old an entry may be when it changes: an outcome that comes later than
 	// that after its intent is not told.
 	Window = 2 * time.Minute
+	// longestGap bounds how far back it is looked when the store did not list, or did not have
+	// all that was written, for a while.
+	longestGap = time.Hour
 	// every is the time between two looks, and pause the least of it however much is written.
 	every = time.Second
 	pause = 200 * time.Millisecond
@@ -41,8 +44,10 @@ type Follower struct {
 	lister storage.Lister
 	// watcher hears what other processes write; nil if the store does not.
 	watcher storage.Watcher
-	log     *slog.Logger
-	wake    chan struct{}
+	// reporter knows whether entries wait elsewhere; nil if the store does not say.
+	reporter storage.Reporter
+	log      *slog.Logger
+	wake     chan struct{}
 	// listening is whether anybody does: Wake must cost nothing when nobody does.
 	listening atomic.Bool
 	warning   rate.Sometimes
@@ -63,6 +68,9 @@ type look struct {
 	// known is what was told of the window's entries, by id.
 	known map[string]uint64
 	whole time.Time // when the whole window was last looked at
+	// well is when a look last began that saw all there was: the store listed, and no entries
+	// waited elsewhere to be written.
+	well time.Time
 }
 
 // Listener hears of entries. Close ends it.
@@ -78,8 +86,9 @@ func New(store storage.Store, log *slog.Logger) *Follower {
 		return nil
 	}
 	watcher, _ := storage.As[storage.Watcher](store)
+	reporter, _ := storage.As[storage.Reporter](store)
 	return &Follower{
-		lister: lister, watcher: watcher, log: log, wake: make(chan struct{}, 1), listeners: map[*Listener]struct{}{}, warning: rate.Sometimes{Interval: time.Minute},
+		reporter: reporter, lister: lister, watcher: watcher, log: log, wake: make(chan struct{}, 1), listeners: map[*Listener]struct{}{}, warning: rate.Sometimes{Interval: time.Minute},
 	}
 }
 
@@ -206,14 +215,19 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	whole := began.Sub(now.whole) >= wholeEvery
 	seen := map[string]uint64{}
 	var news batch
-	q := storage.Query{From: began.Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
+	well := f.reporter == nil || f.reporter.Health().State == storage.Healthy
+	from := began
+	if !now.well.IsZero() && now.well.Before(from) {
+		from = now.well
+	}
+	q := storage.Query{From: later(from, began.Add(-longestGap)).Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
 	for range maxPages {
 		page, err := f.page(ctx, q)
 		if err != nil {
 			if ctx.Err() == nil {
 				f.warning.Do(func() { f.log.Warn("the audit log cannot be followed: the store does not list", "error", err) })
 			}
-			whole = false
+			whole, well = false, false
 			break
 		}
 		before := news.count
@@ -232,7 +246,17 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	news.flush(tell)
 	if whole {
 		now.known, now.whole = seen, began
+		if well {
+			now.well = began
+		}
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (f *Follower) page(ctx context.Context, q storage.Query) (storage.Page, error) {

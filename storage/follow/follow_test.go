@@ -1,8 +1,11 @@
 package follow_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +132,55 @@ func TestWhoDoesNotListenIsGivenUp(t *testing.T) {
 		f.Close()
 		if _, err := f.Listen(t.Context()); err == nil {
 			t.Error("a closed Follower is listened to")
+		}
+	})
+}
+
+// fragile lists only while it is well, and says how it is.
+type fragile struct {
+	*memory.Store
+	away, degraded atomic.Bool
+}
+
+func (f *fragile) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	if f.away.Load() {
+		return storage.Page{}, errors.New("away")
+	}
+	return f.Store.List(ctx, q)
+}
+
+func (f *fragile) Health() storage.Health {
+	if f.degraded.Load() {
+		return storage.Health{State: storage.Degraded}
+	}
+	return storage.Health{State: storage.Healthy}
+}
+
+// TestWhatWasWrittenMeanwhileIsHeard: the store did not list for longer than the window, or
+// entries waited in a journal for so long.
+func TestWhatWasWrittenMeanwhileIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fragile{Store: memory.New(0)}
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		l := listen(t, f)
+		s.away.Store(true)
+		write(t, s, entry("elsewhere", storage.Success))
+		time.Sleep(10 * time.Minute)
+		s.away.Store(false)
+		if got := fmt.Sprint(heard(l, 10*time.Second)); got != "[elsewhere success]" {
+			t.Errorf("after an outage: %s", got)
+		}
+		s.degraded.Store(true)
+		waiting := entry("waiting", storage.Success)
+		time.Sleep(10 * time.Minute)
+		write(t, s, waiting)
+		s.degraded.Store(false)
+		if got := fmt.Sprint(heard(l, 10*time.Second)); got != "[waiting success]" {
+			t.Errorf("from a journal: %s", got)
+		}
+		if got := heard(l, 10*time.Minute); len(got) != 0 {
+			t.Errorf("heard %s again", got)
 		}
 	})
 }
