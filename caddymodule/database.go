@@ -91,15 +91,16 @@ func (o *Spilled) open() (storage.Store, error) {
 func openDatabase(ctx context.Context, o sqlite.Options, limit int64) (storage.Store, error) {
 	o.Table = cmp.Or(o.Table, sqlite.DefaultTable)
 	open := func() (storage.Store, error) { return sqlite.Keep(ctx, o) }
-	return OpenSpilled(Spilled{Journal: journalOf(o), Limit: limit, Open: open, Logger: o.Logger})
+	return OpenSpilled(Spilled{Journal: JournalOf(o.Path, o.Table), Limit: limit, Open: open, Logger: o.Logger})
 }
 
-// journalOf is where the journal of a table is: entries go back to where they belong.
-func journalOf(o sqlite.Options) string {
-	if o.Table == sqlite.DefaultTable {
-		return o.Path + ".spill"
+// JournalOf is where the journal of a table in a SQLite database is: entries go back to where
+// they belong.
+func JournalOf(path, table string) string {
+	if table == sqlite.DefaultTable {
+		return path + ".spill"
 	}
-	return o.Path + "." + o.Table + ".spill"
+	return path + "." + table + ".spill"
 }
 
 // databaseUser is the database for one of its users, whose Close is not everybody's.

@@ -88,6 +88,9 @@ func (q *request) tail() {
 	q.w.Header().Set("X-Accel-Buffering", "no")
 	q.w.WriteHeader(http.StatusOK)
 	t.buf.WriteString("retry: 2000\n: the audit log\n\n")
+	if q.r.Header.Get("Last-Event-ID") == "" {
+		t.mark(began)
+	}
 	// The session may have ended before it was watched.
 	if (q.operator || t.askAgain(began)) && t.send() && t.replay(lister, since) {
 		t.follow(listener)
@@ -163,12 +166,19 @@ func (t *tail) follow(listener *follow.Listener) {
 		case news, ok := <-listener.News():
 			goOn = ok && t.entries(news)
 		case <-alive.C:
-			t.buf.WriteString(": \n\n")
+			t.mark(time.Now())
 			goOn = t.send()
 		case <-check.C:
 			goOn = t.check()
 		}
 	}
+}
+
+// mark tells the client how far it is, with an id and nothing else: one that has seen no entry
+// yet must know too from where to go on. What is written at this moment is behind it by less
+// than since goes back.
+func (t *tail) mark(at time.Time) {
+	t.buf.WriteString("id: " + storage.EncodeCursor(storage.TimeKey(at)) + "\n\n")
 }
 
 // bye says that the server ends, or its configuration. Clients come back to the next.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 )
@@ -314,4 +315,43 @@ func TestASlowReaderIsAskedToo(t *testing.T) {
 			t.Errorf("%d bytes; it shows what came later: %v; it is told: %v", len(text), strings.Contains(text, `"later"`), strings.Contains(text, "UNAUTHORIZED"))
 		}
 	})
+}
+
+// TestAQuietTailSaysWhereToGoOn: a client that has seen no entry yet must not miss what is
+// written while its connection is gone.
+func TestAQuietTailSaysWhereToGoOn(t *testing.T) {
+	store := memory.New(0)
+	s, _ := following(t, store, t.Context())
+	idOf := func(header ...string) string {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/tail?severity=critical", nil)
+		must(t, err)
+		if len(header) > 0 {
+			r.Header.Set(header[0], header[1])
+		}
+		res, err := http.DefaultClient.Do(r)
+		must(t, err)
+		defer func() { _ = res.Body.Close() }()
+		b := make([]byte, 1000)
+		n, err := res.Body.Read(b)
+		must(t, err)
+		_, after, _ := strings.Cut(string(b[:n]), "\nid: ")
+		id, _, _ := strings.Cut(after, "\n")
+		return id
+	}
+	id := idOf()
+	key, err := storage.DecodeCursor(id)
+	if at := storage.KeyTime(key); err != nil || time.Since(at) > hang || time.Since(at) < -time.Second {
+		t.Errorf("%q: %s, %v", id, at, err)
+	}
+	if again := idOf("Last-Event-ID", id); again != "" {
+		t.Errorf("one that goes on is told %q before it was shown what it has missed", again)
+	}
+	missed := entryOf("alice", "missed")
+	missed.Severity, missed.CreatedAt = severity.Critical, time.Now().Add(-time.Minute)
+	must(t, store.Write(t.Context(), missed))
+	_, in := tailed(t, s.URL+"/tail?severity=critical", "Last-Event-ID", id)
+	if e := next(t, in); !strings.Contains(e.data, missed.ID) {
+		t.Errorf("%+v", e)
+	}
 }

@@ -82,13 +82,13 @@ func TestFollowGoesOnWhereItWas(t *testing.T) {
 		}
 		switch n {
 		case 1:
-			events(w, ": hello", "retry: 1", "id: c1", "event: entry", `data: {"id":"1"}`, "", "event: other", "data: x", "", "id: c2", "event: entry", `data: {"id"`, `data: :"2"}`, "")
+			events(w, ": hello", "retry: 1", "id: c0", "", "id: c1", "event: entry", `data: {"id":"1"}`, "", "event: other", "data: x", "", "id: c2", "event: entry", `data: {"id"`, `data: :"2"}`, "")
 		case 2:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case 3:
 			events(w, "id: c3", "event: entry", `data: {"id":"3"}`, "", `event: end`, `data: {"code":"SHUTDOWN","message":"bye"}`, "")
 		case 4:
-			events(w, "id: c4", "event: entry", `data: {"id":"never finished"}`)
+			events(w, "id: c3b", "", "id: c4", "event: entry", `data: {"id":"never finished"}`)
 			panic(http.ErrAbortHandler)
 		default:
 			events(w, "id: c4", "event: entry", `data: {"id":"4"}`, "")
@@ -112,7 +112,7 @@ func TestFollowGoesOnWhereItWas(t *testing.T) {
 	if err != nil || !slices.Equal(ids, []string{"1", "2", "3", "4"}) || opens != 4 || losses != 4 {
 		t.Errorf("%q, %d times opened, %d times lost: %v", ids, opens, losses, err)
 	}
-	if want := []string{"", "c2", "c2", "c3", "c3"}; !slices.Equal(last, want) {
+	if want := []string{"", "c2", "c2", "c3", "c3b"}; !slices.Equal(last, want) {
 		t.Errorf("it went on after %q, want %q", last, want)
 	}
 }

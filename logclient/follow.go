@@ -123,8 +123,12 @@ func (c *Client) stream(ctx context.Context, query url.Values, last *string, s S
 	return true, err
 }
 
-// take is what one event does.
+// take is what one event does. One without data says only how far the stream is.
 func (s *Stream) take(e event, last *string) error {
+	if e.data == "" && e.id != "" {
+		*last = e.id
+		return nil
+	}
 	switch e.name {
 	case "entry":
 		var entry Entry
@@ -157,7 +161,7 @@ func events(r io.Reader, alive func(), do func(event) error) error {
 		alive()
 		line := in.Text()
 		if line == "" {
-			if e.data = strings.Join(data, "\n"); data != nil {
+			if e.data = strings.Join(data, "\n"); data != nil || e.id != "" {
 				if err := do(e); err != nil {
 					return err
 				}

@@ -174,6 +174,19 @@ func (w *walk) settle(start int, object bool) bool {
 	return false
 }
 
+// naming are the members that name a thing, and holding those that give its value.
+var (
+	naming  = []string{"type", "name", "key", "k", "id", "label", "kind", "field", "path", "property", "attribute"}
+	holding = []string{"value", "values", "val", "v", "content", "data", "text"}
+)
+
+// HoldsName says whether the member of that name may name the thing that its object gives the
+// value of, and HoldsValue whether one gives that value: {"type":"password","value":"..."}.
+func HoldsName(member string) bool { return isOneOf([]byte(member), naming...) }
+
+// HoldsValue see HoldsName.
+func HoldsValue(member string) bool { return isOneOf([]byte(member), holding...) }
+
 // nameValue is what an object is when it names a thing in one member and gives its value in
 // another: {"type":"password","value":"..."}, as Keycloak, SCIM, JSON Patch and SuperTokens do.
 type nameValue struct {
@@ -193,7 +206,7 @@ func (p *nameValue) of(w *walk) class {
 		if object[m.Value] != '"' {
 			continue
 		}
-		if key := unquoted(object, m.Name-1); isOneOf(key, "type", "name", "key", "k", "id", "label", "kind", "field", "path", "property", "attribute") {
+		if key := unquoted(object, m.Name-1); isOneOf(key, naming...) {
 			name := unquoted(object, m.Value)
 			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
 		}
@@ -225,7 +238,7 @@ func (w *walk) member(start int, named *nameValue) {
 	w.pos = jsonscan.SkipSpace(w.in, end)
 	w.pos = jsonscan.SkipSpace(w.in, w.pos+1)
 	found := w.name(key, plain)
-	if found == harmless && isOneOf(key, "value", "values", "val", "v", "content", "data", "text") {
+	if found == harmless && isOneOf(key, holding...) {
 		found = named.of(w)
 	}
 	if found == harmless {

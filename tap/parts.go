@@ -11,6 +11,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 )
 
 // target is a request target without secrets.
@@ -73,7 +74,7 @@ func (s *Scrubber) json(body string, answer bool) (string, bool) {
 func (s *Scrubber) value(b *bytes.Buffer, v gjson.Result, name string, text func(name, v string) string) {
 	switch {
 	case v.IsObject():
-		s.object(b, v, text)
+		s.object(b, v, name, text)
 	case v.IsArray():
 		b.WriteByte('[')
 		first := true
@@ -95,12 +96,13 @@ func (s *Scrubber) value(b *bytes.Buffer, v gjson.Result, name string, text func
 	}
 }
 
-func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, text func(name, v string) string) {
+func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, under string, text func(name, v string) string) {
 	ofPerson := false // it describes somebody: then "name" is a person's
 	v.ForEach(func(_, member gjson.Result) bool {
 		ofPerson = ofPerson || member.Type == gjson.String && wholeMail.MatchString(member.Str)
 		return !ofPerson
 	})
+	named, all := s.nameIn(v), s.kindOf(under) == passwordKind // {"password":{"value":"..."}}
 	b.WriteByte('{')
 	first := true
 	v.ForEach(func(key, member gjson.Result) bool {
@@ -110,6 +112,14 @@ func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, text func(name, v str
 		first = false
 		writeString(b, s.text(key.Str))
 		b.WriteByte(':')
+		switch {
+		case all:
+			s.value(b, member, under, text)
+			return true
+		case named != "" && redact.HoldsValue(key.Str):
+			s.value(b, member, named, text)
+			return true
+		}
 		if member.Type == gjson.String && ofPerson && key.Str == "name" && !s.keep {
 			writeString(b, s.person(member.Str))
 		} else {
@@ -118,6 +128,20 @@ func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, text func(name, v str
 		return true
 	})
 	b.WriteByte('}')
+}
+
+// nameIn is what an object says that it is the value of, if that is a secret: "password" of
+// {"type":"password","value":"..."}; "" otherwise.
+func (s *Scrubber) nameIn(v gjson.Result) (name string) {
+	v.ForEach(func(key, member gjson.Result) bool {
+		if member.Type == gjson.String && redact.HoldsName(key.Str) {
+			if kind := s.kindOf(member.Str); kind == secret || kind == passwordKind {
+				name = member.Str
+			}
+		}
+		return name == ""
+	})
+	return name
 }
 
 func writeString(b *bytes.Buffer, v string) {

@@ -84,6 +84,25 @@ func TestJSONKeepsItsFormAndWordsForPrograms(t *testing.T) {
 	}
 }
 
+// TestWhatAnObjectNamesIsJudgedByThatName, with secrets kept too if it is a password.
+func TestWhatAnObjectNamesIsJudgedByThatName(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		s := scrubber(t, keep)
+		for _, body := range []string{
+			`{"type":"password","value":"hunter2","temporary":false}`, `{"credentials":[{"value":"hunter2","type":"password"}]}`,
+			`{"formFields":[{"id":"email","value":"a@b.test"},{"id":"password","value":"hunter2"}]}`, `[{"op":"replace","path":"/password","value":"hunter2"}]`,
+			`{"password":{"value":"hunter2"}}`, `{"password":{"old":["hunter2"]}}`,
+		} {
+			if got, ok := s.json(body, false); !ok || strings.Contains(got, "hunter2") {
+				t.Errorf("keeping secrets: %v: %s became %s", keep, body, got)
+			}
+		}
+		if got, _ := s.json(`{"type":"colour","value":"blue"}`, false); got != `{"type":"colour","value":"blue"}` {
+			t.Error(got)
+		}
+	}
+}
+
 func TestATokenStaysAToken(t *testing.T) {
 	s := scrubber(t, false)
 	in := fakeToken(`{"iss":"https://auth.test","sub":"550e8400-e29b-41d4-a716-446655440000","aud":["app"],"exp":1893456000,"email":"alice@corp.test","email_verified":true,"given_name":"Alice","realm_access":{"roles":["admin"]},"phone":"+4915112345678","nested":{"secret":"abc"}}`)

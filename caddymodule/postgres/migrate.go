@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/caddymodule"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -101,6 +102,9 @@ func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
 	if _, err := os.Stat(file); err != nil { // opening it would make it
 		return nil, fmt.Errorf("--from: %w", err)
 	}
+	if err := nothingWaits(file, f.String("from-table")); err != nil {
+		return nil, err
+	}
 	m := &migration{source: file + "|" + f.String("from-table")}
 	if m.from, err = sqlite.Open(ctx, sqlite.Options{Path: file, Table: f.String("from-table")}); err != nil {
 		return nil, err
@@ -109,6 +113,19 @@ func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
 		return nil, errors.Join(err, m.from.Close())
 	}
 	return m, nil
+}
+
+// nothingWaits refuses a database whose journal has entries that it does not have.
+func nothingWaits(file, table string) error {
+	journal := caddymodule.JournalOf(file, table)
+	n, err := spill.Waiting(journal)
+	if err != nil {
+		return fmt.Errorf("looking for entries that wait in the database's journal: %w", err)
+	}
+	if n > 0 {
+		return fmt.Errorf("%d entries wait in %s and are not in %s: start Caddy once with its old configuration (store sqlite), until nothing waits any more, and run this again", n, journal, file)
+	}
+	return nil
 }
 
 // run copies, compares, and says what came of it.

@@ -99,13 +99,14 @@ not json
 {"action":"x","createdAt":1}
 {"id":"b","createdAt":1}
 {"id":"` + strings.Repeat("x", 65) + `","action":"x","createdAt":1}
-{"id":"c","action":"x","createdAt":"2026-01-02T03:04:05Z"}`
+{"id":"c","action":"x","createdAt":"2026-01-02T03:04:05Z"},
+{"id":"d","action":"x","createdAt":1}{"id":"e","action":"x","createdAt":1}`
 	s := memory.New(0)
 	result, err := plugintable.Copy(t.Context(), plugintable.JSONLines(strings.NewReader(text)), s, nil)
-	if err != nil || result.Written != 2 || result.Skipped != 4 || len(s.Entries()) != 2 {
+	if err != nil || result.Written != 2 || result.Skipped != 5 || len(s.Entries()) != 2 {
 		t.Errorf("%+v, %v", result, err)
 	}
-	for i, want := range []string{"row 3: it is no JSON", "row 4: it has no id", "row 5: it has no action", "row 6: its id is longer"} {
+	for i, want := range []string{"row 3: it is no JSON", "row 4: it has no id", "row 5: it has no action", "row 6: its id is longer", "row 8: something stands behind"} {
 		if !strings.HasPrefix(result.Reasons[i], want) {
 			t.Errorf("reason %q, want %q", result.Reasons[i], want)
 		}

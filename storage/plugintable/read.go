@@ -122,6 +122,9 @@ func fromJSON(line []byte) (row, error) {
 	if err := d.Decode(&object); err != nil {
 		return nil, fmt.Errorf("it is no JSON object: %w", err)
 	}
+	if rest := bytes.Trim(line[d.InputOffset():], " \t\r\n,"); len(rest) > 0 {
+		return nil, errors.New("something stands behind the JSON object: give one of them on each line")
+	}
 	r := make(row, len(object))
 	for name, value := range object {
 		if name == "_id" { // MongoDB's, which counts only where there is no id

@@ -172,6 +172,25 @@ func measure(f io.ReaderAt, size int64) (end int64, waiting int, err error) {
 	}
 }
 
+// Waiting is how many entries wait in the journal at a path, 0 if there is none. The journal may
+// be in use.
+func Waiting(path string) (n int, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	_, n, err = measure(f, info.Size())
+	return n, err
+}
+
 // setAside gives a file that is no use another name, so that somebody can look after
 // it.
 func (j *journal) setAside(f file, cause error) error {

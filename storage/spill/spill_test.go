@@ -813,3 +813,22 @@ func TestManyWriteWhileItRecovers(t *testing.T) {
 	}
 	t.Logf("%d entries of 3 versions, %d recoveries", len(want), eras)
 }
+
+// TestWaitingSaysWhatAJournalHas, in use or not.
+func TestWaitingSaysWhatAJournalHas(t *testing.T) {
+	dir := t.TempDir()
+	if n, err := spill.Waiting(filepath.Join(dir, "audit.db.spill")); n != 0 || err != nil {
+		t.Errorf("of none: %d, %v", n, err)
+	}
+	r := open(t, newPrimary(), dir, spill.Options{})
+	r.p.set(fails)
+	r.write(entries(3)...)
+	r.write(entries(1)...)
+	if n, err := spill.Waiting(r.path); n != 4 || err != nil {
+		t.Errorf("in use: %d, %v", n, err)
+	}
+	r.close()
+	if n, err := spill.Waiting(r.path); n != 4 || err != nil {
+		t.Errorf("afterwards: %d, %v", n, err)
+	}
+}

@@ -24,7 +24,7 @@ func (c *counts) old() bool {
 	return c.legacy
 }
 
-// many says whether at least one entry in twenty is of one of the kinds.
+// many says whether at least one entry in twenty is of one of the kinds, which are sorted.
 func (c *counts) many(kinds []int64) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -33,7 +33,8 @@ func (c *counts) many(kinds []int64) bool {
 	}
 	found, all := 0, 0
 	for g, n := range c.totals {
-		if all += n; slices.Contains(kinds, g.kind) {
+		all += n
+		if _, one := slices.BinarySearch(kinds, g.kind); one {
 			found += n
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -417,7 +418,7 @@ func (c *counts) saved(upto int64) {
 
 // scope is what is asked of counts: groups in a span of time.
 type scope struct {
-	kinds            []int64 // nil for any
+	kinds            []int64 // sorted; nil for any
 	status, severity int8    // -1 for any
 	from, to         int64   // hours, to exclusive
 }
@@ -429,22 +430,16 @@ func (o *scope) holds(g group) bool {
 	if o.kinds == nil {
 		return true
 	}
-	for _, k := range o.kinds {
-		if k == g.kind {
-			return true
-		}
-	}
-	return false
+	_, found := slices.BinarySearch(o.kinds, g.kind)
+	return found
 }
 
 // where is the same for the table, without the time.
 func (o *scope) where() (string, []any) {
 	terms, args := []string{"1"}, []any(nil)
 	if o.kinds != nil {
-		terms = append(terms, "kind IN (0"+strings.Repeat(",?", len(o.kinds))+")")
-		for _, k := range o.kinds {
-			args = append(args, k)
-		}
+		list, codes := oneOf(o.kinds)
+		terms, args = append(terms, "kind IN "+list), append(args, codes...)
 	}
 	if o.status >= 0 {
 		terms, args = append(terms, "status = ?"), append(args, o.status)

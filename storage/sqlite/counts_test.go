@@ -1,10 +1,12 @@
 package sqlite_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -189,5 +191,40 @@ func TestTotalsOfMoreThanTheCapAreExact(t *testing.T) {
 		if page, err := s.List(t.Context(), q); err != nil || page.Total != entries || page.TotalIsCapped {
 			t.Errorf("%+v: %d, capped %v, %v", q, page.Total, page.TotalIsCapped, err)
 		}
+	}
+}
+
+// TestAClassOfManyActions is listed and counted, however many somebody has made up: SQLite
+// takes 32,766 arguments.
+func TestAClassOfManyActions(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "audit.db"))
+	const n = 33_000
+	entries := make([]storage.Entry, n)
+	for i := range entries {
+		entries[i] = storage.Entry{Action: fmt.Sprint("made-up-", i), Metadata: json.RawMessage(`{"class":"sign-in"}`), CreatedAt: time.Now().Add(-time.Duration(n-i) * time.Second)}
+		entries[i].Sanitize()
+	}
+	for batch := range slices.Chunk(entries, 500) {
+		must(t, s.Write(t.Context(), batch...))
+	}
+	ctx := t.Context()
+	for name, q := range map[string]storage.Query{
+		"all":         {Class: "sign-in"},
+		"of a time":   {Class: "sign-in", From: time.Now().Add(-3 * time.Hour), To: time.Now().Add(-30 * time.Minute)},
+		"of a status": {Class: "sign-in", Status: storage.Failed},
+		"with a text": {Class: "sign-in", Text: "made-up-32999"},
+	} {
+		if _, err := s.List(ctx, q); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := s.Tally(ctx, q); err != nil {
+			t.Errorf("%s, tally: %v", name, err)
+		}
+		if _, err := s.Histogram(ctx, q, time.Hour); err != nil {
+			t.Errorf("%s, histogram: %v", name, err)
+		}
+	}
+	if page, err := s.List(ctx, storage.Query{Class: "sign-in", Text: "made-up-32999"}); err != nil || page.Total != 1 {
+		t.Errorf("%d entries, %v", page.Total, err)
 	}
 }

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -166,7 +167,7 @@ func (r *run) String() string {
 type kinds struct {
 	// asked is false when they select everything.
 	asked bool
-	// codes of the actions.
+	// codes of the actions, sorted.
 	codes []int64
 	// legacy are those of entries whose own metadata has to say the class.
 	legacy []int64
@@ -213,6 +214,7 @@ func (v *view) findKinds(ctx context.Context, q *storage.Query, k *kinds) error 
 			k.legacy = append(k.legacy, code)
 		}
 	}
+	slices.Sort(k.codes)
 	k.many = v.counts.many(k.codes)
 	return rows.Err()
 }
@@ -261,11 +263,8 @@ func (k *kinds) filter(r run) run {
 		return r
 	}
 	in := func(codes []int64) (string, []any) {
-		args := make([]any, len(codes))
-		for i, code := range codes {
-			args[i] = code
-		}
-		return "+action IN (-1" + strings.Repeat(",?", len(codes)) + ")", args
+		list, args := oneOf(codes)
+		return "+action IN " + list, args
 	}
 	term, args := in(k.codes)
 	if len(k.legacy) == 0 {
@@ -273,6 +272,26 @@ func (k *kinds) filter(r run) run {
 	}
 	old, more := in(k.legacy)
 	return r.with("("+term+" OR "+old+" AND "+legacyClass+" = ?)", slices.Concat(args, more, []any{k.class})...)
+}
+
+// maxListed is how many codes a statement has as arguments of their own. A class may have as
+// many actions as somebody has made up, and SQLite takes 32,766 arguments.
+const maxListed = 100
+
+// oneOf is a list of codes for IN, with its arguments.
+func oneOf(codes []int64) (string, []any) {
+	if len(codes) > maxListed {
+		b, err := json.Marshal(codes)
+		if err != nil {
+			b = []byte("[]") // cannot happen: numbers
+		}
+		return "(SELECT value FROM json_each(?))", []any{string(b)}
+	}
+	args := make([]any, len(codes))
+	for i, code := range codes {
+		args[i] = code
+	}
+	return "(-1" + strings.Repeat(",?", len(codes)) + ")", args
 }
 
 // legacyClass is metadata.class as storage.ClassIn reads it.
