@@ -177,7 +177,7 @@ func (d *diagnosis) healthOf(s storeHealth) {
 	case s.Damaged > 0:
 		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d parts of its journal were damaged", s.Damaged), "Caddy's log says which, and when")
 	case s.Refused > 0:
-		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d were refused as they were, and have no metadata there", s.Refused), "they are whole in the file beside the journal whose name ends in .refused; Caddy's log says why they were refused")
+		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d were refused as they were, and have no metadata there", s.Refused), "look into the file beside the journal whose name ends in .refused, where they are whole; Caddy's log says why they were refused")
 	default:
 		d.add(fine, "health", of, "the log says that it is well", "")
 	}

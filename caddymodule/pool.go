@@ -154,11 +154,16 @@ func (p *pooledStore) release() {
 	if p.leases.Add(-1) > 0 || !p.doomed.Load() {
 		return
 	}
-	closings.Go(func() {
+	closeNow := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.closeIfDone()
-	})
+	}
+	if caddy.Exiting() { // somebody may wait for closings already
+		closeNow()
+		return
+	}
+	closings.Go(closeNow)
 }
 
 // closings are under way. The process waits for them when it ends.

@@ -22,6 +22,7 @@ type RequestBody struct {
 	seen   int64
 	eof    bool
 	broken bool
+	closed bool
 	done   bool // Release was called; copy no more
 	// shown is true when Copied was called: somebody may look at copied, also when a larger
 	// one has taken its place. outgrown are those until Release.
@@ -49,7 +50,7 @@ func (b *RequestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen += int64(n)
-	b.eof, b.broken = b.eof || err == io.EOF, b.broken || err != nil && err != io.EOF
+	b.eof, b.broken = b.eof || err == io.EOF, b.broken || err != nil && err != io.EOF && !b.closed
 	if b.done || n <= 0 || b.limit <= 0 {
 		return n, err
 	}
@@ -75,8 +76,14 @@ func (b *RequestBody) add(p []byte) {
 	}
 }
 
-// Close implements io.Closer.
-func (b *RequestBody) Close() error { return b.body.Close() }
+// Close implements io.Closer. Whoever closes a body wants no more of it: what fails then is
+// not the client's doing.
+func (b *RequestBody) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	return b.body.Close()
+}
 
 // Copied is what a RequestBody has seen so far.
 type Copied struct {

@@ -89,7 +89,7 @@ func (q *request) tail() {
 	q.w.WriteHeader(http.StatusOK)
 	t.buf.WriteString("retry: 2000\n: the audit log\n\n")
 	if q.r.Header.Get("Last-Event-ID") == "" {
-		t.mark(began)
+		t.mark(listener)
 	}
 	// The session may have ended before it was watched.
 	if (q.operator || t.askAgain(began)) && t.send() && t.replay(lister, since) {
@@ -166,7 +166,8 @@ func (t *tail) follow(listener *follow.Listener) {
 		case news, ok := <-listener.News():
 			goOn = ok && t.entries(news)
 		case <-alive.C:
-			t.mark(time.Now())
+			t.buf.WriteString(": \n\n")
+			t.mark(listener)
 			goOn = t.send()
 		case <-check.C:
 			goOn = t.check()
@@ -175,10 +176,11 @@ func (t *tail) follow(listener *follow.Listener) {
 }
 
 // mark tells the client how far it is, with an id and nothing else: one that has seen no entry
-// yet must know too from where to go on. What is written at this moment is behind it by less
-// than since goes back.
-func (t *tail) mark(at time.Time) {
-	t.buf.WriteString("id: " + storage.EncodeCursor(storage.TimeKey(at)) + "\n\n")
+// yet must know too from where to go on. While entries wait to be written it stays where it is.
+func (t *tail) mark(listener *follow.Listener) {
+	if at := listener.Told(); !at.IsZero() {
+		t.buf.WriteString("id: " + storage.EncodeCursor(storage.TimeKey(at)) + "\n\n")
+	}
 }
 
 // bye says that the server ends, or its configuration. Clients come back to the next.

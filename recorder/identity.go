@@ -217,7 +217,7 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	s := x.rec.Sessions
 	starts := outcome == storage.Success && x.startsSession()
-	if starts {
+	if starts && x.actor.UserID != "" {
 		s.share(&x.creds)
 	}
 	if starts || outcome == storage.Success && x.endsSession(a) {

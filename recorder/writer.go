@@ -118,6 +118,8 @@ type item struct {
 	unlink     string
 	// events is how many events a roll-up stands for; 0 for an entry of one.
 	events uint64
+	// gap is true for an entry that says how many are missing: it is none of them.
+	gap bool
 }
 
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
@@ -250,17 +252,19 @@ func (w *Writer) drop(i item) {
 	if w.gapCount == 0 {
 		w.gapFrom = at
 	}
-	w.dropped += n
+	if !i.gap { // they were counted
+		w.dropped += n
+	}
 	w.gapCount += n
 	w.gapTo = at
 }
 
 // takeGap returns the entry for what was dropped since the last one, if anything.
-func (w *Writer) takeGap() (storage.Entry, bool) {
+func (w *Writer) takeGap() (item, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gapCount == 0 {
-		return storage.Entry{}, false
+		return item{}, false
 	}
 	metadata, err := json.Marshal(map[string]any{"count": w.gapCount, "from": w.gapFrom.UTC(), "to": w.gapTo.UTC(), "class": "custom", "source": "recorder"})
 	if err != nil {
@@ -268,8 +272,8 @@ func (w *Writer) takeGap() (storage.Entry, bool) {
 	}
 	e := storage.Entry{Action: "audit-log:dropped", Status: storage.Failed, Severity: severity.Critical, Metadata: metadata}
 	e.Sanitize()
-	w.gapCount = 0
-	return e, true
+	defer func() { w.gapCount = 0 }()
+	return item{entry: e, events: w.gapCount, gap: true}, true
 }
 
 // Stats returns the current counts.
@@ -424,7 +428,7 @@ func (w *Writer) doze() {
 // the Writer was closed and the store still fails.
 func (w *Writer) deliver(batch []item) bool {
 	if gap, ok := w.takeGap(); ok {
-		batch = append(batch, item{entry: gap})
+		batch = append(batch, gap)
 	}
 	return len(batch) == 0 || w.writeAll(batch)
 }

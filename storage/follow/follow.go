@@ -69,8 +69,8 @@ type look struct {
 	known map[string]uint64
 	whole time.Time // when the whole window was last looked at
 	// well is when a look last began that saw all there was: the store listed, and no entries
-	// waited elsewhere to be written.
-	well time.Time
+	// waited elsewhere to be written. In nanoseconds since 1970, 0 for never.
+	well atomic.Int64
 }
 
 // Listener hears of entries. Close ends it.
@@ -215,10 +215,9 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	whole := began.Sub(now.whole) >= wholeEvery
 	seen := map[string]uint64{}
 	var news batch
-	well := f.reporter == nil || f.reporter.Health().State == storage.Healthy
-	from := began
-	if !now.well.IsZero() && now.well.Before(from) {
-		from = now.well
+	well, from := f.well(now), began
+	if last := now.well.Load(); last != 0 {
+		from = time.Unix(0, last)
 	}
 	q := storage.Query{From: later(from, began.Add(-longestGap)).Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
 	for range maxPages {
@@ -246,10 +245,42 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	news.flush(tell)
 	if whole {
 		now.known, now.whole = seen, began
-		if well {
-			now.well = began
+		if well && q.Cursor == "" {
+			now.well.Store(began.UnixNano())
 		}
 	}
+}
+
+// well says whether no entries wait elsewhere to be written. A look that begins while some do
+// goes back to when that began.
+func (f *Follower) well(now *look) bool {
+	if f.reporter == nil {
+		return true
+	}
+	h := f.reporter.Health()
+	if h.State == storage.Healthy {
+		return true
+	}
+	if now.well.Load() == 0 && !h.Since.IsZero() {
+		now.well.Store(h.Since.UnixNano())
+	}
+	return false
+}
+
+// Told is the time of which everything that was written before was told by now, but for what
+// changes or comes late within the Window; zero if nobody knows. It does not move while entries
+// wait elsewhere to be written.
+func (l *Listener) Told() time.Time {
+	l.follower.mu.Lock()
+	now := l.follower.look
+	l.follower.mu.Unlock()
+	if now == nil || len(l.news) > 0 {
+		return time.Time{}
+	}
+	if at := now.well.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 func later(a, b time.Time) time.Time {

@@ -33,8 +33,8 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 	}
 	total := 0
 	for {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		n, err := s.unlinkSome(ctx, userID)
+		part, cancel := context.WithTimeout(ctx, callTimeout)
+		n, err := s.unlinkSome(part, userID)
 		cancel()
 		total += n
 		if err != nil || n < unlinkRows {
@@ -56,7 +56,10 @@ func (s *Store) unlinkSome(ctx context.Context, userID string) (int, error) {
 		n.Store(changed)
 		return err
 	}})
-	return int(n.Load()), err
+	if err != nil {
+		return 0, err // it was rolled back, or will be done again
+	}
+	return int(n.Load()), nil
 }
 
 // CountBefore implements storage.Counter. It may take longer than other calls.

@@ -196,7 +196,7 @@ END $audit$;
 			err, s.table, s.schema, SchemaCommand, s.schema, s.table)
 	}
 	if err == nil {
-		s.log.Warn("the audit log's tables that were dropped are made again, empty", "server", s.target, "schema", s.schema, "table", s.table)
+		s.log.Warn("the audit log's tables that were dropped are made again", "server", s.target, "schema", s.schema, "table", s.table)
 	}
 	return err
 }

@@ -36,26 +36,42 @@ func (s *Store) apply(ctx context.Context, c change) (int, error) {
 	return n, err
 }
 
-// rescue writes entries of which the primary refuses at least one.
+// rescue writes entries of which the primary refuses at least one: halves of them, and halves of
+// those, until it is found.
 func (s *Store) rescue(ctx context.Context, entries []storage.Entry) error {
-	for i := range entries {
-		e := entries[i]
-		err := s.primary.Write(ctx, e)
+	if len(entries) == 1 {
+		return s.withoutMetadata(ctx, entries[0])
+	}
+	middle := len(entries) / 2
+	for _, half := range [][]storage.Entry{entries[:middle], entries[middle:]} {
+		err := s.primary.Write(ctx, half...)
 		if errors.Is(err, storage.ErrRejected) {
-			kept := s.keepRefused(&e, err)
-			s.tellRefused(&e, err, kept)
-			e.Metadata = storage.DroppedMetadata(e.Metadata)
-			if err = s.primary.Write(ctx, e); errors.Is(err, storage.ErrRejected) {
-				if err = kept; err != nil {
-					err = fmt.Errorf("%w, and the file for such entries does not take it either: %w", storage.ErrRejected, kept)
-				}
-			}
+			err = s.rescue(ctx, half)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// withoutMetadata writes an entry that the primary may refuse as it is.
+func (s *Store) withoutMetadata(ctx context.Context, e storage.Entry) error {
+	err := s.primary.Write(ctx, e)
+	if !errors.Is(err, storage.ErrRejected) {
+		return err
+	}
+	kept := s.keepRefused(&e, err)
+	s.tellRefused(&e, err, kept)
+	e.Metadata = storage.DroppedMetadata(e.Metadata)
+	err = s.primary.Write(ctx, e)
+	if errors.Is(err, storage.ErrRejected) && kept == nil {
+		return nil
+	}
+	if errors.Is(err, storage.ErrRejected) {
+		return fmt.Errorf("%w, and the file for such entries does not take it either: %w", err, kept)
+	}
+	return err
 }
 
 func (s *Store) tellRefused(e *storage.Entry, why, kept error) {
@@ -80,6 +96,14 @@ func (s *Store) keepRefused(e *storage.Entry, why error) (err error) {
 	}
 	s.refusedFile.Lock()
 	defer s.refusedFile.Unlock()
+	if jsonOf(e) == s.lastRefused { // it is tried again
+		return nil
+	}
+	defer func() {
+		if err == nil {
+			s.lastRefused = jsonOf(e)
+		}
+	}()
 	f, err := os.OpenFile(s.refusedPath(), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return err

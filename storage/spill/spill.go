@@ -86,6 +86,7 @@ type Store struct {
 	refusalLog rate.Sometimes
 	// refusedFile is held by whoever writes to the file of those.
 	refusedFile sync.Mutex
+	lastRefused jsonEntry // what was written there last
 
 	// mu protects the fields below.
 	mu     sync.Mutex

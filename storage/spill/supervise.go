@@ -187,9 +187,12 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	n, err := s.apply(ctx, b.merged())
+	written := 0 // of the weight, one by one
+	n, err := b.merged().apply(ctx, s.primary)
 	if errors.Is(err, storage.ErrRejected) {
-		err = s.oneByOne(ctx, b)
+		if err = s.oneByOne(ctx, b); err == nil {
+			written = b.endsWeight()
+		}
 	}
 	if err != nil && n > 0 {
 		return true, nil // so many entries have lost their user, and the next step goes on
@@ -197,14 +200,15 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 	if err != nil {
 		return false, err
 	}
-	s.journal.advance(b.next, b.weight)
+	s.journal.advance(b.next, b.weight-written)
 	return true, nil
 }
 
 // oneByOne writes the changes of a batch that holds one which the primary will never
-// take. It must not keep all that is behind it.
+// take. It must not keep all that is behind it. What is written before ctx ends is not
+// written again.
 func (s *Store) oneByOne(ctx context.Context, b batch) error {
-	for _, c := range b.changes {
+	for i, c := range b.changes {
 		_, err := s.apply(ctx, c)
 		if err != nil && !errors.Is(err, storage.ErrRejected) {
 			return err
@@ -213,6 +217,7 @@ func (s *Store) oneByOne(ctx context.Context, b batch) error {
 			s.journal.damaged.Add(1)
 			s.log.Error("the audit log's database rejects what was kept in the journal: it is lost", "entries", len(c.entries), "first", firstID(c), "error", err)
 		}
+		s.journal.advance(b.ends[i].next, b.ends[i].weight)
 	}
 	return nil
 }
@@ -228,10 +233,25 @@ func firstID(c change) string {
 // changes.
 type batch struct {
 	changes []change
+	ends    []ending // of each change
 	weight  int
 	next    int64
 	size    int
 	ids     map[string]struct{}
+}
+
+// ending is where the records of a change end, and their weight with that of what was damaged
+// before them.
+type ending struct {
+	next   int64
+	weight int
+}
+
+func (b *batch) endsWeight() (n int) {
+	for _, e := range b.ends {
+		n += e.weight
+	}
+	return n
 }
 
 // batch reads the next batch.
@@ -256,6 +276,9 @@ func (s *Store) batch() (batch, error) {
 			b.add(c, len(r.record))
 		}
 		b.next, b.weight = r.next, b.weight+r.weight
+		if err == nil {
+			b.ends = append(b.ends, ending{b.next, b.weight - b.endsWeight()})
+		}
 	}
 }
 
