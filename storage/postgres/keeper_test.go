@@ -427,3 +427,25 @@ func TestNobodyWaitsForAServerThatIsGone(t *testing.T) {
 		t.Errorf("%d entries, %v", page.Total, err)
 	}
 }
+
+// TestAnUnlinkThatFailsSaysWhy, and claims nothing that was rolled back.
+func TestAnUnlinkThatFailsSaysWhy(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	e := storagetest.Entry(1)
+	e.UserID = "alice"
+	if err := k.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Exec(`CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+		CREATE CONSTRAINT TRIGGER no AFTER UPDATE ON "auditLog_entries" DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION raise()`); err != nil {
+		t.Fatal(err)
+	}
+	n, err := k.Unlink(t.Context(), "alice")
+	if f := (*storage.Fault)(nil); n != 0 || !errors.As(err, &f) || f.Reason != storage.Forbidden || !strings.Contains(f.Remedy, "trigger") {
+		t.Errorf("%d, %v", n, err)
+	}
+	if got, err := k.Get(t.Context(), e.ID); err != nil || got.UserID != "alice" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
