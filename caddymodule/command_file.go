@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/logclient"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -23,6 +25,7 @@ func openFile(ctx context.Context, file, table, keyFile string, hashing bool) (*
 	if err != nil {
 		return nil, nil, err
 	}
+	warnOfJournal(store.Path(), table)
 	redactor, err := fileRedactor(store.Path(), keyFile, hashing)
 	if err != nil {
 		return nil, nil, err
@@ -34,6 +37,19 @@ func openFile(ctx context.Context, file, table, keyFile string, hashing bool) (*
 		end()
 		streams.Close()
 	}, nil
+}
+
+// warnOfJournal tells whoever reads a file that it is not all: entries wait in its journal, of a
+// disk that failed.
+func warnOfJournal(db, table string) {
+	journal := JournalOf(db, table)
+	n, err := spill.Waiting(journal)
+	switch {
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "warning: the database's journal cannot be read, in which entries may wait: %v\n", err)
+	case n > 0:
+		fmt.Fprintf(os.Stderr, "warning: %d entries wait in %s and are not in the database yet: Caddy writes them there when it runs\n", n, journal)
+	}
 }
 
 // fileRedactor hashes what is looked for, with the key that is beside the database unless

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -540,3 +542,25 @@ func TestCompletions(t *testing.T) {
 		t.Errorf("%v: %.200s", err, out)
 	}
 }
+
+// TestAFileSaysThatItIsNotAll: entries wait in its journal.
+func TestAFileSaysThatItIsNotAll(t *testing.T) {
+	db := database(t.TempDir())
+	fill(t, db, fills(3)...)
+	s, err := spill.New(refusing{}, db+".spill", spill.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closer, _ := storage.As[storage.Closer](s)
+	if err := errors.Join(s.Write(t.Context(), fills(2)...), closer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"list"}, {"stats"}, {"export"}} {
+		expect(t, auditLog(t, "", append(args, "--db", db)...), 0, "sign-in:email", "warning: 2 entries wait in "+db+".spill")
+	}
+}
+
+// refusing is a store that takes nothing.
+type refusing struct{}
+
+func (refusing) Write(context.Context, ...storage.Entry) error { return errors.New("not now") }
