@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -238,13 +239,13 @@ func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
 	ending, end := context.WithCancel(t.Context())
-	ended := make(chan string, 3)
+	ended := make(chan string, 2)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() { ended <- r.URL.Path }()
 		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, Exiting: func() bool { return ending.Err() != nil }})
 	}))
 	t.Cleanup(func() { streams.Close(); s.CloseClientConnections(); s.Close() })
-	for _, target := range []string{"/tail", "/export?format=jsonl", "/list?limit=500"} {
+	for _, target := range []string{"/tail", "/export?format=jsonl"} {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
 		must(t, err)
 		t.Cleanup(func() { _ = c.Close() })
@@ -259,7 +260,7 @@ func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	end()
-	for range 3 {
+	for range 2 {
 		select {
 		case <-ended:
 		case <-time.After(streamPatience / 2):
@@ -353,5 +354,73 @@ func TestAQuietTailSaysWhereToGoOn(t *testing.T) {
 	_, in := tailed(t, s.URL+"/tail?severity=critical", "Last-Event-ID", id)
 	if e := next(t, in); !strings.Contains(e.data, missed.ID) {
 		t.Errorf("%+v", e)
+	}
+}
+
+// unread is a client that reads nothing until it is let go, and hears of deadlines.
+type unread struct {
+	*httptest.ResponseRecorder
+	begun     chan<- struct{}
+	free      chan struct{}
+	deadlines []time.Time
+}
+
+func (w *unread) SetWriteDeadline(at time.Time) error {
+	w.deadlines = append(w.deadlines, at)
+	return nil
+}
+
+func (w *unread) Write(b []byte) (int, error) {
+	select {
+	case w.begun <- struct{}{}:
+	case <-w.free:
+	}
+	<-w.free
+	return w.ResponseRecorder.Write(b)
+}
+
+// TestALargeListHasItsTime: a client that does not read has 30 s for each part, and few of them
+// may be under way for one client.
+func TestALargeListHasItsTime(t *testing.T) {
+	store := memory.New(0)
+	for range 30 {
+		e := entryOf("alice", "large")
+		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 60<<10))
+		must(t, store.Write(t.Context(), e))
+	}
+	api := newAPI(t, store)
+	api.Streams = httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
+	defer api.Streams.Close()
+	const most = 8
+	begun, free := make(chan struct{}), make(chan struct{})
+	refused := make(chan int, most+1)
+	var all sync.WaitGroup
+	clients := make([]*unread, most+1)
+	for i := range clients {
+		w := &unread{ResponseRecorder: httptest.NewRecorder(), begun: begun, free: free}
+		clients[i] = w
+		all.Go(func() {
+			api.Serve(w, get("/list?limit=500"), httpapi.Call{Path: "/list", ClientIP: "192.0.2.1", Asker: asker{"alice"}, Store: store, Writer: api.writer})
+			if w.Code == http.StatusTooManyRequests {
+				refused <- 1
+			}
+		})
+	}
+	for range clients { // the one that is refused waits as well
+		<-begun
+	}
+	close(free)
+	all.Wait()
+	if n := len(refused); n != 1 {
+		t.Errorf("%d of %d are refused, want 1", n, len(clients))
+	}
+	for _, w := range clients {
+		if w.Code != http.StatusOK {
+			continue
+		}
+		last := len(w.deadlines) - 1
+		if last != 2 || time.Until(w.deadlines[0]) > streamPatience || !w.deadlines[last].IsZero() {
+			t.Errorf("deadlines %v", w.deadlines)
+		}
 	}
 }
