@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,14 +21,7 @@ func fillPostgres(t *testing.T, server *pgtest.Server, entries ...storage.Entry)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for batch := range slices.Chunk(entries, 500) {
-		if err := s.Write(context.Background(), batch...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	pour(t, s, entries)
 }
 
 // TestReadingCommandsWithPostgreSQL: each command says the same of a log in PostgreSQL as of

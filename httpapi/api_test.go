@@ -25,6 +25,16 @@ func entryOf(user, action string) storage.Entry {
 	return e
 }
 
+// writeLarge writes n entries of alice with so many bytes of metadata.
+func writeLarge(t *testing.T, store storage.Store, action string, n, size int) {
+	t.Helper()
+	for range n {
+		e := entryOf("alice", action)
+		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", size))
+		must(t, store.Write(t.Context(), e))
+	}
+}
+
 func get(path string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, base+path, nil)
 	r.Header.Set("Cookie", "better-auth.session_token=x")
@@ -327,11 +337,7 @@ func TestOnlyTrustedOriginsGetCORS(t *testing.T) {
 func TestAPageIsBoundedInBytes(t *testing.T) {
 	store := memory.New(0)
 	const n = 100
-	for range n {
-		e := entryOf("alice", "big")
-		e.Metadata = json.RawMessage(`{"x":"` + strings.Repeat("x", 60<<10) + `"}`)
-		must(t, store.Write(t.Context(), e))
-	}
+	writeLarge(t, store, "big", n, 60<<10)
 	api := newAPI(t, store)
 	seen, pages := map[string]bool{}, 0
 	for cursor := ""; ; pages++ {

@@ -231,11 +231,7 @@ func TestAnEntryCannotMakeEvents(t *testing.T) {
 // has stopped reading an export or a tail.
 func TestWhoReadsNothingHoldsNothing(t *testing.T) {
 	store := memory.New(0)
-	for range 3000 {
-		e := entryOf("alice", "large")
-		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 8<<10))
-		must(t, store.Write(t.Context(), e))
-	}
+	writeLarge(t, store, "large", 3000, 8<<10)
 	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
 	ending, end := context.WithCancel(t.Context())
@@ -291,11 +287,7 @@ func (w slowly) Flush() {}
 func TestASlowReaderIsAskedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New(0)
-		for range 40 {
-			e := entryOf("alice", "old")
-			e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 40<<10))
-			must(t, store.Write(t.Context(), e))
-		}
+		writeLarge(t, store, "old", 40, 40<<10)
 		api := newAPI(t, store)
 		api.Streams = httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 		defer api.Streams.Close()
@@ -383,11 +375,7 @@ func (w *unread) Write(b []byte) (int, error) {
 // may be under way for one client.
 func TestALargeListHasItsTime(t *testing.T) {
 	store := memory.New(0)
-	for range 30 {
-		e := entryOf("alice", "large")
-		e.Metadata = fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 60<<10))
-		must(t, store.Write(t.Context(), e))
-	}
+	writeLarge(t, store, "large", 30, 60<<10)
 	api := newAPI(t, store)
 	api.Streams = httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 	defer api.Streams.Close()

@@ -500,8 +500,9 @@ func (w *Writer) unlinkNow(userID string) bool {
 }
 
 // persist tries until it works or never will (storage.ErrRejected), or until the Writer was
-// closed and it has failed for a while since then, however long it had failed before. Tries ask for d, and once it was
-// closed for Fsync: whoever ends us may be about to switch the machine off.
+// closed and it has failed for a while since then, however long it had failed before. Tries
+// ask for d, and once it was closed for Fsync: whoever ends us may be about to switch the
+// machine off.
 func (w *Writer) persist(d storage.Durability, try func(context.Context) error) error {
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
 		if w.closed() {

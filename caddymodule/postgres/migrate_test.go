@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
-	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
 )
@@ -32,24 +30,6 @@ func move(t *testing.T, file, dsn, password string) (int, string) {
 		t.Errorf("the password is in what it says: %s", out)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
-}
-
-// refusing is a store that takes nothing.
-type refusing struct{}
-
-func (refusing) Write(context.Context, ...storage.Entry) error { return errors.New("not now") }
-
-// waiting leaves two entries in the journal of a database.
-func waiting(t *testing.T, file string) {
-	t.Helper()
-	s, err := spill.New(refusing{}, file+".spill", spill.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closer, _ := storage.As[storage.Closer](s)
-	if err := errors.Join(s.Write(t.Context(), storagetest.Entry(1), storagetest.Entry(2)), closer.Close()); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestALogMovesFromSQLite: interrupted, gone on, found to differ, begun anew, repeated.
@@ -97,7 +77,7 @@ func TestALogMovesFromSQLite(t *testing.T) {
 	if page, err := to.List(t.Context(), storage.Query{}); err != nil || page.Total != n+1 {
 		t.Errorf("%d entries, %v", page.Total, err)
 	}
-	waiting(t, file)
+	harness.LeaveWaiting(t, file+".spill", storagetest.Entry(1), storagetest.Entry(2))
 	if status, said := move(t, file, dsn, server.Password); status != 1 || !strings.Contains(said, "2 entries wait in "+file+".spill") {
 		t.Errorf("with entries that wait: %d %s", status, said)
 	}

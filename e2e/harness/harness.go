@@ -6,6 +6,7 @@ package harness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -25,6 +26,8 @@ import (
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"          // the module under test
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres" // and its guest
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/ports"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
@@ -152,6 +155,24 @@ var (
 	built     string
 	buildErr  error
 )
+
+// refusing is a store that takes nothing.
+type refusing struct{}
+
+func (refusing) Write(context.Context, ...storage.Entry) error { return errors.New("not now") }
+
+// LeaveWaiting leaves entries in the journal at a path, as a database that fails does.
+func LeaveWaiting(t testing.TB, journal string, entries ...storage.Entry) {
+	t.Helper()
+	s, err := spill.New(refusing{}, journal, spill.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closer, _ := storage.As[storage.Closer](s)
+	if err := errors.Join(s.Write(context.Background(), entries...), closer.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Binary builds cmd/caddy once per test process and returns its path.
 func Binary(t testing.TB) string {

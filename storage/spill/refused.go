@@ -31,22 +31,22 @@ type refusedEntry struct {
 func (s *Store) apply(ctx context.Context, c change) (int, error) {
 	n, err := c.apply(ctx, s.primary)
 	if c.unlink == "" && errors.Is(err, storage.ErrRejected) {
-		return 0, s.rescue(ctx, c.entries)
+		return 0, s.rescue(ctx, c.entries, err)
 	}
 	return n, err
 }
 
-// rescue writes entries of which the primary refuses at least one: halves of them, and halves of
-// those, until it is found.
-func (s *Store) rescue(ctx context.Context, entries []storage.Entry) error {
+// rescue writes entries of which the primary refuses at least one, and says why: halves of them,
+// and halves of those, until it is found.
+func (s *Store) rescue(ctx context.Context, entries []storage.Entry, why error) error {
 	if len(entries) == 1 {
-		return s.withoutMetadata(ctx, entries[0])
+		return s.withoutMetadata(ctx, entries[0], why)
 	}
 	middle := len(entries) / 2
 	for _, half := range [][]storage.Entry{entries[:middle], entries[middle:]} {
 		err := s.primary.Write(ctx, half...)
 		if errors.Is(err, storage.ErrRejected) {
-			err = s.rescue(ctx, half)
+			err = s.rescue(ctx, half, err)
 		}
 		if err != nil {
 			return err
@@ -55,16 +55,12 @@ func (s *Store) rescue(ctx context.Context, entries []storage.Entry) error {
 	return nil
 }
 
-// withoutMetadata writes an entry that the primary may refuse as it is.
-func (s *Store) withoutMetadata(ctx context.Context, e storage.Entry) error {
-	err := s.primary.Write(ctx, e)
-	if !errors.Is(err, storage.ErrRejected) {
-		return err
-	}
-	kept := s.keepRefused(&e, err)
-	s.tellRefused(&e, err, kept)
+// withoutMetadata writes an entry that the primary refuses as it is.
+func (s *Store) withoutMetadata(ctx context.Context, e storage.Entry, why error) error {
+	kept := s.keepRefused(&e, why)
+	s.tellRefused(&e, why, kept)
 	e.Metadata = storage.DroppedMetadata(e.Metadata)
-	err = s.primary.Write(ctx, e)
+	err := s.primary.Write(ctx, e)
 	if errors.Is(err, storage.ErrRejected) && kept == nil {
 		return nil
 	}

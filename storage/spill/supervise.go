@@ -187,12 +187,10 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	written := 0 // of the weight, one by one
+	advanced := 0
 	n, err := b.merged().apply(ctx, s.primary)
 	if errors.Is(err, storage.ErrRejected) {
-		if err = s.oneByOne(ctx, b); err == nil {
-			written = b.endsWeight()
-		}
+		advanced, err = s.oneByOne(ctx, b)
 	}
 	if err != nil && n > 0 {
 		return true, nil // so many entries have lost their user, and the next step goes on
@@ -200,26 +198,27 @@ func (s *Store) step(ctx context.Context, wait time.Duration) (more bool, err er
 	if err != nil {
 		return false, err
 	}
-	s.journal.advance(b.next, b.weight-written)
+	s.journal.advance(b.next, b.weight-advanced)
 	return true, nil
 }
 
 // oneByOne writes the changes of a batch that holds one which the primary will never
 // take. It must not keep all that is behind it. What is written before ctx ends is not
-// written again.
-func (s *Store) oneByOne(ctx context.Context, b batch) error {
+// written again: it returns by how much of the weight the journal has advanced.
+func (s *Store) oneByOne(ctx context.Context, b batch) (advanced int, err error) {
 	for i, c := range b.changes {
 		_, err := s.apply(ctx, c)
 		if err != nil && !errors.Is(err, storage.ErrRejected) {
-			return err
+			return advanced, err
 		}
 		if err != nil {
 			s.journal.damaged.Add(1)
 			s.log.Error("the audit log's database rejects what was kept in the journal: it is lost", "entries", len(c.entries), "first", firstID(c), "error", err)
 		}
-		s.journal.advance(b.ends[i].next, b.ends[i].weight)
+		s.journal.advance(b.ends[i].next, b.ends[i].weight-advanced)
+		advanced = b.ends[i].weight
 	}
-	return nil
+	return advanced, nil
 }
 
 func firstID(c change) string {
@@ -240,18 +239,10 @@ type batch struct {
 	ids     map[string]struct{}
 }
 
-// ending is where the records of a change end, and their weight with that of what was damaged
-// before them.
+// ending is where a change of a batch ends, and the batch's weight up to there.
 type ending struct {
 	next   int64
 	weight int
-}
-
-func (b *batch) endsWeight() (n int) {
-	for _, e := range b.ends {
-		n += e.weight
-	}
-	return n
 }
 
 // batch reads the next batch.
@@ -277,7 +268,7 @@ func (s *Store) batch() (batch, error) {
 		}
 		b.next, b.weight = r.next, b.weight+r.weight
 		if err == nil {
-			b.ends = append(b.ends, ending{b.next, b.weight - b.endsWeight()})
+			b.ends = append(b.ends, ending{b.next, b.weight})
 		}
 	}
 }

@@ -362,7 +362,12 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
-	w.unsynced.Store(w.mode == storage.Commit) // an fsync is about all that is in the log
+	switch {
+	case w.mode == storage.Commit:
+		w.unsynced.Store(true)
+	case batch[0].do == nil: // what does something else may have written nothing, and then nothing is synced
+		w.unsynced.Store(false)
+	}
 	w.growth.add(sizeOf(batch))
 	w.changes.tell(w.counts)
 	if then := batch[0].then; then != nil {
