@@ -51,14 +51,16 @@ type Profile struct {
 	// Routes are the known endpoints. Of several that match, the first one counts.
 	Routes []*Route `json:"routes"`
 
-	basePath   string
-	foldedBase string // in lower case, for readings that ignore case
-	static     map[string][]*Route
-	params     []*Route
-	words      *words // routes that are found by words in the path; nil if there are none
-	unknown    *Route // for a path that no route names
-	reads      *Route // the same for a safe method
-	actions    map[string]bool
+	basePath string
+	// guessesCookies is true if the patterns of cookies are those of a profile that guesses.
+	guessesCookies bool
+	foldedBase     string // in lower case, for readings that ignore case
+	static         map[string][]*Route
+	params         []*Route
+	words          *words // routes that are found by words in the path; nil if there are none
+	unknown        *Route // for a path that no route names
+	reads          *Route // the same for a safe method
+	actions        map[string]bool
 }
 
 // Credentials says where a session is carried. Cookie names are patterns in

@@ -94,6 +94,7 @@ func (p *Profile) inherit() error {
 		p.Session = base.Session
 	}
 	own := &p.Credentials
+	p.guessesCookies = own.Cookies == nil && base.GuessesCookies()
 	for _, list := range []struct{ own, base *[]string }{
 		{&own.Cookies, &base.Credentials.Cookies}, {&own.Headers, &base.Credentials.Headers},
 		{&own.ResponseHeaders, &base.Credentials.ResponseHeaders}, {&own.ResponseBody, &base.Credentials.ResponseBody},
@@ -317,9 +318,9 @@ func (p *Profile) setBase(base string) error {
 	return nil
 }
 
-// Generic says whether the profile is that of no server in particular: what it takes for a
-// session's cookie is a guess by its name.
-func (p *Profile) Generic() bool { return p.Name == "generic" }
+// GuessesCookies says whether what the profile takes for a session's cookie is a guess by its
+// name: the patterns are those of the profile of no server in particular.
+func (p *Profile) GuessesCookies() bool { return p.Name == "generic" || p.guessesCookies }
 
 // Base is the base path in use, without a trailing slash ("" for the root).
 func (p *Profile) Base() string { return p.basePath }

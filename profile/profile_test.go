@@ -334,3 +334,28 @@ func TestWordsAreBounded(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestWhichProfilesGuessCookies: the generic one, and what extends it without cookies of its own.
+func TestWhichProfilesGuessCookies(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"name":"mine","extends":"generic","base_path":"/a"}`:                                         true,
+		`{"name":"mine","extends":"generic","base_path":"/a","credentials":{"cookies":["sid"]}}`:       false,
+		`{"name":"mine","extends":"generic","base_path":"/a","credentials":{"headers":["X-Session"]}}`: true,
+		`{"name":"mine","extends":"better_auth"}`:                                                      false,
+	} {
+		p, err := profile.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved, err := p.WithBasePath("/b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.GuessesCookies() != want || moved.GuessesCookies() != want {
+			t.Errorf("%s: %v, under another path %v", text, p.GuessesCookies(), moved.GuessesCookies())
+		}
+	}
+	if p, err := profile.Builtin("generic"); err != nil || !p.GuessesCookies() {
+		t.Error(err)
+	}
+}

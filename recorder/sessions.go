@@ -270,7 +270,7 @@ func unguessable(value string) bool {
 // learn remembers whose a token is. Only for tokens that the server has issued, or
 // shown to be the session's own.
 func (s *Sessions) learn(t token, owner Session) {
-	if len(t.value) < minToken || owner.UserID == "" || s.profile.Generic() && t.source != inHeader && !unguessable(t.value) {
+	if len(t.value) < minToken || owner.UserID == "" || s.profile.GuessesCookies() && t.source != inHeader && !unguessable(t.value) {
 		return // which cookie is the session's is a guess there
 	}
 	key := s.tokenKey(t)
