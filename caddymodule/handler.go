@@ -13,8 +13,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/google/uuid"
-	"go.uber.org/zap"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
@@ -441,30 +439,6 @@ func clientIP(r *http.Request) string {
 type edge struct {
 	nextAsker
 	passedOn bool // to the next handler
-}
-
-// RequestID is Caddy's own id of the request, which its access log shows too. Caddy keeps
-// it among the request's variables when somebody first asks. A request that was passed on
-// may have a goroutine of reverse_proxy that still reads them, while it dials: then nothing
-// may be added, and the access log is told by itself.
-func (e *edge) RequestID() string {
-	ctx := e.origin.Context()
-	if e.passedOn {
-		if id, known := caddyhttp.GetVar(ctx, "uuid").(fmt.Stringer); known {
-			return id.String()
-		}
-		id := uuid.NewString()
-		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-			extra.Set(zap.String("uuid", id))
-		}
-		return id
-	}
-	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
-	}
-	id, _ := repl.GetString("http.request.uuid")
-	return id
 }
 
 // Answered is the status that reverse_proxy has got, which handle_response and intercept
