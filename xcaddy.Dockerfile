@@ -1,9 +1,10 @@
 # Caddy with the audit log inside, from this source tree:
 #
 #	docker build -f xcaddy.Dockerfile -t caddy-audit-log .
-#	docker run -p 80:80 -v caddy_data:/data -v $PWD/Caddyfile:/etc/caddy/Caddyfile caddy-audit-log
+#	docker run -p 80:80 -p 443:443 -v caddy_data:/data -v $PWD/Caddyfile:/etc/caddy/Caddyfile caddy-audit-log
 #
-# The log is in the volume: /data/caddy/audit_log/audit.db.
+# Unless the Caddyfile says otherwise, as Caddyfile.example does (AUDIT_DB, AUDIT_KEY), the log is in the volume:
+# /data/caddy/audit_log/audit.db.
 ARG CADDY_VERSION=2.11.9
 
 FROM caddy:${CADDY_VERSION}-builder AS builder

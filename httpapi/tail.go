@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/follow"
@@ -29,6 +31,8 @@ const (
 	// maxReplay bounds what a tail that continues begins with, in pages of replayPage: one of
 	// them is in memory while the client reads it.
 	maxReplay, replayPage = 50, 100
+	// maxUndecided bounds tail.undecided: of more, the oldest are forgotten.
+	maxUndecided = 256
 )
 
 // tail is a tail under way.
@@ -42,12 +46,16 @@ type tail struct {
 	asked time.Time
 	// checked is when the tail was last looked at whether it may go on.
 	checked time.Time
+	// undecided are ids of entries that the client has and whose outcome is not known yet: it
+	// is told when they are not what it asks for any more.
+	undecided *lru.Cache[string, struct{}]
 	// buf is what is written next.
 	buf bytes.Buffer
 }
 
 // tail answers with server-sent events (WHATWG HTML, section 9.2): an event "entry" for
-// each entry that is written and each that changes, by id.
+// each entry that is written and each that changes, by id; an event "left" for one whose
+// outcome does not fit the filters that it has fitted before.
 func (q *request) tail() {
 	lister, ok := storage.As[storage.Lister](q.Store)
 	if !ok || q.Streams == nil {
@@ -71,13 +79,18 @@ func (q *request) tail() {
 	ctx, cancel := context.WithCancel(q.ctx)
 	defer cancel()
 	defer context.AfterFunc(q.ending(), cancel)()
+	undecided, err := lru.New[string, struct{}](maxUndecided)
+	if err != nil {
+		q.storeFailed(err, "")
+		return
+	}
 	listener, err := q.Streams.follower.Listen(ctx)
 	if err != nil {
 		q.storeFailed(&storage.Fault{Reason: storage.Unspecified, Err: err}, "")
 		return
 	}
 	defer listener.Close()
-	t := &tail{request: q, pace: newPace(q.w, q.ending(), func() bool { return true }), wanted: wanted, asked: began}
+	t := &tail{request: q, pace: newPace(q.w, q.ending(), func() bool { return true }), wanted: wanted, asked: began, undecided: undecided}
 	defer t.pace.end()
 	if !q.operator {
 		t.watch = q.Sessions.Watch(q.r.Header, q.session.UserID)
@@ -238,22 +251,41 @@ func (t *tail) entries(list []storage.Entry) bool {
 		return false
 	}
 	for i := range list {
-		if !t.wanted.Matches(&list[i]) {
-			continue
-		}
-		b, err := json.Marshal(t.shown(&list[i]))
-		if err != nil {
-			t.Logger.Error("an audit log entry could not be shown", "error", err)
-			continue
-		}
-		t.buf.WriteString("id: " + storage.EncodeCursor(list[i].SortKey()) + "\nevent: entry\ndata: ")
-		t.buf.Write(escaped(b)) // one line: JSON has no line breaks of its own
-		t.buf.WriteString("\n\n")
+		t.entry(&list[i])
 		if t.buf.Len() > 64<<10 && (!t.send() || !t.may()) {
 			return false
 		}
 	}
 	return t.send()
+}
+
+// entry adds one to what is written next, if it is wanted, or was.
+func (t *tail) entry(e *storage.Entry) {
+	var shown any
+	event, wanted := "entry", t.wanted.Matches(e)
+	switch known := t.undecided.Remove(e.ID); {
+	case wanted:
+		if shown = t.shown(e); e.Status == storage.Unknown {
+			t.undecided.Add(e.ID, struct{}{})
+		}
+	case known:
+		event, shown = "left", leaving{e.ID}
+	default:
+		return
+	}
+	b, err := json.Marshal(shown)
+	if err != nil {
+		t.Logger.Error("an audit log entry could not be shown", "error", err)
+		return
+	}
+	t.buf.WriteString("id: " + storage.EncodeCursor(e.SortKey()) + "\nevent: " + event + "\ndata: ")
+	t.buf.Write(escaped(b)) // one line: JSON has no line breaks of its own
+	t.buf.WriteString("\n\n")
+}
+
+// leaving is an entry that is not what a tail shows any more.
+type leaving struct {
+	ID string `json:"id"`
 }
 
 // end writes the last event: the client shall not come back.

@@ -129,6 +129,32 @@ func TestATailShowsWhatIsWrittenAndWhatChanges(t *testing.T) {
 	}
 }
 
+// TestATailSaysWhatDoesNotFitAnyMore: who looks for what never ended must not be left with what did.
+func TestATailSaysWhatDoesNotFitAnyMore(t *testing.T) {
+	store := memory.New(0)
+	s, streams := following(t, store, t.Context())
+	intent, other := entryOf("alice", "intent"), entryOf("alice", "other")
+	intent.Status = storage.Unknown
+	must(t, store.Write(t.Context(), intent))
+	_, in := tailed(t, s.URL+"/tail?status=unknown")
+	if e := next(t, in); e.name != "entry" || !strings.Contains(e.data, intent.ID) {
+		t.Fatalf("first %+v", e)
+	}
+	intent.Status = storage.Success
+	last := entryOf("alice", "last")
+	last.Status = storage.Unknown
+	must(t, store.Write(t.Context(), other, intent))
+	streams.Wake()
+	if e := next(t, in); e.name != "left" || e.data != `{"id":"`+intent.ID+`"}` || e.id == "" {
+		t.Errorf("then %+v", e)
+	}
+	must(t, store.Write(t.Context(), intent, last)) // once is enough
+	streams.Wake()
+	if e := next(t, in); e.name != "entry" || !strings.Contains(e.data, last.ID) {
+		t.Errorf("then %+v", e)
+	}
+}
+
 func TestATailEndsWithItsServer(t *testing.T) {
 	ending, end := context.WithCancel(t.Context())
 	s, _ := following(t, memory.New(0), ending)

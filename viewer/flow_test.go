@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -549,4 +550,182 @@ func (w *recorded) WriteHeader(status int) {
 func (w *recorded) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
+}
+
+// live opens a page with its tail running.
+func (s *site) live(t *testing.T, query string) *tab {
+	t.Helper()
+	b := s.open(t, wide, query)
+	b.ready()
+	b.until("live is offered", `!document.querySelector('#live').hidden`)
+	_, before := s.tailed()
+	b.click("#live")
+	s.tailing(t, b, before+1)
+	return b
+}
+
+// tailing waits until a tail is open that is at least so many.
+func (s *site) tailing(t *testing.T, b *tab, want int) {
+	t.Helper()
+	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	deadline := time.Now().Add(patience)
+	for open, ever := s.tailed(); open != 1 || ever < want; open, ever = s.tailed() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d tails are open, there were %d; want 1 and %d", open, ever, want)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// madeNow is an entry of this moment, or of so long ago.
+func madeNow(action string, status storage.Status, ago time.Duration) storage.Entry {
+	e := storage.Entry{ID: storage.NewID(), UserID: "zoe", Action: action, Status: status, Severity: 1, CreatedAt: time.Now().Add(-ago).UTC().Truncate(time.Millisecond), Metadata: json.RawMessage(`{"class":"account"}`)}
+	e.Sanitize()
+	return e
+}
+
+// TestALiveListThatFailsSaysSo, and does not leave the entries of other filters there.
+func TestALiveListThatFailsSaysSo(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.live(t, "?range=24h")
+	b.excuse("status of 503", "ERR_INCOMPLETE_CHUNKED_ENCODING")
+	s.answer("/list", answer{hang: true})
+	b.choose("status", "failed")
+	b.until("the list is on its way", `document.querySelector('#table').ariaBusy === 'true'`)
+	s.fails("/list", 503, "QUERY_TOO_SLOW", "It takes too long")
+	_, ever := s.tailed()
+	s.say("") // the tail is opened anew, which reads the list again, by itself
+	s.tailing(t, b, ever+1)
+	b.until("it says so", `document.querySelector('#notice h3')?.textContent.includes('takes too long') && document.querySelector('#table').ariaBusy !== 'true' && !document.querySelector('#rows tr[data-id]')`)
+	s.forget("/list")
+	js[bool](b, `([...document.querySelectorAll('#notice .button')].find((n) => n.textContent === 'Try again').click(), true)`)
+	b.until("and it goes on", `document.querySelector('#rows tr[data-id]')`)
+
+	// What nobody asked for fails in silence.
+	s.fails("/list", 503, "STORE_UNAVAILABLE", "Not now")
+	rows := len(b.rows("action"))
+	_, ever = s.tailed()
+	s.say("")
+	s.tailing(t, b, ever+1)
+	s.add(madeNow("sign-out", storage.Failed, 0))
+	b.until("what comes is shown", `document.querySelectorAll('#rows tr[data-id]').length === %s && document.querySelector('#notice').hidden`, rows+1)
+}
+
+// TestTheLiveTotal counts what is new, and nothing twice: a tail begins with what the list has already.
+func TestTheLiveTotal(t *testing.T) {
+	entries := make([]storage.Entry, 120)
+	for i := range entries {
+		entries[i] = madeNow("sign-out", storage.Success, time.Duration(i+1)*time.Second)
+	}
+	s := startSite(t, filled(t, entries))
+	b := s.live(t, "?range=24h")
+	b.until("all are counted", `document.querySelector('#count').textContent === '1–50 of 120'`)
+	for _, e := range entries {
+		s.add(e)
+	}
+	s.add(madeNow("sign-out", storage.Success, 0))
+	b.until("the new one is counted", `document.querySelector('#count').textContent === '51 of 121'`)
+
+	// Of more than can be held the list is read again.
+	b.click("#pause")
+	for range 620 {
+		s.add(madeNow("sign-in:email", storage.Success, 0))
+	}
+	b.until("they are counted", `document.querySelector('#fresh').textContent === 'More than 500 new: show'`)
+	b.click("#fresh")
+	b.until("all are there", `document.querySelector('#count').textContent === '1–50 of 741'`)
+	if !js[bool](b, `document.querySelector('#log').contains(document.activeElement)`) {
+		t.Error("the button that is gone had the focus, and nothing has it now")
+	}
+}
+
+// TestWhatDoesNotFitAnyMoreGoes: an intent that is looked for as one, and gets its outcome.
+func TestWhatDoesNotFitAnyMoreGoes(t *testing.T) {
+	s := startRealSite(t, filled(t, madeUp(t, 5, 2)))
+	b := s.open(t, wide, "?status=unknown&userId=zoe")
+	b.ready()
+	b.until("live is offered", `!document.querySelector('#live').hidden`)
+	b.click("#live")
+	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	e := madeNow("delete-user", storage.Unknown, 0)
+	if err := s.store.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is there", `document.querySelector('[data-id="' + %s + '"]')`, e.ID)
+	b.click(`#rows a.open`)
+	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
+	e.Status = storage.Success
+	if err := s.store.Write(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, e.ID)
+}
+
+// TestWhoIsSentAwayIsToldToSignInAgain: a gateway before Caddy ends sessions with a redirect, or with its own page.
+func TestWhoIsSentAwayIsToldToSignInAgain(t *testing.T) {
+	gateway := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the page has asked another host") }))
+	t.Cleanup(gateway.Close)
+	for name, sent := range map[string]answer{
+		"to another host": {status: 302, header: map[string]string{"Location": gateway.URL}},
+		"to a page here":  {status: 302, header: map[string]string{"Location": "/login"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startSite(t, filled(t, madeUp(t, 5, 2)))
+			b := s.open(t, wide, "")
+			b.ready()
+			s.answer("/list", sent)
+			b.click("#refresh")
+			b.until("it says so", `document.querySelector('#notice h3')?.textContent === 'Sign in again'`)
+			s.forget("/list")
+			b.until("the way is offered", `[...document.querySelectorAll('#notice .button')].find((n) => n.textContent === 'Load the page again')`)
+			b.do(chromedp.Reload())
+			b.until("it is there again", `document.querySelectorAll('#rows tr[data-id]').length === 5`)
+			b.mu.Lock()
+			b.elsewere = nil // DevTools tell of a redirect that is not followed, too; the gateway knows
+			b.mu.Unlock()
+		})
+	}
+}
+
+// TestDatesAreTakenWhenTheyAreWhole: browsers tell of each digit of a year.
+func TestDatesAreTakenWhenTheyAreWhole(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 5, 2)))
+	b := s.open(t, wide, "?range=custom&from=%2B275760-09-13T00:00:00Z")
+	b.excuse("status of 400")
+	b.until("the page is alive", `document.querySelector('#notice h3') && document.querySelector('[data-range="custom"]').ariaPressed === 'true'`)
+	asked := len(s.askedFor("/list"))
+	for _, year := range []string{"0002", "0020", "0202"} {
+		js[bool](b, `(() => { const f = document.querySelector('#filters').elements.from; f.focus(); f.value = %s; f.dispatchEvent(new Event('change', { bubbles: true })); return true })()`, year+"-11-03T10:00:00")
+	}
+	js[bool](b, `(() => { const f = document.querySelector('#filters').elements.from; f.value = '2026-11-03T10:00:00'; f.dispatchEvent(new Event('change', { bubbles: true })); return true })()`)
+	b.until("it is in the address", `new URL(location.href).searchParams.get('from') === '2026-11-03T09:00:00.000Z'`) // Europe/Berlin
+	b.until("and was asked for", `document.querySelector('#table').ariaBusy !== 'true'`)
+	if got := s.askedFor("/list")[asked:]; len(got) != 1 {
+		t.Errorf("it asked %d times: %q", len(got), got)
+	}
+}
+
+// TestTheFocusStays where somebody is, when what is around changes.
+func TestTheFocusStays(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.live(t, "?range=24h&status=success&userId=zoe")
+	e := madeNow("delete-user", storage.Unknown, 0)
+	e.Metadata = json.RawMessage(`{"class":"account","long":"` + strings.Repeat("x ", 8000) + `"}`)
+	s.add(e)
+	b.until("it is there", `document.querySelector('[data-id="' + %s + '"]')`, e.ID)
+	b.click("#rows a.open")
+	b.until("it is open", `document.querySelector('#detail').open`)
+	b.do(chromedp.KeyEvent(kb.Tab))
+	js[bool](b, `(() => { const d = document.querySelector('#detail'); [...d.querySelectorAll('button')].find((n) => n.textContent === 'Copy as JSON').focus(); d.scrollTop = 150; return true })()`)
+	top := js[float64](b, `document.querySelector('#detail').scrollTop`)
+	e.Status = storage.Success
+	s.add(e)
+	b.until("its outcome is there", `document.querySelector('#detail .badge.status').textContent === 'success'`)
+	if at := js[string](b, `document.activeElement.textContent`); at != "Copy as JSON" || js[float64](b, `document.querySelector('#detail').scrollTop`) != top {
+		t.Errorf("the focus is on %q, and it has scrolled from %v to %v", at, top, js[float64](b, `document.querySelector('#detail').scrollTop`))
+	}
+	b.key(kb.Escape)
+	b.until("it is closed", `!document.querySelector('#detail').open`)
+	js[bool](b, `(document.querySelector('#chips .chip button').focus(), document.activeElement.click(), true)`)
+	b.until("the focus is on the next chip", `document.activeElement.closest('#chips .chip') && document.querySelectorAll('#chips .chip').length === 1`)
 }

@@ -31,12 +31,14 @@ export const address = (path, params) => new URL(path + (params?.size ? '?' + pa
 export async function get(path, params, signal) {
   let answer, text;
   try {
-    answer = await fetch(address(path, params), { headers: { Accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin', signal });
+    answer = await fetch(address(path, params), { headers: { Accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin', redirect: 'manual', signal });
     text = await answer.text();
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Failure(0, 'NETWORK', 'The server did not answer.');
   }
+  // The API sends nobody elsewhere, and answers no page: that is who signs people in, before it.
+  if (answer.type === 'opaqueredirect' || answer.ok && /html/.test(answer.headers.get('Content-Type'))) throw new Failure(401, 'SENT_AWAY', 'The server sends you elsewhere, to sign in again as it seems.');
   let body = null;
   try { body = parse(text); } catch { /* not ours: said below */ }
   if (answer.ok && body !== null) return body;
@@ -44,10 +46,13 @@ export async function get(path, params, signal) {
   throw new Failure(answer.status, body?.code ?? 'HTTP_' + answer.status, body?.message ?? `The server answered ${answer.status}.`, retry);
 }
 
+/** What else than an entry there is at that place. */
+const others = ['access', 'export', 'histogram', 'list', 'list-audit-logs', 'tail', 'tally', 'viewer'];
+
 /** Gets one entry. */
 export async function getEntry(id, signal) {
   const missing = new Failure(404, 'NOT_FOUND', 'Audit log entry not found');
-  if (!/^[\w.:~-]{1,255}$/.test(id) || /^\.+$/.test(id)) throw missing; // it goes into a path
+  if (!/^[\w.:~-]{1,255}$/.test(id) || /^\.+$/.test(id) || others.includes(id)) throw missing; // it goes into a path
   const entry = await get(encodeURIComponent(id), null, signal);
   if (entry.id !== id) throw missing;
   return entry;

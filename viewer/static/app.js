@@ -27,7 +27,7 @@ const view = {
 const log = new Log((id) => commit({ entry: id }), (id) => write({ ...view.state, entry: id }));
 const timeline = new Timeline(view);
 const detail = new Detail(view, log);
-const tail = new Tail({ onEntry: arrived, onState: tailState, onOpen: () => loadList(true) });
+const tail = new Tail({ onEntry: arrived, onLeft: left, onState: tailState, onOpen: () => loadList(true) });
 
 /** Changes the state, and with it the address. how is push or replace. */
 function commit(patch, how = 'push', page = null) {
@@ -60,11 +60,13 @@ function become(after) {
 
 let listing = null, page = { entries: [], total: 0 }, retry = 0;
 let meanwhile = []; // what the tail brought while a list was on its way, which may be older
+let owed = true; // a list that somebody asked for, and that did not come yet
 
-/** Loads the page of the state; quietly when nobody asked for it. */
+/** Loads the page of the state; quietly when nobody asked for it, unless it takes the place of one that somebody did. */
 async function loadList(quietly = false) {
   listing?.abort();
   clearTimeout(retry);
+  if (!quietly) owed = true;
   const asked = listing = new AbortController(), params = query(view.state);
   params.set('limit', pageSize);
   if (view.state.cursor) params.set('cursor', view.state.cursor);
@@ -72,15 +74,17 @@ async function loadList(quietly = false) {
   meanwhile = [];
   try {
     page = await get('list', params, asked.signal);
+    newest = page.entries[0]?.createdAt ?? '';
+    owed = unsure = false;
     log.show(page.entries);
     listed();
     listing = null;
-    incoming.push(...meanwhile);
+    for (const entry of meanwhile) keepIncoming(entry);
     flush();
   } catch (failure) {
     if (asked.signal.aborted) return;
     listing = null;
-    if (!quietly || [401, 403].includes(failure.status)) refused(failure); // else what is there stays
+    if (owed || [401, 403].includes(failure.status)) refused(failure); // else what is there stays
   }
 }
 
@@ -90,6 +94,7 @@ function listed() {
   const { entries } = page, total = page.totalIsCapped ? `more than ${number(Number(page.total))}` : number(Number(page.total));
   const at = history.state?.trail?.length ?? 0, first = at * pageSize + 1;
   const deep = view.state.cursor && !at; // from a link: nobody knows which page it is
+  const { activeElement: focused } = document;
   $('count').textContent = entries.length === 0 ? '' : deep ? `${number(entries.length)} of ${total}` : `${number(first)}–${number(first + entries.length - 1)} of ${total}`;
   $('table').hidden = entries.length === 0;
   $('pager').hidden = entries.length === 0 && !view.state.cursor || !view.state.cursor && !page.nextCursor;
@@ -97,6 +102,7 @@ function listed() {
   $('newer').disabled = at === 0;
   $('older').disabled = !page.nextCursor;
   $('page').textContent = deep ? '' : `Page ${number(at + 1)}`;
+  if (focused?.disabled || focused?.closest('[hidden]')) $('log').focus({ preventScroll: true }); // the end of the pages
   if (entries.length === 0) empty();
   else notice(null);
   announce(entries.length === 0 ? 'No entries' : `${entries.length} entries of ${total}`);
@@ -122,10 +128,11 @@ function turn(cursor, trail) {
 
 /** Shows a notice in place of the list, or takes it away. */
 function notice(kind, title, text, ...actions) {
-  const box = $('notice');
+  const box = $('notice'), focused = box.contains(document.activeElement);
   box.hidden = kind === null;
   box.className = 'notice ' + kind;
   box.replaceChildren(...(kind === null ? [] : [el('h3', { text: title }), el('p', { text }), el('p', { class: 'ways' }, ...actions)]));
+  if (focused) $('log').focus({ preventScroll: true });
 }
 
 const way = (text, f) => el('button', { type: 'button', class: 'button', text, on: { click: f } });
@@ -147,7 +154,8 @@ function refused(failure) {
   $('table').hidden = $('pager').hidden = true;
   $('count').textContent = '';
   if (failure.status === 401 || failure.status === 403) lock();
-  if (failure.status === 401) notice('locked', 'Sign in first', 'This log is shown to those who are signed in. Sign in at this site, then come back here.', again, el('a', { class: 'button', href: '/', text: 'Go to the site' }));
+  if (failure.code === 'SENT_AWAY') notice('locked', 'Sign in again', failure.message, way('Load the page again', () => location.reload()));
+  else if (failure.status === 401) notice('locked', 'Sign in first', 'This log is shown to those who are signed in. Sign in at this site, then come back here.', again, el('a', { class: 'button', href: '/', text: 'Go to the site' }));
   else if (failure.status === 403) notice('locked', 'Not allowed', failure.message, again, active(state).length ? way('Show what I may see', () => commit({ ...cleared(state), scope: '' })) : null);
   else if (failure.code === 'QUERY_TOO_SLOW') notice('problem', 'This search takes too long', 'No index helps with it in so many entries. Choose less time, or a filter instead of text.', state.q ? way('Take out the text', () => commit({ q: '', cursor: '' })) : null, way('Look at the last hour', () => commit({ range: '1h', from: '', to: '', cursor: '' })), again);
   else if (failure.status === 429) wait(failure.retryAfter || 10, again);
@@ -191,6 +199,9 @@ async function loadTimeline(quietly = false) {
 // --- the live tail
 
 let paused = false, dirty = false, said = 0, trimmed = 0, incoming = [];
+let missed = false; // more came than can be held: the list has to be read again
+let newest = ''; // createdAt of the newest entry of the list, when it was read: what is newer is not in page.total
+let unsure = false; // page.total may not count all: the list is read again, some time
 const waiting = new Map();
 
 function follow() {
@@ -210,7 +221,7 @@ function pause(on) {
   $('pause').textContent = on ? 'Resume' : 'Pause';
   $('pause').setAttribute('aria-pressed', String(on));
   if (on) return;
-  incoming.push(...waiting.values());
+  for (const entry of waiting.values()) keepIncoming(entry);
   waiting.clear();
   showFresh();
   flush();
@@ -221,11 +232,37 @@ function arrived(entry) {
   if (paused) {
     waiting.delete(entry.id);
     waiting.set(entry.id, entry);
-    if (waiting.size > mostWaiting) waiting.delete(waiting.keys().next().value);
+    if (waiting.size > mostWaiting) {
+      waiting.delete(waiting.keys().next().value);
+      missed = true;
+    }
     return showFresh();
   }
-  if (listing) meanwhile.push(entry);
-  if (incoming.push(entry) === 1) requestAnimationFrame(flush);
+  if (listing && meanwhile.push(entry) > mostWaiting) {
+    meanwhile.shift();
+    missed = true;
+  }
+  keepIncoming(entry);
+  if (incoming.length === 1) requestAnimationFrame(flush); // which browsers do not do for a page that nobody sees
+}
+
+/** An entry that was shown or waits has changed, and is none of these any more. */
+function left(id) {
+  waiting.delete(id);
+  if (paused) showFresh();
+  for (const list of [incoming, meanwhile]) {
+    const at = list.findIndex((entry) => entry.id === id);
+    if (at >= 0) list.splice(at, 1);
+  }
+  dirty = unsure = true;
+  if (log.remove(id)) counted(-1);
+  detail.left(id);
+}
+
+function keepIncoming(entry) {
+  if (incoming.push(entry) <= mostWaiting) return;
+  incoming.shift();
+  missed = true;
 }
 
 function showFresh() {
@@ -234,33 +271,49 @@ function showFresh() {
 }
 
 function flush() {
-  const entries = incoming.slice(-mostWaiting);
+  const entries = incoming;
   incoming = [];
+  if (view.state.cursor) missed = false; // of another page
   if (entries.length === 0 || view.state.cursor) return;
+  const last = page.nextCursor ? log.oldest?.createdAt ?? '' : ''; // older ones are on another page
   if (log.size === 0) { // there was a notice in place of the table
     $('table').hidden = false;
     notice(null);
   }
   let fresh = 0;
   for (const entry of entries) {
-    if (log.upsert(entry)) fresh++;
     detail.update(entry);
+    if (entry.createdAt < last && !log.find(entry.id)) unsure = true;
+    else if (!log.upsert(entry)) continue;
+    else if (entry.createdAt <= newest) unsure = true; // it was counted, unless it has only come to fit
+    else fresh++;
   }
-  page.total = Number(page.total) + fresh;
-  $('count').textContent = `${number(log.size)} of ${page.totalIsCapped ? 'more than ' : ''}${number(page.total)}`;
+  counted(fresh);
   if (fresh > 0 && Date.now() - said > 5000) {
     said = Date.now();
     announce(`${fresh} new ${fresh === 1 ? 'entry' : 'entries'}`);
   }
-  if (log.size > mostRows && Date.now() - trimmed > 5000) {
+  if ((log.size > mostRows || missed) && Date.now() - trimmed > 5000) {
     trimmed = Date.now();
+    missed = false;
     loadList(true);
   }
   log.trim(3 * mostRows);
 }
 
+/** Says how many there are, so many more than before. */
+function counted(more) {
+  page.total = Math.max(0, Number(page.total) + more);
+  $('count').textContent = `${number(log.size)} of ${page.totalIsCapped ? 'more than ' : ''}${number(page.total)}`;
+}
+
 setInterval(() => {
-  if (!dirty || paused || document.hidden) return;
+  if (paused || document.hidden) return;
+  if ((missed || unsure) && tail.running && !view.state.cursor && !listing) {
+    missed = false;
+    loadList(true);
+  }
+  if (!dirty) return;
   dirty = false;
   loadTimeline(true);
 }, chartEvery);
@@ -376,7 +429,10 @@ function start() {
 }
 
 function setUp() {
-  const on = (id, f) => $(id).addEventListener('click', f);
+  const on = (id, f) => $(id).addEventListener('click', () => {
+    f();
+    if ($(id).closest('[hidden]')) $('log').focus({ preventScroll: true }); // a button that is gone has no focus
+  });
   fields.setUp(view);
   on('older', older);
   on('newer', newer);

@@ -56,13 +56,32 @@ export class Detail {
 
   /** Shows the entry again, with what the caller may do. */
   again() {
-    if (this.#shown) this.update(this.#shown);
+    if (this.#shown) this.#refill(this.#shown);
   }
   #shown = null;
 
   /** Shows a new version of the entry that is open. */
   update(entry) {
-    if (entry.id === this.#wanted) this.#fill(this.#content(entry), entry);
+    if (entry.id === this.#wanted && JSON.stringify(entry) !== JSON.stringify(this.#shown)) this.#refill(entry);
+  }
+
+  /** Gets the entry anew if it is the open one: it has changed, and the tail does not show how. */
+  async left(id) {
+    if (id !== this.#wanted) return;
+    try {
+      this.update(await getEntry(id));
+    } catch { /* what is there stays */ }
+  }
+
+  /** Fills the sheet anew, under the eyes of somebody who reads it. */
+  #refill(entry) {
+    const dialog = $('detail'), top = dialog.scrollTop;
+    const places = () => [...dialog.querySelectorAll('button, a, [tabindex]')];
+    const label = document.activeElement?.getAttribute('aria-label') || document.activeElement?.textContent;
+    const inside = dialog.contains(document.activeElement);
+    this.#fill(this.#content(entry), entry);
+    dialog.scrollTop = top;
+    if (inside) places().find((place) => (place.getAttribute('aria-label') || place.textContent) === label)?.focus({ preventScroll: true });
   }
 
   #fill(content, entry) {

@@ -16,7 +16,7 @@ export function setUp(view) {
   });
   form.addEventListener('change', (event) => {
     const name = event.target.name;
-    if (name === 'from' || name === 'to') view.commit({ range: 'custom', [name]: utc(event.target.value), cursor: '' });
+    if (name === 'from' || name === 'to') dated(view, event.target);
     else if (filters.includes(name)) view.commit({ ...typed(form), cursor: '' });
   });
   // The cross in a search field, and Escape, empty it without a change event.
@@ -45,14 +45,21 @@ function choose(view, range) {
   }
 }
 
-/** What a field of local time says, as ISO 8601 in UTC. */
-const utc = (local) => (local ? new Date(local).toISOString() : '');
+/** Takes a field of local time. Browsers tell of each digit of a year: 2026 is 2, 20 and 202 first. */
+function dated(view, field) {
+  const date = new Date(field.value);
+  if (field.value && !shown(date)) return;
+  view.commit({ range: 'custom', [field.name]: field.value ? date.toISOString() : '', cursor: '' });
+}
+
+/** Whether a field can show a time, and the log have it. */
+const shown = (date) => date.getFullYear() >= 1970 && date.getFullYear() <= 9999;
 
 /** What a field of local time shows. */
 function local(iso) {
-  if (!iso) return '';
-  const date = new Date(iso);
-  return new Date(date - date.getTimezoneOffset() * 60e3).toISOString().slice(0, 19);
+  const date = new Date(iso || NaN), two = (n) => String(n).padStart(2, '0');
+  if (!shown(date)) return '';
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}T${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
 
 /** Shows the state in the fields. */
@@ -66,7 +73,10 @@ export function show(view) {
     if (field.value !== state[name]) field.value = state[name];
     field.closest('.field')?.classList.toggle('set', state[name] !== '');
   }
-  for (const name of ['from', 'to']) form.elements[name].value = local(state[name]);
+  for (const name of ['from', 'to']) {
+    const field = form.elements[name];
+    if (field !== document.activeElement || !state[name]) field.value = local(state[name]); // not under somebody's fingers
+  }
   for (const button of $('ranges').children) button.setAttribute('aria-pressed', String(button.dataset.range === state.range));
   $('custom').hidden = state.range !== 'custom';
   chips(view);
@@ -81,9 +91,12 @@ export function allow(access) {
 
 function chips(view) {
   const { state } = view, list = $('chips'), set = active(state);
+  const at = [...list.querySelectorAll('button')].indexOf(document.activeElement);
   list.replaceChildren(...set.map((name) => chip(view, name)));
   if (set.length > 0) list.append(el('li', {}, el('button', { type: 'button', class: 'link', text: 'Clear all', on: { click: () => view.commit({ ...cleared(state), scope: '' }) } })));
   list.hidden = set.length === 0;
+  const left = list.querySelectorAll('button');
+  if (at >= 0) (left[Math.min(at, left.length - 1)] ?? $('f-q')).focus({ preventScroll: true });
   const fields = set.filter((name) => name !== 'q').length;
   $('more-count').textContent = fields ? ` (${fields})` : '';
 }

@@ -25,6 +25,8 @@ export class Log {
   /** The entries shown, newest first. */
   get entries() { return [...$('rows').children].map((row) => this.#rows.get(row.dataset.id)?.entry).filter(Boolean); }
   get size() { return this.#rows.size; }
+  /** The last of them, undefined if there is none. */
+  get oldest() { return this.#rows.get($('rows').lastChild?.dataset?.id)?.entry; }
   find(id) { return this.#rows.get(id)?.entry; }
 
   /** Shows that something is on its way. */
@@ -72,6 +74,14 @@ export class Log {
       el('td', { role: 'cell', class: 'from' }, entry.ipAddress ? value(entry.ipAddress, 'mono') : none('no address')));
     this.#rows.set(entry.id, { entry, row });
     return row;
+  }
+
+  /** Drops an entry; says whether it was there. */
+  remove(id) {
+    const row = this.#rows.get(id)?.row;
+    if (row?.contains(document.activeElement)) $('log').focus({ preventScroll: true });
+    row?.remove();
+    return this.#rows.delete(id);
   }
 
   /** Drops the oldest of more than that many. */

@@ -9,9 +9,9 @@ const longest = 30e3; // milliseconds between two tries
 export class Tail {
   #source = null; #timer = 0; #tries = 0; #params = null;
 
-  /** onEntry(entry); onState(state, message); onOpen(): what came meanwhile has to be fetched. */
-  constructor({ onEntry, onState, onOpen }) {
-    Object.assign(this, { onEntry, onState, onOpen, state: off });
+  /** onEntry(entry); onLeft(id): an entry is none of these any more; onState(state, message); onOpen(): what came meanwhile has to be fetched. */
+  constructor({ onEntry, onLeft, onState, onOpen }) {
+    Object.assign(this, { onEntry, onLeft, onState, onOpen, state: off });
   }
 
   get running() { return this.state !== off && this.state !== ended; }
@@ -44,6 +44,7 @@ export class Tail {
       this.onOpen();
     });
     source.addEventListener('entry', (event) => this.onEntry(parse(event.data)));
+    source.addEventListener('left', (event) => this.onLeft(parse(event.data).id));
     source.addEventListener('end', (event) => this.#end(parse(event.data)));
     source.addEventListener('error', () => {
       if (source !== this.#source) return;

@@ -25,7 +25,10 @@ export class Timeline {
     $('zoom-out').addEventListener('click', zoom(2));
     $('pan-back').addEventListener('click', pan(-0.5));
     $('pan-on').addEventListener('click', pan(0.5));
-    $('zoom-reset').addEventListener('click', () => view.commit({ range: this.#before(), from: '', to: '', cursor: '' }));
+    $('zoom-reset').addEventListener('click', () => {
+      view.commit({ range: this.#before(), from: '', to: '', cursor: '' });
+      $('zoom-out').focus({ preventScroll: true }); // it is hidden now
+    });
     new ResizeObserver(() => this.#fit()).observe($('chart'));
     $('uplot').addEventListener('load', () => this.draw());
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.draw());
@@ -232,11 +235,14 @@ function tick(ms, incr) {
 }
 const fullClock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
-/** A step as words. */
+const dayUTC = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric', timeZone: 'UTC' });
+
+/** A step as words. Days are those of UTC, as the server counts them. */
 function spell(at, step) {
   const from = new Date(at), to = new Date(at + step);
   if (step < minute) return fullTime(from);
-  if (step >= day) return `${dateTick.format(from)} – ${dateTick.format(to)}`;
+  if (step === day) return `${dayUTC.format(from)} UTC`;
+  if (step > day) return `${dayUTC.format(from)} – ${dayUTC.format(new Date(to - day))} UTC`;
   return `${briefTime(from)} – ${clockTick.format(to)}`;
 }
 

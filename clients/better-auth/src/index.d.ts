@@ -45,6 +45,14 @@ export interface AuditLogFilters {
 	/** `all` shows everybody's entries, to administrators. */
 	scope?: "own" | "all";
 	action?: string;
+	/** `metadata.class`, such as `sign-in`. */
+	class?: string;
+	/** An address. */
+	ip?: string;
+	/** Attempts on an account, by what was typed to sign in; for administrators, not together with `userId`. */
+	identifier?: string;
+	/** The same by its keyed hash, as `metadata.identifierHash` shows it. */
+	identifierHash?: string;
 	status?: AuditLogStatus;
 	severity?: AuditLogSeverity;
 	/** Both ends are inclusive. A text is ISO 8601. */
@@ -81,6 +89,9 @@ export interface AuditLogInsert {
 
 /** The codes of the API's errors. */
 export type AuditLogErrorCode =
+	| "AMBIGUOUS_PATH"
+	| "AUTH_SERVER_UNKNOWN"
+	| "BASE_PATH_UNCONFIRMED"
 	| "BAD_REQUEST"
 	| "FORBIDDEN"
 	| "INTERNAL_SERVER_ERROR"
@@ -93,6 +104,7 @@ export type AuditLogErrorCode =
 	| "SESSION_UNAVAILABLE"
 	| "STORE_UNAVAILABLE"
 	| "TOO_MANY_REQUESTS"
+	| "TOO_MANY_STREAMS"
 	| "UNAUTHORIZED"
 	| "UNSUPPORTED_MEDIA_TYPE"
 	| "VALIDATION_ERROR";

@@ -36,7 +36,7 @@ function queryOf(filters) {
  * @param {string | undefined} id
  */
 function pathOf(id) {
-	if (typeof id !== "string" || id === "" || /^(\.{1,2}|list|list-audit-logs)$/.test(id)) {
+	if (typeof id !== "string" || id === "" || /^(\.{1,2}|list|list-audit-logs|access|export|histogram|tail|tally|viewer)$/.test(id)) {
 		throw new TypeError(`not the id of an audit log entry: ${JSON.stringify(id)}`);
 	}
 	return `/audit-log/${encodeURIComponent(id)}`;
