@@ -2,10 +2,13 @@ package profile
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 )
 
 // Values are what a condition accepts. In a file: one text or a list of them. "*" is
@@ -106,17 +109,30 @@ func pick(routes []*Route, fits func(i int, r *Route) verdict) (found *Route, su
 		switch fits(i, r) {
 		case no:
 		case yes:
-			if found == nil || r.weight() >= found.weight() {
+			if found == nil || r.outweighs(found) >= 0 {
 				found = r
 			}
 			return found, sure
 		case nobodyKnows:
-			if sure = false; found == nil || r.weight() > found.weight() {
+			if sure = false; found == nil || r.outweighs(found) > 0 {
 				found = r
 			}
 		}
 	}
 	return found, sure
+}
+
+// outweighs compares routes by how much they would record, and by how severe it is if it
+// succeeds.
+func (r *Route) outweighs(other *Route) int {
+	return cmp.Or(cmp.Compare(r.weight(), other.weight()), cmp.Compare(r.level(), other.level()))
+}
+
+func (r *Route) level() severity.Level {
+	if r.Severity != nil {
+		return *r.Severity
+	}
+	return severity.Infer(severity.Event{Action: r.action, Class: r.Class})
 }
 
 // weight orders routes by how much of an event they would record.

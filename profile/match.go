@@ -1,8 +1,10 @@
 package profile
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile/pathspell"
@@ -92,29 +94,63 @@ func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 		}
 	}
 	var best Match
-	found := false
+	var highest rank
 	for i := range candidates.Len() {
 		rest, ok := p.under(candidates.At(i))
 		if !ok {
 			continue
 		}
 		m := p.route(method, rest, u.RawQuery)
-		if !found || m.rank() > best.rank() {
-			best, found = m, true
+		if r := p.rank(&m); best.Route == nil || r.compare(highest) > 0 {
+			best, highest = m, r
 		}
 	}
-	if !found {
+	if best.Route == nil {
 		return Match{}, false
 	}
 	best.Ambiguous = candidates.Ambiguous()
 	return p.mine(best)
 }
 
-// rank orders readings by how much would be missed if they were the true one. What
-// no route names is recorded too, if the method may change something: more than a
-// known read is, and much more than what a profile never records.
-func (m *Match) rank() int {
+// rank orders readings. Of equal ones the first counts, which is the path as it came.
+type rank struct {
+	// missed is how much would be, if it were the true one.
+	missed int
+	// whole is 1 if the route names the whole path: one that takes whatever begins so takes
+	// other spellings of what has a route of its own, too.
+	whole int
+	// held is how many conditions on the path and the query hold: a name in another case is no
+	// name of its own for servers that fold it.
+	held int
+}
+
+func (r rank) compare(other rank) int {
+	return cmp.Or(cmp.Compare(r.missed, other.missed), cmp.Compare(r.whole, other.whole), cmp.Compare(r.held, other.held))
+}
+
+func (p *Profile) rank(m *Match) rank {
+	r := rank{missed: p.missed(m)}
+	if !m.Route.known {
+		return r
+	}
+	if !m.Route.rest {
+		r.whole = 1
+	}
+	for i := range m.Route.when {
+		if !m.Route.when[i].late {
+			r.held++
+		}
+	}
+	return r
+}
+
+// missed is rank.missed. What no route names is recorded too, if the method may change
+// something, unless the profile ignores it: more than a known read is, and much more than
+// what a profile never records.
+func (p *Profile) missed(m *Match) int {
 	switch known := m.Route.known; {
+	case !known && p.Unknown == "ignore":
+		return -1
 	case known && m.Route.Timing == Before && m.Method:
 		return 7
 	case known && m.Route.Record == Always && m.Method:
@@ -150,15 +186,16 @@ func (p *Profile) under(path string) (string, bool) {
 
 // route finds the route of a path under the base path.
 func (p *Profile) route(method, path, query string) Match {
-	if routes := p.static[path]; routes != nil && routes[0].segs == nil {
-		return p.choose(method, path, query, routes)
+	var other Match // a path that fits, of another method
+	routes := p.static[path]
+	if routes == nil && len(path) > 1 && path[len(path)-1] == '/' {
+		routes = p.static[path[:len(path)-1]]
 	}
-	if len(path) > 1 && path[len(path)-1] == '/' {
-		if routes := p.static[path[:len(path)-1]]; routes != nil && routes[0].segs == nil {
-			return p.choose(method, path, query, routes)
+	if routes != nil && routes[0].segs == nil {
+		if other = p.choose(method, path, query, routes); other.Method {
+			return other
 		}
 	}
-	var other Match // a template that the path fits, but not the method
 	for _, r := range p.params {
 		if r.fits(path) {
 			m := p.choose(method, path, query, p.static[r.Path])
@@ -222,6 +259,9 @@ func (p *Profile) choose(method, path, query string, routes []*Route) Match {
 		return r.mayHold(path, query)
 	})
 	if found != nil {
+		if sure {
+			found = provisional(routes, found, method, path, query)
+		}
 		return Match{Route: found, Path: path, Method: true, Doubtful: !sure}
 	}
 	r := *routes[0] // rare: the method does not fit
@@ -235,6 +275,27 @@ func (p *Profile) choose(method, path, query string, routes []*Route) Match {
 		r.Record = Failures
 	}
 	return Match{Route: &r, Path: path}
+}
+
+// provisional is the route that counts until Refine has seen the body, if that decides: the
+// one that records most, and of several the last, which claims least: an intent must not be
+// called a ban because it could be one. found is the first that may be it.
+func provisional(routes []*Route, found *Route, method, path, query string) *Route {
+	if found.siblings == nil {
+		return found
+	}
+	for _, r := range routes {
+		if !r.takes(method) || r.mayHold(path, query) == no {
+			continue
+		}
+		if r.weight() >= found.weight() {
+			found = r
+		}
+		if !slices.ContainsFunc(r.when, func(c condition) bool { return c.late }) {
+			break // what comes behind it does not count any more
+		}
+	}
+	return found
 }
 
 // Refine names the route again now that more of the exchange is known: its headers

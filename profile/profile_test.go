@@ -114,6 +114,90 @@ func TestMatchNamesTheRouteOrSaysNotMine(t *testing.T) {
 	}
 }
 
+// TestASpellingHidesNoRoute: another spelling of a path that a server executes is its route, not
+// what takes everything or nothing.
+func TestASpellingHidesNoRoute(t *testing.T) {
+	for _, c := range []struct{ profile, method, path, body, action string }{
+		{"keycloak", "POST", "//realms/m/login-actions/authenticate", "username=a&password=b", "sign-in:password"},
+		{"keycloak", "POST", "/x/../realms/m/login-actions/authenticate", "username=a&password=b", "sign-in:password"},
+		{"keycloak", "POST", "/realms/m/login-actions//authenticate", "username=a&password=b", "sign-in:password"},
+		{"keycloak", "POST", "/realms/m/login-actions/%61uthenticate", "tryAnotherWay=on", "sign-in:another-way"},
+		{"keycloak", "POST", "/realms/m/protocol/openid-connect/%6cogout", "", "sign-out"},
+		{"keycloak", "DELETE", "/admin/realms/m/users//7", "", "admin:delete-user"},
+		{"keycloak", "POST", "/admin/realms/m/users/7/%69mpersonation", "", "admin:impersonate-user"},
+		{"zitadel", "POST", "/oauth/v2/%69ntrospect", "token=x", "token:introspect"},
+		{"pocketbase", "PATCH", "/api/collections/Users/records/abc", `{"verified":true,"email":"a@b.c"}`, "user:update"},
+		{"pocketbase", "DELETE", "/api/collections/Users/records/abc", "", "user:delete"},
+		{"pocketbase", "DELETE", "/api/collections/_Superusers/records/abc", "", "admin:delete-superuser"},
+		{"pocketbase", "POST", "/api/collections/_Superusers/auth-with-password", "", "sign-in:superuser"},
+	} {
+		p, err := profile.Builtin(c.profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, ok := p.Match(c.method, target(t, c.path))
+		if !ok {
+			t.Errorf("%s: %s %s is nothing of it", c.profile, c.method, c.path)
+			continue
+		}
+		typ := "application/x-www-form-urlencoded"
+		if strings.HasPrefix(c.body, "{") {
+			typ = "application/json"
+		}
+		m = p.Refine(m, &profile.Exchange{Answer: &profile.Answer{Status: 200}, Method: c.method, Path: m.Path, Sent: []byte(c.body), SentType: typ})
+		if m.Route.ActionName() != c.action {
+			t.Errorf("%s: %s %s is %q, want %q", c.profile, c.method, c.path, m.Route.ActionName(), c.action)
+		}
+	}
+}
+
+// TestAnIntentClaimsNoMoreThanItKnows: until the body is read it is what it is without conditions.
+func TestAnIntentClaimsNoMoreThanItKnows(t *testing.T) {
+	for _, c := range []struct{ profile, method, path, action string }{
+		{"kratos", "PATCH", "/admin/identities/7", "admin:update-user"},
+		{"kratos", "PUT", "/admin/identities/7", "admin:update-user"},
+	} {
+		p, err := profile.Builtin(c.profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, ok := p.Match(c.method, target(t, c.path)); !ok || m.Route.ActionName() != c.action || m.Route.Timing != profile.Before {
+			t.Errorf("%s: %s %s begins as %q, %s", c.profile, c.method, c.path, m.Route.ActionName(), m.Route.Timing)
+		}
+	}
+}
+
+// TestWhatABodyAddsHidesNothing: a field that the server ignores, or a type that it does not look at.
+func TestWhatABodyAddsHidesNothing(t *testing.T) {
+	const form, text = "application/x-www-form-urlencoded", "text/plain"
+	for _, c := range []struct{ profile, method, path, typ, body, action string }{
+		{"keycloak", "POST", "/realms/m/login-actions/authenticate", form, "username=a&password=b&otp=1", "sign-in:password"},
+		{"keycloak", "POST", "/realms/m/login-actions/authenticate", form, "otp=1", "sign-in:otp"},
+		{"kratos", "POST", "/self-service/settings", "application/json", `{"method":"totp","totp_unlink":true,"totp_code":"1"}`, "two-factor:disable-totp"},
+		{"kratos", "POST", "/self-service/settings", "application/json", `{"method":"totp","totp_unlink":false,"totp_code":"1"}`, "two-factor:enable-totp"},
+		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&totp_unlink=true", "two-factor:disable-totp"},
+		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&lookup_secret_disable=true", "two-factor:disable-lookup-secrets"},
+		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&lookup_secret_reveal=true", "two-factor:lookup-secrets"},
+		{"kratos", "PATCH", "/admin/identities/7", "application/json", `[{"op":"test","path":"/schema_id","value":"x"},{"op":"replace","path":"/state","value":"inactive"}]`, "admin:ban-user"},
+		{"supabase", "PUT", "/auth/v1/user", text, `{"password":"new"}`, "user:change-password"},
+		{"supabase", "PUT", "/auth/v1/user", "application/json", `{"data":{}}`, "user:update"},
+	} {
+		p, err := profile.Builtin(c.profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, ok := p.Match(c.method, target(t, c.path))
+		if !ok {
+			t.Errorf("%s: %s %s is nothing of it", c.profile, c.method, c.path)
+			continue
+		}
+		m = p.Refine(m, &profile.Exchange{Answer: &profile.Answer{Status: 200}, Method: c.method, Path: m.Path, Sent: []byte(c.body), SentType: c.typ})
+		if m.Route.ActionName() != c.action {
+			t.Errorf("%s: %s %s with %s is %q, want %q", c.profile, c.method, c.path, c.body, m.Route.ActionName(), c.action)
+		}
+	}
+}
+
 func TestUnknownPathsAreRecordedUnlessTheyOnlyRead(t *testing.T) {
 	p := betterAuth(t)
 	for method, want := range map[string]profile.Record{"POST": profile.Always, "DELETE": profile.Always, "FOO": profile.Always, "GET": profile.Failures, "HEAD": profile.Failures} {

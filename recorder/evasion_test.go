@@ -143,6 +143,30 @@ func TestADecoyIsNobodysCredential(t *testing.T) {
 	}
 }
 
+// TestAnotherCredentialBesideAKnownOneIsAskedAbout: the server may go by one that only it knows,
+// and who acts must not choose under whose name it is logged.
+func TestAnotherCredentialBesideAKnownOneIsAskedAbout(t *testing.T) {
+	for name, sent := range map[string]http.Header{
+		"a name that JavaScript trims":              {"Cookie": {"better-auth.session_token\xa0=s-admin; better-auth.session_token=cookie-of-bob"}},
+		"a name that somebody decodes":              {"Cookie": {"better-auth%2Esession_token=s-admin; better-auth.session_token=cookie-of-bob"}},
+		"no name":                                   {"Cookie": {"=better-auth.session_token=s-admin; better-auth.session_token=cookie-of-bob"}},
+		"a cookie of the server's own, and a token": {"Cookie": {"my_own_name=s-admin"}, "Authorization": {"Bearer raw-token-of-bob"}},
+	} {
+		g := newRig(t, nil)
+		g.do("POST", "/sign-in/email", `{}`, nil, answers(200, `{"token":"raw-token-of-bob","user":{"id":"bob"}}`, "Set-Cookie", "better-auth.session_token=cookie-of-bob; Path=/"))
+		g.server.any = "admin"
+		g.do("POST", "/admin/set-role", `{}`, sent, answers(200, `{}`))
+		if e := g.store.Entries()[1]; e.UserID != "admin" {
+			t.Errorf("%s: what the administrator did is logged as %q's", name, e.UserID)
+		}
+		g.server.any = "" // who has one alone is known
+		g.do("POST", "/admin/set-role", `{}`, http.Header{"Cookie": {"theme=dark; better-auth.session_token=cookie-of-bob; _ga=GA1.1; "}}, answers(200, `{}`))
+		if e := g.store.Entries()[2]; e.UserID != "bob" {
+			t.Errorf("%s: the session's own user is %q afterwards", name, e.UserID)
+		}
+	}
+}
+
 func TestAProvenCookieIsRemembered(t *testing.T) {
 	g := newRig(t, nil)
 	g.server.any, g.server.token = "alice", "tok"

@@ -209,7 +209,8 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 		return Session{}
 	}
 	cookie := strings.Join(pairs, "; ") // servers cut long sessions into several
-	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: cookieTokens(cookie, patterns), forward: x.creds.forward})
+	tokens, odd := cookieTokens(cookie, patterns)
+	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: tokens, odd: odd, forward: x.creds.forward})
 }
 
 // learn remembers whose the credentials are that the answer issued, and forgets

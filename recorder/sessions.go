@@ -126,6 +126,7 @@ type credentials struct {
 	headers []string    // values of the profile's credential headers, in its order
 	tokens  []token     // what looks like a session among them
 	forward http.Header // what else a question needs
+	odd     bool        // a cookie's name is one that a server may read as another
 }
 
 // token is one thing that may carry a session. Its source is part of it: a bearer
@@ -164,7 +165,7 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 	var c credentials
 	if cookies := h["Cookie"]; len(cookies) > 0 && !hopByHop(h, "Cookie") {
 		c.cookie = strings.Join(cookies, "; ")
-		c.tokens = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
+		c.tokens, c.odd = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
 	}
 	c.headers = slices.Grow(c.headers, len(s.profile.Credentials.Headers))
 	for _, name := range s.profile.Credentials.Headers {
@@ -191,16 +192,32 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 }
 
 // cookieTokens are all cookies whose name fits. Names are trimmed as servers trim
-// them.
-func cookieTokens(header string, patterns []string) []token {
-	var out []token
+// them; odd is true when one has a character that no cookie's name may have (RFC 6265 4.1.1),
+// and that some servers trim or decode: JavaScript trims a byte A0.
+func cookieTokens(header string, patterns []string) (out []token, odd bool) {
 	for pair := range strings.SplitSeq(header, ";") {
 		name, v, ok := strings.Cut(pair, "=")
-		if name = strings.TrimSpace(name); ok && profile.MatchName(patterns, name) {
+		name = strings.TrimSpace(name)
+		odd = odd || !plainName(name) || ok && name == ""
+		if ok && profile.MatchName(patterns, name) {
 			out = append(out, token{"cookie " + name, strings.TrimSpace(v)})
 		}
 	}
-	return out
+	return out, odd
+}
+
+// plainName says whether a cookie's name is one that all servers read alike. What follows the
+// last semicolon may be nothing.
+func plainName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case strings.IndexByte("-_.!#$&'*+^`|~[]:@/", c) >= 0: // brackets and the like are no token's, and nobody trims them
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 func bearer(v string) string {
@@ -227,9 +244,10 @@ func hopByHop(h http.Header, name string) bool {
 
 // owner returns whose a request's credential was shown to be, without asking.
 // Only for requests with exactly one: of two, nobody but the server knows which
-// counts.
+// counts. A server's session may have another name than its profile knows, so that any cookie
+// beside a header is a second one.
 func (s *Sessions) owner(c *credentials) (Session, bool) {
-	if len(c.tokens) != 1 {
+	if len(c.tokens) != 1 || c.odd || c.tokens[0].source == inHeader && c.cookie != "" {
 		return Session{}, false
 	}
 	owner, known := s.owners.Get(s.tokenKey(c.tokens[0]))

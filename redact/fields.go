@@ -24,9 +24,10 @@ var defaultFields = []string{
 	// Passwords: the plugin's list, Better Auth bodies, threats.md D3.
 	"password", "newPassword", "currentPassword", "oldPassword", "confirmPassword",
 	"passwordConfirmation", "confirm", "retype", "passwd", "pwd", "pass", "passphrase", "passwordHash",
-	"passConfirm", "passConfirmation", "pw", "pswd",
+	"passConfirm", "passConfirmation", "passUser", "pw", "pswd",
 	// The same in other languages' forms.
-	"passwort", "kennwort", "senha", "contraseña", "contrasena", "motDePasse",
+	"passwort", "kennwort", "senha", "contraseña", "contrasena", "motDePasse", "wachtwoord", "lösenord", "losenord",
+	"hasło", "haslo", "parola", "heslo", "salasana", "jelszó", "jelszo", "пароль", "密码", "密碼", "パスワード", "비밀번호",
 	// Tokens: Better Auth, RFC 6749, OpenID Connect, RFC 7636.
 	"token", "accessToken", "refreshToken", "idToken", "sessionToken", "csrfToken",
 	"xsrf", "csrf", "jwt", "jws", "jwe", "bearer", "verifier", "code_verifier", "code_challenge",
@@ -39,7 +40,7 @@ var defaultFields = []string{
 	"accessKey", "signingKey", "encryptionKey", "webhookSecret", "salt", "seed", "mnemonic",
 	"privateJwk", "dsn", "connectionString",
 	// Second factors.
-	"otp", "totp", "hotp", "code", "pin", "passcode", "backupCode", "backupCodes",
+	"otp", "totp", "hotp", "otc", "2fa", "mfa", "tan", "code", "pin", "passcode", "backupCode", "backupCodes",
 	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "securityCode", "pinCode", "pinNumber", "mpin",
 	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer", "answer",
 	// Headers that turn up as members.
@@ -60,10 +61,10 @@ var defaultFields = []string{
 //
 // With them come rules, so that nobody has to list every spelling:
 // names that contain password, passwd, passphrase, secret, credential,
-// privatekey or apikey; names that end in token, key, code, pass, pwd, otp,
-// cookie, signature, assertion, verifier or sessionid; names that begin with
+// privatekey or apikey; names that end in token, key, code, pass, pwd, pw, pin,
+// otp, cookie, signature, assertion, verifier or sessionid; names that begin with
 // otp or totp. Words that merely end so (statusCode, countryCode, publicKey,
-// cacheKey, compass, ...) are excepted.
+// cacheKey, compass, dropIn, ...) are excepted.
 func DefaultFields() []string { return slices.Clone(defaultFields) }
 
 var (
@@ -74,7 +75,7 @@ var (
 	secretEndings = [][]byte{
 		[]byte("token"), []byte("key"), []byte("code"), []byte("pwd"), []byte("otp"),
 		[]byte("cookie"), []byte("signature"), []byte("assertion"), []byte("sessionid"),
-		[]byte("pass"), []byte("verifier"),
+		[]byte("pass"), []byte("verifier"), []byte("pw"), []byte("pin"),
 	}
 	// ordinaryEndings are the words that end like a secret and are none.
 	ordinaryEndings = [][]byte{
@@ -87,10 +88,11 @@ var (
 		[]byte("cachekey"), []byte("idempotencykey"), []byte("translationkey"), []byte("hotkey"),
 		[]byte("monkey"), []byte("compass"), []byte("bypass"), []byte("encompass"), []byte("trespass"),
 		[]byte("surpass"), []byte("overpass"), []byte("underpass"),
+		[]byte("spin"), []byte("hairpin"), []byte("dropin"), []byte("stepin"), []byte("popin"), []byte("jumpin"), []byte("setupin"),
 	}
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
-		"pin": true, "mpin": true, "pinnumber": true, "userpin": true, "newpin": true, "oldpin": true, "currentpin": true, "cardpin": true,
+		"pinnumber": true, "otc": true, "2fa": true, "mfa": true, "tan": true,
 		"cvv": true, "cvc": true, "ssn": true, "socialsecuritynumber": true,
 	}
 )
@@ -116,13 +118,16 @@ func (r *Redactor) classify(key []byte) class {
 }
 
 // match classifies one normalised name: as it is, without trailing digits
-// ("password2"), without a plural s.
+// ("password2"), without a plural s. It is linear: names come from clients, too.
 func (r *Redactor) match(name []byte) class {
+	anywhere := r.rules && ruledAnywhere(name)
 	for {
-		if c, ok := r.names[string(name)]; ok {
-			return c
+		if len(name) <= r.longest {
+			if c, ok := r.names[string(name)]; ok {
+				return c
+			}
 		}
-		if r.rules && ruled(name) {
+		if anywhere || r.rules && len(name) >= 3 && endsIn(name, secretEndings) && !endsIn(name, ordinaryEndings) {
 			return nameClass(name)
 		}
 		last := len(name) - 1
@@ -133,20 +138,15 @@ func (r *Redactor) match(name []byte) class {
 	}
 }
 
-// ruled applies the rules that DefaultFields documents.
-func ruled(name []byte) bool {
-	if len(name) < 3 {
-		return false
-	}
+// ruledAnywhere applies those of the rules that DefaultFields documents that are not about
+// the end of a name.
+func ruledAnywhere(name []byte) bool {
 	for _, p := range secretParts {
 		if bytes.Contains(name, p) {
 			return true
 		}
 	}
-	if bytes.HasPrefix(name, []byte("otp")) || bytes.HasPrefix(name, []byte("totp")) {
-		return true
-	}
-	return endsIn(name, secretEndings) && !endsIn(name, ordinaryEndings)
+	return bytes.HasPrefix(name, []byte("otp")) || bytes.HasPrefix(name, []byte("totp"))
 }
 
 // nameClass tells the two kinds of secret names apart.
@@ -156,7 +156,7 @@ func nameClass(name []byte) class {
 	}
 	low := oneTimeNames[string(name)] || bytes.HasPrefix(name, []byte("otp")) ||
 		bytes.HasPrefix(name, []byte("totp")) || bytes.HasSuffix(name, []byte("otp")) ||
-		bytes.HasSuffix(name, []byte("code"))
+		bytes.HasSuffix(name, []byte("code")) || bytes.HasSuffix(name, []byte("pin"))
 	if low {
 		return oneTime
 	}

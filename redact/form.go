@@ -87,14 +87,15 @@ func (f *fields) at(name string) *field {
 
 // Form redacts a urlencoded body to a JSON object: {"k":"v"}, or
 // {"k":["v1","v2"]} for a repeated key. Limits are those of JSON, and 1,000
-// fields. A body that starts like JSON, or has no "=" at all, is not a form
-// (curl -d sends JSON under this type); the error is an *Unparsed.
+// fields. A body that starts like JSON, has no "=" at all or a control character
+// is not a form (curl -d sends JSON under this type, some clients multipart); the error is
+// an *Unparsed.
 func (r *Redactor) Form(body []byte) ([]byte, error) {
 	text := bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\ufeff")))
 	if len(text) == 0 {
 		return nil, &Unparsed{Reason: "empty", Size: len(body)}
 	}
-	if text[0] == '{' || text[0] == '[' || text[0] == '"' || bytes.IndexByte(text, '=') < 0 {
+	if !likeForm(text) {
 		return nil, &Unparsed{Reason: "invalid form", Size: len(body)}
 	}
 	var all fields
@@ -112,6 +113,15 @@ func (r *Redactor) Form(body []byte) ([]byte, error) {
 		continued = r.Sensitive(f.name)
 	}
 	return r.object(all.list, len(text)), nil
+}
+
+// likeForm says whether a text can be a urlencoded form: JSON that was escaped as one name is
+// none, nor is what a browser would have escaped.
+func likeForm(text []byte) bool {
+	name, _, ok := strings.Cut(string(text), "=")
+	name = strings.TrimLeft(unescape(name, true), " \t\r\n'`")
+	return ok && (name == "" || strings.IndexByte("{[\"", name[0]) < 0) && !bytes.HasPrefix(text, []byte("--")) &&
+		bytes.IndexFunc(text, func(v rune) bool { return v < ' ' || v == 0x7f }) < 0
 }
 
 // Multipart redacts a multipart/form-data body to a JSON object like Form

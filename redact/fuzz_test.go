@@ -64,7 +64,7 @@ func bodiesWith(text, key string, depth int) map[string][]byte {
 		document = map[string]any{"a" + text: []any{document}}
 	}
 	inner, _ := json.Marshal(document)
-	outer, _ := json.Marshal(map[string]any{"json": string(inner), text: 1})
+	outer, _ := json.Marshal(map[string]any{"json": string(inner), text: 1, string(inner): text})
 	parts := new(bytes.Buffer)
 	w := multipart.NewWriter(parts)
 	for _, p := range [][2]string{{text, text}, {key, canary}, {"json", string(inner)}} {
@@ -75,11 +75,13 @@ func bodiesWith(text, key string, depth int) map[string][]byte {
 	_ = w.Close()
 	escaped := url.QueryEscape(text) + "=" + url.QueryEscape(text) + "&" + url.QueryEscape(key) + "=" + canary
 	return map[string][]byte{
-		"application/json":                                 inner,
-		"application/problem+json":                         outer,
-		"application/x-www-form-urlencoded":                []byte(escaped),
-		"application/x-www-form-urlencoded; charset=utf-8": []byte(text + "&" + key + "=" + canary + "&a=" + text),
-		w.FormDataContentType():                            parts.Bytes(),
+		"application/json":                                    inner,
+		"application/problem+json":                            outer,
+		"application/x-www-form-urlencoded":                   []byte(escaped),
+		"application/x-www-form-urlencoded; charset=us-ascii": []byte(url.QueryEscape(string(inner)) + "=" + url.QueryEscape(text)),
+		"application/x-www-form-urlencoded; charset=utf8":     []byte("a=1&" + url.QueryEscape(string(inner)) + "="),
+		"application/x-www-form-urlencoded; charset=utf-8":    []byte(text + "&" + key + "=" + canary + "&a=" + text),
+		w.FormDataContentType():                               parts.Bytes(),
 	}
 }
 

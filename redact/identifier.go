@@ -74,5 +74,8 @@ func isDomain(s string) bool {
 			return false
 		}
 	}
+	if strings.IndexFunc(last, unicode.IsUpper) >= 0 && strings.IndexFunc(s, unicode.IsLower) >= 0 {
+		return false // people write all of a domain large or nothing: this is the rest of a password
+	}
 	return strings.IndexFunc(last, unicode.IsDigit) < 0 || strings.HasPrefix(last, "xn--")
 }

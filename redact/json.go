@@ -176,8 +176,8 @@ func (w *walk) settle(start int, object bool) bool {
 
 // naming are the members that name a thing, and holding those that give its value.
 var (
-	naming  = []string{"type", "name", "key", "k", "id", "label", "kind", "field", "path", "property", "attribute"}
-	holding = []string{"value", "values", "val", "v", "content", "data", "text"}
+	naming  = []string{"type", "name", "key", "k", "id", "label", "kind", "field", "fieldName", "path", "property", "attribute", "factor", "method"}
+	holding = []string{"value", "values", "val", "v", "newValue", "new_value", "oldValue", "old_value", "content", "data", "text", "input"}
 )
 
 // HoldsName says whether the member of that name may name the thing that its object gives the
@@ -259,7 +259,7 @@ func (w *walk) name(key []byte, plain bool) class {
 		found = max(found, w.r.classify(key))
 	}
 	switch {
-	case len(key) >= 16 && secretText(string(key)):
+	case w.r.hidesMore(key):
 		w.out = appendQuoted(w.out, Placeholder)
 	case plain:
 		w.out = append(w.out, '"')
@@ -272,17 +272,44 @@ func (w *walk) name(key []byte, plain bool) class {
 	return found
 }
 
+// hidesMore says whether a name has a secret in it: whole bodies come as names, when a client
+// escapes twice or not at all.
+func (r *Redactor) hidesMore(key []byte) bool {
+	if len(key) >= 16 && secretText(string(key)) || bytes.IndexAny(key, "{\"\r\n") >= 0 {
+		return true
+	}
+	if bytes.IndexAny(key, "=:'/ \t%;,&") < 0 {
+		return false
+	}
+	clean, whole := r.clean(string(key), shortestInBody)
+	return whole || clean != string(key)
+}
+
 // secret writes what stands for a secret. raw is its JSON literal.
 func (w *walk) secret(start int, found class, key, raw []byte) {
 	switch {
 	case w.r.strategy == Remove:
 		w.out = w.out[:start]
-	case w.r.strategy == Hash && found != oneTime:
+	case w.r.strategy == Hash && found != oneTime && hashable(raw):
 		w.out = appendQuoted(w.out, w.r.HashTag(string(key), plainText(raw)))
 	default:
 		w.out = appendQuoted(w.out, Placeholder)
 	}
 }
+
+// hashable says whether the hash of a value is worth having: what is short and of digits alone
+// is a code, whatever its name, and whoever has the key could try them all; in an object or a
+// list there may be one.
+func hashable(raw []byte) bool {
+	if raw[0] != '"' {
+		return false
+	}
+	inside := raw[1 : len(raw)-1]
+	return len(inside) > maxCode || bytes.IndexFunc(inside, func(v rune) bool { return v < '0' || v > '9' }) >= 0
+}
+
+// maxCode is how many digits a one-time code has at most.
+const maxCode = 12
 
 // plainText is what HashTag is taken over: the characters of a string, so
 // that a form and a JSON body agree, and the compact literal of all else.

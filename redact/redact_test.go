@@ -73,6 +73,54 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// TestNamesHideNothing: a body that a client has escaped twice or not at all comes as a name.
+func TestNamesHideNothing(t *testing.T) {
+	r := must(t, Options{})
+	for typ, bodies := range map[string][]string{
+		"application/x-www-form-urlencoded": {
+			`%7B%22email%22%3A%22a%40b.c%22%2C%22password%22%3A%22hunter2%22%7D=`, `'{"email":"a@b.c","password":"hunter2="}'`,
+			`a=1&password%3Dhunter2`, `a=1&x%22password%22%3A%22hunter2%22=`,
+			"--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter2\r\n--b--\r\n",
+			"------WebKitFormBoundaryX\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter2\r\n------WebKitFormBoundaryX--\r\n",
+		},
+		"application/json":                {`{"https://h/?token=hunter2":1}`, `{"password=hunter2":1}`, `{"x":{"\"password\": \"hunter2\"":1}}`, `{"factor":"otp","value":"hunter2"}`, `{"field":"password","newValue":"hunter2"}`},
+		"multipart/form-data; boundary=b": {"--b\r\nContent-Disposition: form-data; name=\"password=hunter2\"\r\n\r\nx\r\n--b--\r\n"},
+	} {
+		for _, body := range bodies {
+			out, err := r.Body(typ, []byte(body))
+			if u := (*Unparsed)(nil); err != nil && !errors.As(err, &u) {
+				t.Errorf("%s: %v", body, err)
+			}
+			if strings.Contains(string(out), "hunter2") || err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%s of %s shows %s, %v", typ, body, out, err)
+			}
+		}
+	}
+	for body, want := range map[string]string{`a%5Bb%5D=1&c.d=2&e-f=3&g+h=4`: `{"a[b]":"1","c.d":"2","e-f":"3","g h":"4"}`, `=1`: `{"":"1"}`} {
+		if out, err := r.Form([]byte(body)); err != nil || string(out) != want {
+			t.Errorf("%s became %s, %v", body, out, err)
+		}
+	}
+}
+
+// TestLongNamesCostNoMoreThanOthers: they come from clients. A quadratic look takes minutes here.
+func TestLongNamesCostNoMoreThanOthers(t *testing.T) {
+	r := must(t, Options{})
+	for _, name := range []string{"a" + strings.Repeat("1", 1<<20), "a" + strings.Repeat("1s", 1<<19), strings.Repeat("s", 1<<20)} {
+		if _, err := r.Form([]byte(name + "=1")); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.JSON([]byte(`{"` + name + `":1}`)); err != nil {
+			t.Error(err)
+		}
+		r.URL("/api/auth//x?" + name + "=1")
+		r.Text(name + "=1")
+	}
+	if !r.Sensitive("password" + strings.Repeat("1", 1<<20)) {
+		t.Error("digits behind a name hide it")
+	}
+}
+
 func TestStrategies(t *testing.T) {
 	in := []byte(`{"password":"x","otp":1,"n":"` + jwt + `","l":["` + jwt + `",2],"z":0}`)
 	h := must(t, Options{Strategy: Hash, Key: testKey})

@@ -65,6 +65,7 @@ type Options struct {
 type Redactor struct {
 	strategy Strategy
 	names    map[string]class // normalised field name -> class
+	longest  int              // of those names, in bytes
 	rules    bool             // whether the built-in name rules apply
 	keyed    *Keyed           // nil: HashTag has nothing to hash with
 	tag      string           // what each tag begins with: it names the key
@@ -130,7 +131,7 @@ func (r *Redactor) setFields(fields, added []string) error {
 		if n == "" {
 			return fmt.Errorf("redact: field name %q has no letters or digits; remove it or correct it", f)
 		}
-		r.names[n] = nameClass([]byte(n))
+		r.names[n], r.longest = nameClass([]byte(n)), max(r.longest, len(n))
 	}
 	return nil
 }

@@ -154,7 +154,7 @@ func (c *cleaner) url() {
 // scheme masks the credential in "Bearer xyz".
 func (c *cleaner) scheme(atom string, end int) bool {
 	next := end
-	for next < len(c.s) && c.s[next] == ' ' {
+	for next < len(c.s) && (c.s[next] == ' ' || c.s[next] == '\t') {
 		next++
 	}
 	if next == end || !authScheme(atom) {
@@ -202,7 +202,7 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 		return
 	}
 	switch first := c.s[c.pos]; {
-	case strings.HasSuffix(name, "cookie") || strings.HasSuffix(name, "authorization"):
+	case strings.HasSuffix(name, "cookie") || strings.HasSuffix(name, "authorization"), first != '"' && first != '\'' && inWords(name):
 		c.mask(lineEnd(c.s, c.pos) - c.pos)
 	case strings.HasPrefix(c.s[c.pos:], `"""`): // a block string of GraphQL
 		end := len(c.s)
@@ -227,6 +227,11 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 		}
 		c.mask(end - c.pos)
 	}
+}
+
+// inWords says whether the value under a normalised name is several words.
+func inWords(name string) bool {
+	return strings.Contains(name, "passphrase") || strings.HasSuffix(name, "mnemonic") || strings.HasSuffix(name, "seed")
 }
 
 // word writes an atom that stands for itself, or masks it.
@@ -297,7 +302,7 @@ func (c *cleaner) escaped(atom string) {
 // separator finds ":" or "=" after a name that ends at i, perhaps behind the
 // name's closing quote and spaces. start is where the value begins.
 func separator(s string, i int) (start int, quoted, found bool) {
-	if i < len(s) && s[i] == '\\' {
+	for i < len(s) && s[i] == '\\' {
 		i++
 	}
 	if i < len(s) && strings.IndexByte("\"'`]", s[i]) >= 0 {
@@ -312,8 +317,12 @@ func separator(s string, i int) (start int, quoted, found bool) {
 		i++
 	}
 	i = skipText(s, i)
-	if i+1 < len(s) && s[i] == '\\' && s[i+1] == '"' {
-		i++
+	value := i
+	for value < len(s) && s[value] == '\\' {
+		value++
+	}
+	if value < len(s) && s[value] == '"' {
+		i = value
 	}
 	return i, quoted, true
 }

@@ -170,7 +170,7 @@ func (r *Redactor) shownKey(key string, level int) string {
 	if len(key) > maxKeyBytes {
 		return Placeholder
 	}
-	if strings.ContainsAny(key, "\"':{ ;,") || looksJWT(key) {
+	if strings.ContainsAny(key, "\"':{ ;,%") || looksJWT(key) {
 		return r.cleanValue(key, shortestInText, level)
 	}
 	return key

@@ -105,7 +105,7 @@ func isCritical(segment string) bool {
 
 func isDestructive(word string) bool {
 	switch word {
-	case "delete", "remove", "revoke", "unlink", "disable", "ban", "purge", "truncate":
+	case "delete", "remove", "revoke", "unlink", "unenroll", "disable", "deactivate", "suspend", "terminate", "destroy", "ban", "purge", "truncate":
 		return true
 	}
 	return false
