@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/textproto"
 	"os"
 	"strings"
 	"sync"
@@ -456,13 +457,27 @@ func (e *edge) Answered() int {
 // sanitizeForwarded drops forwarding headers that could move a request to another
 // path: a Node adapter joins them into the URL that it routes by (threats.md X6).
 // They get this far only from a trusted proxy; Caddy replaces all others.
+// A list, as proxies in a chain make it, moves nothing, and stays.
 func sanitizeForwarded(h http.Header) {
-	if v, ok := h["X-Forwarded-Proto"]; ok && (len(v) != 1 || !isScheme(v[0])) {
+	if v, ok := h["X-Forwarded-Proto"]; ok && !eachListed(v, isScheme) {
 		h.Del("X-Forwarded-Proto")
 	}
-	if v, ok := h["X-Forwarded-Host"]; ok && strings.ContainsAny(strings.Join(v, ","), "/?#@\\ \t") {
+	if v, ok := h["X-Forwarded-Host"]; ok && !eachListed(v, func(host string) bool { return !strings.ContainsAny(host, "/?#@\\ \t") }) {
 		h.Del("X-Forwarded-Host")
 	}
+}
+
+// eachListed says whether all elements of a header that is a list (RFC 9110 5.6.1) are as they
+// should be.
+func eachListed(lines []string, is func(string) bool) bool {
+	for _, line := range lines {
+		for element := range strings.SplitSeq(line, ",") {
+			if !is(textproto.TrimString(element)) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func isScheme(s string) bool {

@@ -1,10 +1,13 @@
 package exchange
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -103,6 +106,28 @@ func (o *Observer) Unwrap() http.ResponseWriter {
 		return nil
 	}
 	return o.w
+}
+
+// Hijack implements http.Hijacker. Who takes the connection before it has answered writes the
+// answer by itself: that of a protocol that is switched to, so that the exchange ends with 101.
+func (o *Observer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if o.state == refused {
+		return nil, nil, fmt.Errorf("%w: %w", http.ErrNotSupported, errRefused)
+	}
+	conn, rw, err := http.NewResponseController(o.w).Hijack()
+	if err != nil || o.state == streaming {
+		return conn, rw, err
+	}
+	if o.status == 0 {
+		o.status = http.StatusSwitchingProtocols
+	}
+	o.noBody = true
+	if err := o.hooks.Commit(o); err != nil {
+		o.state = refused
+		return nil, nil, errors.Join(errRefused, err, conn.Close())
+	}
+	o.state = streaming
+	return conn, rw, nil
 }
 
 // Header implements http.ResponseWriter.

@@ -247,6 +247,47 @@ type hijackable struct{ writer }
 
 func (*hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
 
+// TestAConnectionThatIsTakenIsCommittedFirst: who hijacks before it answers writes the answer by itself.
+func TestAConnectionThatIsTakenIsCommittedFirst(t *testing.T) {
+	for _, failing := range []error{nil, errors.New("full")} {
+		commits := make(chan []string, 1)
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := &hooks{err: failing}
+			o := exchange.New(w, r, h)
+			conn, rw, err := o.Hijack()
+			if failing == nil {
+				_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: close\r\n\r\n")
+				_ = rw.Flush()
+				_ = conn.Close()
+			} else if !errors.Is(err, failing) {
+				t.Errorf("taken although nothing was recorded: %v", err)
+			}
+			if err := o.Finish(200, false); err != nil {
+				t.Error(err)
+			}
+			commits <- h.commits
+		}))
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		answer, _ := io.ReadAll(conn)
+		if got := <-commits; len(got) != 1 || !strings.HasPrefix(got[0], "101 ") {
+			t.Errorf("committed %q", got)
+		}
+		if tunnel := strings.HasPrefix(string(answer), "HTTP/1.1 101"); tunnel != (failing == nil) {
+			t.Errorf("with %v the client got %q", failing, answer)
+		}
+		_ = conn.Close()
+		s.Close()
+	}
+	o := exchange.New(newWriter(), httptest.NewRequest("", "/", nil), &hooks{})
+	if _, _, err := o.Hijack(); !errors.Is(err, http.ErrNotSupported) || o.Committed() {
+		t.Errorf("where nobody can take it: %v", err)
+	}
+}
+
 type neverEnds struct{}
 
 func (neverEnds) Read(p []byte) (int, error) { return len(p), nil }

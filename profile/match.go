@@ -370,6 +370,22 @@ func (r *Route) parameter(path, name string) string {
 	return ""
 }
 
+// ParameterOf is the name of the template's parameter that has a value in the path, "" if none has.
+func (r *Route) ParameterOf(path, value string) string {
+	if r == nil || path == "" || value == "" {
+		return ""
+	}
+	rest := path[1:]
+	for _, seg := range r.segs {
+		part, tail, _ := strings.Cut(rest, "/")
+		if len(seg) > 1 && seg[0] == ':' && part == value {
+			return seg[1:]
+		}
+		rest = tail
+	}
+	return ""
+}
+
 // IsAction says whether a name is that of a captured action, in any spelling a
 // reader could take for it: case, surrounding space, slashes for colons.
 func (p *Profile) IsAction(name string) bool {

@@ -56,7 +56,7 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	m.RequestID, m.Method, m.Class, m.Source = x.facts.RequestID, storage.Clean(x.method, 16), x.class(), "proxy"
 	m.ImpersonatedBy = x.actor.ImpersonatedBy
 	if x.requestURI != "" {
-		m.Path = storage.Clean(x.rec.Redactor.URL(x.requestURI), maxPath)
+		m.Path = storage.Clean(x.rec.Redactor.URL(x.shownURI()), maxPath)
 	}
 	raw, err := m.json()
 	if err != nil || len(raw) > x.rec.MaxMetadata {
@@ -73,6 +73,35 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	e.Severity = x.severity(e.Action, outcome)
 	e.SanitizeOwn()
 	return e
+}
+
+// shownURI is the request's target as it was written, for who wants to see how: but codes and
+// addresses in its path are no spelling, and are not shown, as they are not in an action.
+func (x *Exchange) shownURI() string {
+	path, query, asked := strings.Cut(x.requestURI, "?")
+	segments := strings.Split(path, "/")
+	for i, s := range segments {
+		plain, err := url.PathUnescape(s)
+		if err != nil {
+			plain = s
+		}
+		if name := x.match.Route.ParameterOf(x.match.Path, plain); name != "" {
+			segments[i] = ":" + name
+		} else if hidden(plain) {
+			segments[i] = ":redacted"
+		}
+	}
+	if path = strings.Join(segments, "/"); asked {
+		return path + "?" + query
+	}
+	return path
+}
+
+// hidden says whether a segment of a path is one of those that are for one person: a code of
+// digits, a mail address.
+func hidden(segment string) bool {
+	digits := strings.Trim(segment, "0123456789") == ""
+	return digits && len(segment) > 3 || strings.Contains(segment, "@")
 }
 
 // userAgent is what the client says that it is, if it is captured.
@@ -155,7 +184,7 @@ func (x *Exchange) failure(a *profile.Exchange, status int) *failure {
 		}
 		code, message = q.Get("error"), q.Get("error_description")
 	}
-	f.Code = storage.Clean(x.rec.Redactor.Text(code), maxCode)
+	f.Code = storage.Clean(x.rec.Redactor.Text(storage.Clean(code, 4*maxCode)), maxCode)
 	f.Message = storage.Clean(x.rec.Redactor.Text(storage.Clean(message, 4*maxMessage)), maxMessage)
 	return f
 }

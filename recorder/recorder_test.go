@@ -327,6 +327,22 @@ func TestAmbiguousPathsAreKeptScrubbed(t *testing.T) {
 	}
 }
 
+// TestAnAmbiguousPathShowsNoMoreThanAnAction: the spelling is what is to be seen.
+func TestAnAmbiguousPathShowsNoMoreThanAnAction(t *testing.T) {
+	for path, want := range map[string]string{
+		"//verify-otp/493021":              "/api/auth//verify-otp/:redacted",
+		"//verify/alice%40example.com/123": "/api/auth//verify/:redacted/123",
+		"//reset-password/Ab3dEf?x=1":      "/api/auth//reset-password/:token?x=1",
+		"//sign-out/%2e%2E/sign-out":       "/api/auth//sign-out/%2e%2E/sign-out",
+	} {
+		g := newRig(t, nil)
+		g.do("POST", path, "", nil, answers(404, ``))
+		if e, m := g.one(); m["path"] != want {
+			t.Errorf("%s: %s shows %v, want %s", path, e.Action, m["path"], want)
+		}
+	}
+}
+
 func TestCapturedBodiesAreRedactedOrExplained(t *testing.T) {
 	for _, c := range []struct{ media, body, want string }{
 		{"application/json", `{"email":"a@b.c","nested":{"password":"hunter2"}}`, `{"email":"a@b.c","nested":{"password":"[REDACTED]"}}`},

@@ -129,6 +129,9 @@ func TestStrategies(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("hash: %s\nwant  %s", got, want)
 	}
+	if got, _ = h.JSON([]byte(`{"token":"123456","secret":{"pin":1234},"credentials":["123456"],"password":1234}`)); string(got) != `{"token":"[REDACTED]","secret":"[REDACTED]","credentials":"[REDACTED]","password":"[REDACTED]"}` {
+		t.Errorf("a hash of what may be a code: %s", got)
+	}
 	got, _ = must(t, Options{Strategy: Remove}).JSON(in)
 	if string(got) != `{"l":[2],"z":0}` {
 		t.Errorf("remove: %s", got)
