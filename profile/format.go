@@ -38,6 +38,11 @@ type Profile struct {
 	// of a WHATWG URL as it is. Then that reading decides wherever it names a route;
 	// otherwise, and for all other servers, the most severe reading does.
 	Router string `json:"router,omitempty"`
+	// BaseAnywhere is true when versions of the server take what follows the base path
+	// wherever in a path it stands, and a first segment that begins like it:
+	// "/x/api/authy/sign-out" is "/sign-out" to them. What such a path names is recorded as
+	// ambiguous; what it does not name is nothing of the server's.
+	BaseAnywhere bool `json:"base_anywhere,omitempty"`
 	// Unknown says what becomes of paths under the base path that no route names:
 	// "record" (default) or "ignore", for profiles of a whole site that serves other
 	// things too.

@@ -38,12 +38,12 @@ func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
 	if pathspell.Plain(u.Path) {
 		rest, ok := p.under(u.Path)
 		if !ok {
-			return Match{}, false
+			return p.beyond(method, u.Path, u.RawQuery)
 		}
 		return p.mine(p.route(method, rest, u.RawQuery))
 	}
 	if ordinary(u.Path) && !hasPrefixFold(u.Path, p.basePath) {
-		return Match{}, false
+		return p.beyond(method, u.Path, u.RawQuery)
 	}
 	return p.matchAll(method, u)
 }
@@ -106,6 +106,11 @@ func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 		}
 	}
 	if best.Route == nil {
+		for i := range candidates.Len() {
+			if m, ok := p.beyond(method, candidates.At(i), u.RawQuery); ok {
+				return m, true
+			}
+		}
 		return Match{}, false
 	}
 	best.Ambiguous = candidates.Ambiguous()
@@ -182,6 +187,25 @@ func (p *Profile) under(path string) (string, bool) {
 		return "/", true
 	}
 	return rest, rest[0] == '/'
+}
+
+// beyond finds the route that a path outside the base path has for a server that looks for
+// its base path anywhere.
+func (p *Profile) beyond(method, path, query string) (Match, bool) {
+	if !p.BaseAnywhere || p.basePath == "" {
+		return Match{}, false
+	}
+	at := strings.Index(path, p.basePath)
+	if at < 0 {
+		return Match{}, false
+	}
+	_, rest, more := strings.Cut(path[at+len(p.basePath):], "/")
+	if !more {
+		return Match{}, false
+	}
+	m := p.route(method, "/"+rest, query)
+	m.Ambiguous = true
+	return m, m.Route.known && m.Method
 }
 
 // route finds the route of a path under the base path.

@@ -86,6 +86,7 @@ func (p *Profile) inherit() error {
 	}
 	p.Title, p.BasePath = cmp.Or(p.Title, base.Title), cmp.Or(p.BasePath, base.BasePath)
 	p.Router, p.Unknown = cmp.Or(p.Router, base.Router), cmp.Or(p.Unknown, base.Unknown)
+	p.BaseAnywhere = p.BaseAnywhere || base.BaseAnywhere
 	if len(p.Recognize) == 0 {
 		p.Recognize = base.Recognize
 	}
