@@ -183,6 +183,7 @@ func TestWhatABodyAddsHidesNothing(t *testing.T) {
 		{"kratos", "POST", "/self-service/settings", "application/json", `{"method":"totp","totp_unlink":true,"totp_code":"1"}`, "two-factor:disable-totp"},
 		{"kratos", "POST", "/self-service/settings", "application/json", `{"method":"totp","totp_unlink":false,"totp_code":"1"}`, "two-factor:enable-totp"},
 		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&totp_unlink=true", "two-factor:disable-totp"},
+		{"kratos", "POST", "/self-service/settings", form, "method=password&password=x&totp_unlink=true&lookup_secret_reveal=true", "user:change-password"},
 		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&lookup_secret_disable=true", "two-factor:disable-lookup-secrets"},
 		{"kratos", "POST", "/self-service/settings", form, "csrf_token=x&lookup_secret_reveal=true", "two-factor:lookup-secrets"},
 		{"kratos", "PATCH", "/admin/identities/7", "application/json", `[{"op":"test","path":"/schema_id","value":"x"},{"op":"replace","path":"/state","value":"inactive"}]`, "admin:ban-user"},
