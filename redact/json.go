@@ -275,7 +275,7 @@ func (w *walk) name(key []byte, plain bool) class {
 // hidesMore says whether a name has a secret in it: whole bodies come as names, when a client
 // escapes twice or not at all.
 func (r *Redactor) hidesMore(key []byte) bool {
-	if len(key) >= 16 && secretText(string(key)) || bytes.IndexAny(key, "{\"\r\n") >= 0 {
+	if len(key) >= 16 && secretText(string(key)) || holdsMember(key) && !r.showsWhole(key) {
 		return true
 	}
 	if bytes.IndexAny(key, "=:'/ \t%;,&") < 0 {
@@ -283,6 +283,26 @@ func (r *Redactor) hidesMore(key []byte) bool {
 	}
 	clean, whole := r.clean(string(key), shortestInBody)
 	return whole || clean != string(key)
+}
+
+// showsWhole says whether the text ends in an object of which nothing has to be hidden.
+func (r *Redactor) showsWhole(text []byte) bool {
+	i := bytes.IndexByte(text, '{')
+	return i >= 0 && !holdsMember(text[:i]) && jsonscan.Valid(text[i:], 0) && bytes.Equal(r.walkJSON(text[i:], true), text[i:])
+}
+
+// holdsMember says whether a text has a quote with a colon behind it, as members of JSON have.
+func holdsMember(text []byte) bool {
+	for rest := text; ; {
+		i := bytes.IndexAny(rest, "\"'`")
+		if i < 0 {
+			return false
+		}
+		rest = bytes.TrimLeft(rest[i+1:], " \t\r\n")
+		if len(rest) > 0 && rest[0] == ':' {
+			return true
+		}
+	}
 }
 
 // secret writes what stands for a secret. raw is its JSON literal.
