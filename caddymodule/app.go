@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -171,6 +172,11 @@ func (a *App) Start() error {
 		return err
 	}
 	a.pooled.newsTo(a.out)
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
+		if running, ok := app.(*caddyhttp.App); ok {
+			tellSites(running)
+		}
+	}
 	a.warn(a.ctx)
 	return a.pooled.claim(a, time.Duration(a.Retention))
 }

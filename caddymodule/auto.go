@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
@@ -77,7 +79,7 @@ func (h *Handler) recognize(store *openStore, x *profile.Exchange) *recorder.Rec
 		if !h.adopt(now, found) {
 			return nil
 		}
-		store.recognized.remember(x.Host, found)
+		store.recognized.remember(h.site.Load(), found)
 	}
 	run, err := h.running(store, h.reading.Load())
 	if err != nil {
@@ -106,14 +108,14 @@ func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
 	return true
 }
 
-// current is the reading for a request. After a reload it is what the configuration
-// before has recognised for the same host.
-func (h *Handler) current(r *http.Request) *reading {
+// current is the reading of the handler's traffic. After a reload it is what the configuration
+// before has recognised for the same site.
+func (h *Handler) current() *reading {
 	now := h.reading.Load()
 	if now.recognizer == nil || now.known != profile.Nothing {
 		return now
 	}
-	if found, ok := h.app.pooled.recognized.recall(r.Host); ok {
+	if found, ok := h.app.pooled.recognized.recall(h.site.Load()); ok {
 		h.adopt(now, found)
 		return h.reading.Load()
 	}
@@ -125,7 +127,7 @@ func (h *Handler) current(r *http.Request) *reading {
 // clients choose what they ask for, and one that has made something look like another
 // server must not blind the log to the real one.
 func (h *Handler) match(r *http.Request) (*reading, profile.Match, bool) {
-	now := h.current(r)
+	now := h.current()
 	m, mine := now.profile.Match(r.Method, r.URL)
 	if mine || now.known == profile.Certain || now == h.first {
 		return now, m, mine
@@ -147,39 +149,59 @@ func elsewhere(w http.ResponseWriter) error {
 	return nil
 }
 
-// maxHosts bounds the hosts for which a recognition is remembered.
-const maxHosts = 200
+// maxSites bounds the sites for which a recognition is remembered.
+const maxSites = 200
 
-// recognitions remembers by host what was recognised, across reloads. It is safe
+// recognitions remembers by site (see siteOf) what was recognised, across reloads. It is safe
 // for concurrent use.
 type recognitions struct {
 	// mu protects the field below.
 	mu    sync.RWMutex
-	hosts map[string]profile.Recognition
+	sites map[string]profile.Recognition
 }
 
 // remember keeps the surest recognition: of two exchanges that end at the same time the
-// less certain one may come last.
-func (m *recognitions) remember(host string, found profile.Recognition) {
+// less certain one may come last. A site that is nil is not known yet.
+func (m *recognitions) remember(site *string, found profile.Recognition) {
+	if site == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.hosts == nil {
-		m.hosts = make(map[string]profile.Recognition)
+	if m.sites == nil {
+		m.sites = make(map[string]profile.Recognition)
 	}
-	old, known := m.hosts[host]
+	old, known := m.sites[*site]
 	if known && old.Certainty > found.Certainty {
 		return
 	}
-	if known || len(m.hosts) < maxHosts {
-		m.hosts[host] = found
+	if known || len(m.sites) < maxSites {
+		m.sites[*site] = found
 	}
 }
 
-func (m *recognitions) recall(host string) (profile.Recognition, bool) {
+func (m *recognitions) recall(site *string) (profile.Recognition, bool) {
+	if site == nil {
+		return profile.Recognition{}, false
+	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	found, ok := m.hosts[host]
+	found, ok := m.sites[*site]
 	return found, ok
+}
+
+// tellSites tells each handler of the configuration which site it is for.
+func tellSites(app *caddyhttp.App) {
+	for _, found := range findHandlers(app) {
+		site := siteOf(&found)
+		found.site.Store(&site)
+	}
+}
+
+// siteOf is by what a handler is known again after a reload: where it listens, for which hosts,
+// and who is asked behind it. Nothing of it is a client's to choose.
+func siteOf(h *foundHandler) string {
+	return strings.Join([]string{strings.Join(h.server.Listen, " "), strings.Join(h.hosts, " "), strings.Join(h.behind, " "), h.BasePath}, "\n")
 }
 
 // maybeAPI says whether a path may be one of the API's while nobody knows the server: under

@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-audit-log/caddy-audit-log/caddymodule/lint"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
@@ -114,7 +115,8 @@ func serveDoctor(w http.ResponseWriter, r *http.Request) error {
 	}
 	if app, ok := activeHTTP(); ok {
 		f.Upstreams = append(f.Upstreams, upstreamsOf(app)...)
-		for _, found := range findHandlers(app) {
+		all := findHandlers(app)
+		for _, found := range all[:min(len(all), maxProbes)] {
 			f.Handlers = append(f.Handlers, found.facts(r.Context()))
 		}
 	}
@@ -148,6 +150,7 @@ type foundHandler struct {
 	*Handler
 	at     string
 	hosts  []string
+	behind []string // addresses of the servers that the routes behind it, or around it, forward to
 	server *caddyhttp.Server
 }
 
@@ -157,13 +160,13 @@ func findHandlers(app *caddyhttp.App) []foundHandler {
 	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
 		s := app.Servers[name]
 		f := handlerFinder{server: s}
-		f.routes(s.Routes, "apps/http/servers/"+name+"/routes", nil)
+		f.routes(s.Routes, "apps/http/servers/"+name+"/routes", nil, nil)
 		for _, route := range slices.Sorted(maps.Keys(s.NamedRoutes)) {
-			f.route(s.NamedRoutes[route], "apps/http/servers/"+name+"/named_routes/"+route, nil)
+			f.route(caddyhttp.RouteList{*s.NamedRoutes[route]}, "apps/http/servers/"+name+"/named_routes/"+route, nil, nil)
 		}
 		all = append(all, f.found...)
 	}
-	return all[:min(len(all), maxProbes)]
+	return all
 }
 
 type handlerFinder struct {
@@ -171,25 +174,47 @@ type handlerFinder struct {
 	found  []foundHandler
 }
 
-func (f *handlerFinder) routes(routes caddyhttp.RouteList, path string, hosts []string) {
+func (f *handlerFinder) routes(routes caddyhttp.RouteList, path string, hosts, behind []string) {
 	for i := range routes {
-		f.route(&routes[i], fmt.Sprintf("%s/%d", path, i), hosts)
+		f.route(routes[i:], fmt.Sprintf("%s/%d", path, i), hosts, behind)
 	}
 }
 
-func (f *handlerFinder) route(r *caddyhttp.Route, path string, hosts []string) {
+// route looks into the first of the routes.
+func (f *handlerFinder) route(routes caddyhttp.RouteList, path string, hosts, behind []string) {
+	r := &routes[0]
 	if own := hostsOf(r); own != nil {
 		hosts = own
+	}
+	if own := dialsOf(routes); len(own) > 0 {
+		behind = own
 	}
 	for i, h := range r.Handlers {
 		at := fmt.Sprintf("%s/handle/%d", path, i)
 		switch h := h.(type) {
 		case *Handler:
-			f.found = append(f.found, foundHandler{h, at, hosts, f.server})
+			f.found = append(f.found, foundHandler{h, at, hosts, behind, f.server})
 		case *caddyhttp.Subroute:
-			f.routes(h.Routes, at+"/routes", hosts)
+			f.routes(h.Routes, at+"/routes", hosts, behind)
 		}
 	}
+}
+
+// dialsOf are the addresses that routes forward to, in their order.
+func dialsOf(routes caddyhttp.RouteList) (dials []string) {
+	for i := range routes {
+		for _, h := range routes[i].Handlers {
+			switch h := h.(type) {
+			case *reverseproxy.Handler:
+				for _, u := range h.Upstreams {
+					dials = append(dials, u.Dial)
+				}
+			case *caddyhttp.Subroute:
+				dials = append(dials, dialsOf(h.Routes)...)
+			}
+		}
+	}
+	return dials
 }
 
 // hostsOf are the hosts that a route is for; nil for all.
@@ -229,8 +254,8 @@ var certainties = map[profile.Certainty]string{
 func (m *recognitions) why(name string) string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	for _, host := range slices.Sorted(maps.Keys(m.hosts)) {
-		if found := m.hosts[host]; found.Profile.Name == name {
+	for _, site := range slices.Sorted(maps.Keys(m.sites)) {
+		if found := m.sites[site]; found.Profile.Name == name {
 			return found.Why
 		}
 	}

@@ -126,6 +126,8 @@ type Handler struct {
 	endpoint   *endpointAsker
 
 	first *reading // what reading was at the start
+	// site is by what a recognition is kept over a reload; nil before the configuration starts.
+	site atomic.Pointer[string]
 
 	// making is held while one of the fields below is made.
 	making sync.Mutex
@@ -255,7 +257,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return unrecognised(w)
 	}
-	if !mine {
+	if !mine && !h.isAPI(now, r) {
 		return next.ServeHTTP(w, r)
 	}
 	if caddyhttp.GetVar(r.Context(), marker) != nil {
@@ -286,6 +288,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
 	return run.record(w, r, next, match, e, asker)
+}
+
+// isAPI says whether a request is for the API although its path is nothing of the auth server's:
+// where a profile of a whole site ignores what it does not know.
+func (h *Handler) isAPI(now *reading, r *http.Request) bool {
+	if !strings.Contains(r.URL.Path, httpapi.Prefix) || len(now.profile.Session) == 0 && h.endpoint == nil {
+		return false // almost all; or nobody could be asked who is there
+	}
+	_, api, _ := httpapi.Path(now.profile, r.URL)
+	return api
 }
 
 func rejectAmbiguous(w http.ResponseWriter, _ *http.Request) error {

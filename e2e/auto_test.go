@@ -108,6 +108,81 @@ func TestAutoKeepsWhatItHasRecognised(t *testing.T) {
 	})
 }
 
+// TestAutoKnowsASiteAgainByWhatIsBehindIt: neither the Host that a client sends nor a name that
+// was another server's before makes one server of another.
+func TestAutoKnowsASiteAgainByWhatIsBehindIt(t *testing.T) {
+	harness.Use(t)
+	dir, port, other := t.TempDir(), harness.FreePort(t), harness.FreePort(t)
+	better := harness.Upstream(t, stubAuth())
+	keycloak := harness.Upstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete {
+			w.WriteHeader(http.StatusNoContent)
+		}
+	}))
+	second := fmt.Sprintf("http://127.0.0.1:%d {\n\taudit_log\n\treverse_proxy %s\n}\n", other, keycloak)
+	harness.Load(t, harness.Site(dir, port, "audit_log\nreverse_proxy "+better)+second)
+	if status, body := call(t, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/auth/get-session", port), ""); status != http.StatusOK {
+		t.Fatal(status, body)
+	}
+	steal := func(port int) {
+		r, err := http.NewRequest(http.MethodDelete, fmt.Sprintf("http://127.0.0.1:%d/admin/realms/m/users/7", port), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = fmt.Sprintf("127.0.0.1:%d", port)
+		res, err := again(func() (*http.Response, error) { return http.DefaultClient.Do(r) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+	}
+	r, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", other), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = fmt.Sprintf("127.0.0.1:%d", port) // the name of the site that is known
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	steal(other)
+	harness.Load(t, harness.Site(dir, port, "audit_log\nreverse_proxy "+keycloak)) // the server is another one now
+	steal(port)
+	stop(t)
+	entries := entriesIn(t, database(dir), time.Time{})
+	if len(entries) != 2 {
+		t.Fatalf("%d entries of 2 deletions: %v", len(entries), entries)
+	}
+}
+
+// TestTheAPIIsThereForEveryServer that can be asked who is signed in: also where the profile is of
+// a whole site, whose other paths are nothing to it.
+func TestTheAPIIsThereForEveryServer(t *testing.T) {
+	for _, name := range profile.Names() {
+		p, err := profile.Builtin(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			harness.Use(t)
+			dir, port := t.TempDir(), harness.FreePort(t)
+			reached := 0
+			up := harness.Upstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "audit-log") {
+					reached++
+				}
+				w.WriteHeader(http.StatusUnauthorized)
+			}))
+			harness.Load(t, harness.Site(dir, port, fmt.Sprintf("audit_log {\n\tprofile %s\n}\nreverse_proxy %s", name, up)))
+			status, body := call(t, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s/audit-log/list", port, p.Base()), "")
+			if asks := len(p.Session) > 0; asks != (reached == 0) || asks && !strings.Contains(body, `"code":"`) {
+				t.Errorf("it answers %d %s, and %d requests came to the server", status, body, reached)
+			}
+		})
+	}
+}
+
 // TestAClientCannotSteerAuto: what a client asks for makes the application look like
 // one server or another. The real one is recorded all the same, and nobody reads the
 // log on the word of what was put into the application.
