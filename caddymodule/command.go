@@ -34,6 +34,14 @@ Better Auth plugin better-auth-audit-logs, checks profiles, records traffic to m
 the server's routes no profile names. It looks through a configuration before it runs (lint), and at a Caddy that runs
 (doctor).`,
 		CobraFunc: func(cmd *cobra.Command) {
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return cmd.Help()
+				}
+				return Command(func(f caddycmd.Flags) (int, error) {
+					return exitUsage, fmt.Errorf("there is no command %q: see caddy audit-log --help", f.Arg(0))
+				})(cmd, args)
+			}
 			cmd.AddCommand(pruneCommand(), importCommand(), profileCommand(), coverageCommand(), recordCommand(), lintCommand(), doctorCommand(),
 				listCommand(), showCommand(), tailCommand(), statsCommand(), exportCommand(), hashCommand(), proxyCommand())
 			for _, guest := range guestCommands {

@@ -104,8 +104,8 @@ type Handler struct {
 	// behind this handler. It must be https, or http to this machine.
 	SessionEndpoint string `json:"session_endpoint,omitempty"`
 
-	// Origins (`https://app.example.com`) that may call the insert API with cookies,
-	// besides the site itself.
+	// Origins (`https://app.example.com`) whose pages may use the API with a user's
+	// cookies, besides the site itself: read what that user may read, and insert.
 	TrustedOrigins []string `json:"trusted_origins,omitempty"`
 
 	// What happens to a request whose path different servers would read differently:
@@ -371,11 +371,12 @@ func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*
 	if err != nil {
 		return nil, err
 	}
+	captured, observer := capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), store.news.observer(h.app.out, h.afterLog)
 	options := recorder.Options{
 		Profile: now.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
-		Capture: capture(recorder.Capture{IPAddress: true, UserAgent: true}, h.Capture), Durability: h.durability, Fail: h.fail,
+		Capture: captured, Durability: h.durability, Fail: h.fail,
 		Routes: now.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
-		Hooks: h.beforeLog, Observer: store.news.observer(h.app.out, h.afterLog), Coverage: store.coverage, SkipChecks: h.Checks != nil && !*h.Checks,
+		Hooks: h.beforeLog, Observer: observer, Coverage: store.coverage, SkipChecks: h.Checks != nil && !*h.Checks,
 		RollUpAfter: h.rollUpAfter(),
 	}
 	if now.recognizer != nil {
@@ -393,6 +394,7 @@ func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*
 		AdminRoles: admins.Roles, AdminIDs: admins.IDs,
 		Profile: now.profile, Sessions: sessions, Redactor: redactor, Logger: h.log, Limiter: store.limiter, TrustedOrigins: h.TrustedOrigins,
 		MaxMetadataBytes: h.limits().MaxBytes, MaxMetadataDepth: h.limits().MaxDepth, Page: viewerPage, Streams: store.streams,
+		WithoutAddress: !captured.IPAddress, WithoutAgent: !captured.UserAgent, Observer: observer,
 	})
 	return &running{recorder: rec, api: api, store: store, reading: now, sessions: sessions}, nil
 }

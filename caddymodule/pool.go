@@ -124,7 +124,7 @@ func (p *pooledStore) openLocked() error {
 		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
-	p.open.writer.Metrics, p.open.writer.Written = p.metrics, streams.Wake
+	p.open.writer.Metrics, p.open.writer.Written, p.open.writer.Observer = p.metrics, streams.Wake, p.open.news.observer(nil, nil)
 	p.current.Store(p.open)
 	return nil
 }

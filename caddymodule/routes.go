@@ -58,6 +58,11 @@ func (h *Handler) before(path string) bool {
 func (h *Handler) ownRoutes(p *profile.Profile) ([]*profile.Route, error) {
 	var named []string
 	for i := range h.Paths {
+		for _, before := range named {
+			if profile.MatchPattern(before, h.Paths[i].Path) {
+				return nil, fmt.Errorf("path %s would never count, because path %s before it takes it, too: give the options in one block, or the narrower path first", h.Paths[i].Path, before)
+			}
+		}
 		named = append(named, h.Paths[i].Path)
 	}
 	for _, path := range h.Before {

@@ -208,7 +208,8 @@ func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := oneValue(d, &text); err != nil {
 			return err
 		}
-		if _, err := fmt.Sscanf(text, "%d", &m.Capacity); err != nil || m.Capacity <= 0 {
+		var err error
+		if m.Capacity, err = strconv.Atoi(text); err != nil || m.Capacity <= 0 {
 			return d.Errf("bad capacity '%s': give a positive number of entries", text)
 		}
 	}

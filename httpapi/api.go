@@ -30,7 +30,7 @@ type Options struct {
 	Logger   *slog.Logger
 	// Limiter is shared by all APIs of one store, and outlives a reload.
 	Limiter *Limiter
-	// TrustedOrigins may send inserts with cookies, besides the request's own
+	// TrustedOrigins may read and insert with cookies, besides the request's own
 	// host; each is a scheme and host such as "https://app.example.com".
 	TrustedOrigins []string
 	// AdminRoles and AdminIDs are the roles and the users who may read everybody's
@@ -39,6 +39,10 @@ type Options struct {
 	// MaxMetadataBytes and MaxMetadataDepth bound inserted metadata; 0 means the
 	// plugin's 65536 and 5.
 	MaxMetadataBytes, MaxMetadataDepth int
+	// WithoutAddress and WithoutAgent leave a client's address and user agent out of what it inserts.
+	WithoutAddress, WithoutAgent bool
+	// Observer hears of inserted entries; nil for nobody.
+	Observer recorder.Observer
 	// Page serves the viewer's page, path "/", and its files, path "/viewer/<file>",
 	// with headers of its own; nil: there is none. It shows nothing of anybody.
 	Page func(w http.ResponseWriter, r *http.Request, path string)

@@ -112,6 +112,31 @@ func TestInsertsFromOtherSitesAreRefused(t *testing.T) {
 	}
 }
 
+// heard are the entries that an observer heard of.
+type heard struct{ written, failed []storage.Entry }
+
+func (h *heard) EntryWritten(e storage.Entry) { h.written = append(h.written, e) }
+func (h *heard) WriteFailed(_ error, entries []storage.Entry) {
+	h.failed = append(h.failed, entries...)
+}
+
+// TestAnInsertIsAnEntryLikeOthers: who hears of entries hears of it, and what is not captured is not
+// taken from whoever inserts either.
+func TestAnInsertIsAnEntryLikeOthers(t *testing.T) {
+	store := memory.New(0)
+	api, observer := newAPI(t, store), new(heard)
+	api.Options.WithoutAddress, api.Options.WithoutAgent, api.Options.Observer = true, true, observer
+	if got := api.do(t, insert(`{"action":"custom:x"}`, "User-Agent", "agent/1"), "alice", "192.0.2.1"); got.Code != 200 {
+		t.Fatalf("%d %s", got.Code, got.Body)
+	}
+	if e := store.Entries()[0]; e.IPAddress != "" || e.UserAgent != "" {
+		t.Errorf("kept %+v", e)
+	}
+	if len(observer.written) != 1 || observer.written[0].ID != store.Entries()[0].ID || len(observer.failed) != 0 {
+		t.Errorf("heard of %+v", observer)
+	}
+}
+
 func TestAnInsertIsMarkedAndRedacted(t *testing.T) {
 	store := memory.New(0)
 	api := newAPI(t, store)

@@ -63,7 +63,9 @@ func (q *request) insert() {
 	}
 	e.Metadata = q.metadata(metadata.Raw)
 	e.Sanitize()
-	if err := q.Writer.Write(storage.Fsync, e); err != nil {
+	err := q.Writer.Write(storage.Fsync, e)
+	q.tell(e, err)
+	if err != nil {
 		q.storeFailed(err, "Failed to insert audit log entry")
 		return
 	}
@@ -72,8 +74,25 @@ func (q *request) insert() {
 	}{true})
 }
 
+// tell tells the observer of an entry that was written, or was not.
+func (q *request) tell(e storage.Entry, err error) {
+	switch {
+	case q.Observer == nil:
+	case err != nil:
+		q.Observer.WriteFailed(err, []storage.Entry{e})
+	default:
+		q.Observer.EntryWritten(e)
+	}
+}
+
 func (q *request) parseInsert(v gjson.Result) (storage.Entry, []string) {
-	e := storage.Entry{UserID: q.session.UserID, IPAddress: q.ClientIP, UserAgent: q.Redactor.Text(storage.Clean(q.r.Header.Get("User-Agent"), storage.MaxUserAgent)), Status: storage.Success}
+	e := storage.Entry{UserID: q.session.UserID, Status: storage.Success}
+	if !q.WithoutAddress {
+		e.IPAddress = q.ClientIP
+	}
+	if !q.WithoutAgent {
+		e.UserAgent = q.Redactor.Text(storage.Clean(q.r.Header.Get("User-Agent"), storage.MaxUserAgent))
+	}
 	var problems []string
 	e.Action, problems = q.parseAction(last(v, "action"), problems)
 	if s := last(v, "status"); s.Exists() {

@@ -167,6 +167,50 @@ func TestAnotherCredentialBesideAKnownOneIsAskedAbout(t *testing.T) {
 	}
 }
 
+// TestOneRequestWaitsOnceForTheAuthServer, however many places there are to ask: they share one time.
+func TestOneRequestWaitsOnceForTheAuthServer(t *testing.T) {
+	const three = `{"name":"three","base_path":"/api/auth","outcomes":{"default":[{"status":"2xx","outcome":"success"},{"outcome":"failed"}]},
+		"credentials":{"cookies":["*session_token"],"headers":["Authorization"]},"session":[{"path":"/a","user":"/id"},{"path":"/b","user":"/id"},{"path":"/c","user":"/id"}],
+		"routes":[{"method":"POST","path":"/sign-out","class":"sign-out","timing":"before"}]}`
+	g := rigOf(t, three, nil)
+	g.server.err = errors.New("it does not answer")
+	g.do("POST", "/sign-out", `{}`, cookie("s-alice"), answers(200, `{}`))
+	if g.server.asked != 3 {
+		t.Errorf("it was asked %d times before and after, want 3 times before", g.server.asked)
+	}
+	for _, until := range g.server.until[1:] {
+		if !until.Equal(g.server.until[0]) {
+			t.Errorf("the questions may take until %v", g.server.until)
+		}
+	}
+	if _, m := g.one(); m["identity"] != "unavailable" {
+		t.Errorf("%v", m)
+	}
+}
+
+// TestATokenNamesItsUserWhereNobodyCanBeAsked, also beside cookies that are no session's.
+func TestATokenNamesItsUserWhereNobodyCanBeAsked(t *testing.T) {
+	const silent = `{"name":"silent","base_path":"/api/auth","outcomes":{"default":[{"status":"2xx","outcome":"success"},{"outcome":"failed"}]},
+		"credentials":{"cookies":["*session_token"],"headers":["Authorization"],"response_body":["/token"]},
+		"routes":[{"method":"POST","path":"/sign-in","class":"sign-in","anonymous":true,"user":["/user"]},{"method":"POST","path":"/change","class":"credential"}]}`
+	for name, c := range map[string]struct {
+		sent http.Header
+		want string
+	}{
+		"alone":              {http.Header{"Authorization": {"Bearer token-of-alice"}}, "alice"},
+		"beside a counter's": {http.Header{"Authorization": {"Bearer token-of-alice"}, "Cookie": {"_ga=GA1.2.3"}}, "alice"},
+		"beside a session's": {http.Header{"Authorization": {"Bearer token-of-alice"}, "Cookie": {"session_token=x"}}, ""},
+		"two of them":        {http.Header{"Authorization": {"Bearer token-of-alice", "Bearer token-of-bob"}}, ""},
+	} {
+		g := rigOf(t, silent, nil)
+		g.do("POST", "/sign-in", `{}`, nil, answers(200, `{"token":"token-of-alice","user":"alice"}`))
+		g.do("POST", "/change", `{}`, c.sent, answers(200, `{}`))
+		if e := g.store.Entries()[1]; e.UserID != c.want {
+			t.Errorf("%s: %q, want %q", name, e.UserID, c.want)
+		}
+	}
+}
+
 func TestAProvenCookieIsRemembered(t *testing.T) {
 	g := newRig(t, nil)
 	g.server.any, g.server.token = "alice", "tok"

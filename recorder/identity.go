@@ -32,9 +32,10 @@ func (x *Exchange) params(name string) string {
 }
 
 // ask returns whose credentials these are. When the auth server cannot be asked, it
-// is the owner as far as one is remembered, and the entry says so.
+// is the owner as far as one is remembered, and the entry says so. It is not asked again for
+// the same request.
 func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
-	if !x.rec.Sessions.askable(x.params) {
+	if x.unasked || !x.rec.Sessions.askable(x.params) {
 		owner, _ := x.rec.Sessions.owner(c)
 		return owner
 	}

@@ -87,6 +87,7 @@ func (w *Writer) Interrupt() error {
 // comes between. What is completed at this moment needs no entry.
 func (w *Writer) interrupt(some []*Exchange) error {
 	var entries []storage.Entry
+	var observers []Observer // of the entries
 	var cut []*Exchange
 	for _, x := range some {
 		if !x.mu.TryLock() {
@@ -98,13 +99,18 @@ func (w *Writer) interrupt(some []*Exchange) error {
 			continue
 		}
 		cut = append(cut, x)
-		if x.rec.Durability != Async || !w.put(item{entry: e}) { // its intent may be in the queue
-			entries = append(entries, e)
+		if x.rec.Durability != Async || !w.put(item{entry: e, observer: x.rec.Observer}) { // its intent may be in the queue
+			entries, observers = append(entries, e), append(observers, x.rec.Observer)
 		}
 	}
 	if len(entries) > 0 {
 		if err := w.Write(storage.Fsync, entries...); err != nil {
 			return err
+		}
+		for i, o := range observers {
+			if o != nil {
+				o.EntryWritten(entries[i])
+			}
 		}
 	}
 	for _, x := range cut {

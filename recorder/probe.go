@@ -3,6 +3,7 @@ package recorder
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 )
@@ -24,7 +25,7 @@ func Probe(ctx context.Context, p *profile.Profile, ask Asker) (Session, error) 
 		if target == "" {
 			continue
 		}
-		session, err := s.askNow(ctx, new(credentials), ask, endpoint, target)
+		session, err := s.askNow(ctx, new(credentials), ask, endpoint, target, time.Now().Add(lookupTimeout))
 		if err == nil {
 			return session, nil // one that answers is enough
 		}

@@ -58,11 +58,14 @@ type server struct {
 	err      error
 	asked    int
 	headers  http.Header
+	until    []time.Time // when each question ends
 }
 
 func (s *server) Ask(r *http.Request) (int, []byte, error) {
 	s.asked++
 	s.headers = r.Header
+	until, _ := r.Context().Deadline()
+	s.until = append(s.until, until)
 	token := ""
 	if c, err := r.Cookie("better-auth.session_token"); err == nil {
 		token = c.Value

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// lookupTimeout bounds one question to the session endpoint.
+	// lookupTimeout bounds the questions to the session endpoints that one request makes.
 	lookupTimeout = 2 * time.Second
 	// maxLookups bounds the questions under way at once (threats.md C12).
 	maxLookups = 20
@@ -126,7 +126,7 @@ type credentials struct {
 	headers []string    // values of the profile's credential headers, in its order
 	tokens  []token     // what looks like a session among them
 	forward http.Header // what else a question needs
-	odd     bool        // a cookie's name is one that a server may read as another
+	odd     bool        // a cookie's name is one that a server may read as another, or a header is there twice
 }
 
 // token is one thing that may carry a session. Its source is part of it: a bearer
@@ -171,7 +171,7 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 	for _, name := range s.profile.Credentials.Headers {
 		v := ""
 		if !hopByHop(h, name) {
-			v = h.Get(name)
+			v, c.odd = h.Get(name), c.odd || len(h[http.CanonicalHeaderKey(name)]) > 1
 		}
 		c.headers = append(c.headers, v)
 		if v != "" {
@@ -245,9 +245,9 @@ func hopByHop(h http.Header, name string) bool {
 // owner returns whose a request's credential was shown to be, without asking.
 // Only for requests with exactly one: of two, nobody but the server knows which
 // counts. A server's session may have another name than its profile knows, so that any cookie
-// beside a header is a second one.
+// beside a header is a second one, where the server can be asked.
 func (s *Sessions) owner(c *credentials) (Session, bool) {
-	if len(c.tokens) != 1 || c.odd || c.tokens[0].source == inHeader && c.cookie != "" {
+	if len(c.tokens) != 1 || c.odd || c.tokens[0].source == inHeader && c.cookie != "" && len(s.profile.Session) > 0 {
 		return Session{}, false
 	}
 	owner, known := s.owners.Get(s.tokenKey(c.tokens[0]))
@@ -340,8 +340,9 @@ func (s *Sessions) doubtUser(id string) {
 	if s.verdicts.Len() == 0 {
 		return // the usual case, on every exchange: nobody reads the log right now
 	}
-	for _, k := range s.verdicts.Keys() {
-		if v, ok := s.verdicts.Peek(k); ok && v.session.UserID == id {
+	now := s.now()
+	for _, k := range s.verdicts.Keys() { // and those that are too old, so that this stays rare
+		if v, ok := s.verdicts.Peek(k); ok && (v.session.UserID == id || !now.Before(v.until)) {
 			s.verdicts.Remove(k)
 		}
 	}
@@ -390,12 +391,16 @@ func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker, params fu
 		return Session{}, nil
 	}
 	var last error
+	until := time.Now().Add(lookupTimeout) // for all of them: a request waits for it
 	for _, endpoint := range s.profile.Session {
 		target := endpoint.Target(s.profile.Base(), params)
 		if target == "" {
 			continue
 		}
-		session, err := s.askOne(ctx, c, ask, endpoint, target)
+		if last != nil && !time.Now().Before(until) {
+			break
+		}
+		session, err := s.askOne(ctx, c, ask, endpoint, target, until)
 		if err == nil && session.UserID != "" {
 			return session, nil
 		}
@@ -404,10 +409,10 @@ func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker, params fu
 	return Session{}, last
 }
 
-func (s *Sessions) askOne(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string) (Session, error) {
+func (s *Sessions) askOne(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string, until time.Time) (Session, error) {
 	key := s.wholeKey(c)
 	v, err, _ := s.flight.Do(string(key[:])+target, func() (any, error) {
-		session, err := s.askNow(ctx, c, ask, endpoint, target)
+		session, err := s.askNow(ctx, c, ask, endpoint, target, until)
 		s.Metrics.Lookup(lookupResult(session, err))
 		return session, err
 	})
@@ -415,8 +420,8 @@ func (s *Sessions) askOne(ctx context.Context, c *credentials, ask Asker, endpoi
 	return session, err
 }
 
-func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string) (Session, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+func (s *Sessions) askNow(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string, until time.Time) (Session, error) {
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 	defer cancel()
 	select {
 	case s.slots <- struct{}{}:

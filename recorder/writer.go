@@ -69,6 +69,8 @@ type Writer struct {
 	// Written is called after each write that the store took; it must be quick. Set it
 	// before the first entry; nil calls nothing.
 	Written func()
+	// Observer hears of entries that say how many are missing; nil for nobody.
+	Observer Observer
 
 	store storage.Store
 	log   *slog.Logger
@@ -273,7 +275,7 @@ func (w *Writer) takeGap() (item, bool) {
 	e := storage.Entry{Action: "audit-log:dropped", Status: storage.Failed, Severity: severity.Critical, Metadata: metadata}
 	e.Sanitize()
 	defer func() { w.gapCount = 0 }()
-	return item{entry: e, events: w.gapCount, gap: true}, true
+	return item{entry: e, observer: w.Observer, events: w.gapCount, gap: true}, true
 }
 
 // Stats returns the current counts.

@@ -257,6 +257,26 @@ func TestAnExpressionIsBounded(t *testing.T) {
 	}
 }
 
+// TestANumberCostsNoOtherMember: whoever writes 1e400 into a body must not blind the rules.
+func TestANumberCostsNoOtherMember(t *testing.T) {
+	e := draft()
+	e.Entry.Metadata = json.RawMessage(`{"class":"admin","requestBody":{"n":1e400,"m":[-1e400,2]},"targetUserId":"x"}`)
+	for text, want := range map[string]bool{
+		`!has(entry.metadata.targetUserId)`:       false,
+		`entry.metadata.targetUserId == "x"`:      true,
+		`entry.metadata.requestBody.m[1] == 2.0`:  true,
+		`has(entry.metadata.requestBody.missing)`: false,
+	} {
+		if err := compileSkip(t, text).BeforeLog(t.Context(), e); err != nil {
+			t.Error(err)
+		}
+		if e.Skip != want {
+			t.Errorf("%s: skip is %v, want %v", text, e.Skip, want)
+		}
+		e.Skip = false
+	}
+}
+
 func TestWhatIsNotMentionedIsNotParsed(t *testing.T) {
 	for text, want := range map[string]needs{
 		`entry.userId == "x"`:                                      {},

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"time"
@@ -42,11 +43,15 @@ func (*members) Type() ref.Type { return types.NewMapType(types.StringType, type
 // noMembers stands for metadata that nobody mentions.
 var noMembers = newMembers(nil)
 
-// newMembers parses a JSON object. What is none has no members.
+// newMembers parses a JSON object. What is none has no members. A number that Go cannot hold
+// (1e400) is null, and costs no other member: clients write numbers.
 func newMembers(object json.RawMessage) *members {
 	m := map[string]any{}
-	if len(object) > 0 && json.Unmarshal(object, &m) != nil {
-		m = map[string]any{}
+	if len(object) > 0 {
+		err := json.Unmarshal(object, &m)
+		if _, number := errors.AsType[*json.UnmarshalTypeError](err); m == nil || err != nil && !number {
+			m = map[string]any{}
+		}
 	}
 	return &members{types.DefaultTypeAdapter.NativeToValue(m).(traits.Mapper)}
 }
