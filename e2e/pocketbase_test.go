@@ -229,7 +229,7 @@ var pocketBaseVisits = []visit{
 	{
 		name: "a superuser creates carol", request: "POST " + pbUsers + "/records", as: "root",
 		body: `{"email":"carol@example.test","password":"{carol.password}","passwordConfirm":"{carol.password}","verified":true}`, answer: 200,
-		keep: map[string]string{"carol.id": "/id"}, want: success("admin", "admin:create-user").by("{root.id}").on("{carol.id}"),
+		keep: map[string]string{"carol.id": "/id"}, want: success("sign-up", "sign-up").by("{root.id}").on("{carol.id}"),
 	},
 	{name: "a superuser lists users", request: "GET " + pbUsers + "/records", as: "root", answer: 200, want: nothing},
 	{name: "a superuser reads carol's record", request: "GET " + pbUsers + "/records/{carol.id}", as: "root", answer: 200, want: nothing},

@@ -43,6 +43,11 @@ type Profile struct {
 	// "/x/api/authy/sign-out" is "/sign-out" to them. What such a path names is recorded as
 	// ambiguous; what it does not name is nothing of the server's.
 	BaseAnywhere bool `json:"base_anywhere,omitempty"`
+	// Suffixes are what the server takes off the end of a path before it looks for its route,
+	// such as ".json".
+	Suffixes []string `json:"suffixes,omitempty"`
+	// FormJSON is the field of a form that has further fields in it, as JSON.
+	FormJSON string `json:"form_json,omitempty"`
 	// Unknown says what becomes of paths under the base path that no route names:
 	// "record" (default) or "ignore", for profiles of a whole site that serves other
 	// things too.
@@ -60,12 +65,19 @@ type Profile struct {
 	// guessesCookies is true if the patterns of cookies are those of a profile that guesses.
 	guessesCookies bool
 	foldedBase     string // in lower case, for readings that ignore case
-	static         map[string][]*Route
-	params         []*Route
-	words          *words // routes that are found by words in the path; nil if there are none
-	unknown        *Route // for a path that no route names
-	reads          *Route // the same for a safe method
-	actions        map[string]bool
+	table
+	outer    table    // routes of paths outside the base path
+	anywhere []*Route // routes of no path in particular
+	words    *words   // routes that are found by words in the path; nil if there are none
+	unknown  *Route   // for a path that no route names
+	reads    *Route   // the same for a safe method
+	actions  map[string]bool
+}
+
+// table finds routes by their path.
+type table struct {
+	static map[string][]*Route
+	params []*Route // one of each template
 }
 
 // Credentials says where a session is carried. Cookie names are patterns in
@@ -76,6 +88,10 @@ type Credentials struct {
 	Cookies []string `json:"cookies,omitempty"`
 	// Headers of a request that carry a session, such as "Authorization".
 	Headers []string `json:"headers,omitempty"`
+	// Query are parameters, of the query or a form, that carry a credential of their own, and
+	// that the server may go by instead of cookies and headers: "access_token". Of several,
+	// with spaces between, all must be there: "username password".
+	Query []string `json:"query,omitempty"`
 	// ResponseHeaders of an answer that issue one, such as "Set-Auth-Token".
 	ResponseHeaders []string `json:"response_headers,omitempty"`
 	// ResponseBody are JSON pointers (RFC 6901) to tokens that an answer issues and
@@ -187,10 +203,17 @@ type Route struct {
 	// When are conditions on the request: a Source of the request and the value that
 	// it must have, "*" for any that is not empty, "" for none, or a list of values.
 	// All must hold. They tell several events at one endpoint apart. Bodies are known
-	// at the end only; until then the first route whose other conditions hold counts.
+	// at the end only; until then that one counts of those whose other conditions hold which
+	// records most, and of several the last.
 	When map[string]Values `json:"when,omitempty"`
 	// Action overrides the entry's action, which is else made from Path.
 	Action string `json:"action,omitempty"`
+	// Outside is true when Path is one of the whole site, not under the base path.
+	Outside bool `json:"outside,omitempty"`
+	// Anywhere is true when the route is that of any path, with Path "/*", if its conditions,
+	// which are on the query, hold: servers that take credentials there do so before they
+	// look at the path. What is recorded anyhow keeps its own route.
+	Anywhere bool `json:"anywhere,omitempty"`
 	// Class of the event (DESIGN section 1).
 	Class string `json:"class"`
 	// Timing, default After.
@@ -237,11 +260,12 @@ type Route struct {
 	when     []condition
 	siblings []*Route // routes for the same requests but for their conditions on bodies
 	known    bool
-	rest     bool // the template ends in *
-	body     bool // some rule or place looks at the answer's body
-	html     bool // some rule looks at the answer's page
-	request  bool // something looks at the request's body
-	headers  bool // something looks at the request's headers
+	formJSON string // see Profile.FormJSON
+	rest     bool   // the template ends in *
+	body     bool   // some rule or place looks at the answer's body
+	html     bool   // some rule looks at the answer's page
+	request  bool   // something looks at the request's body
+	headers  bool   // something looks at the request's headers
 	// addresses is true when some rule looks at what the client is sent to, which the
 	// request may have chosen.
 	addresses bool

@@ -32,6 +32,19 @@ type Match struct {
 // Match names the route of a request, or says with false that no reading of its
 // path lies under the base path. It does not allocate for ordinary paths.
 func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
+	m, mine := p.match(method, u)
+	if len(p.anywhere) == 0 || u.RawQuery == "" || mine && m.Route.known && m.Method && m.Route.Record == Always {
+		return m, mine
+	}
+	for _, r := range p.anywhere {
+		if r.takes(method) && r.mayHold(u.Path, u.RawQuery) != no {
+			return Match{Route: r, Path: u.Path, Method: true, Ambiguous: m.Ambiguous}, true
+		}
+	}
+	return m, mine
+}
+
+func (p *Profile) match(method string, u *url.URL) (Match, bool) {
 	if u.RawPath != "" || u.Opaque != "" {
 		return p.matchAll(method, u)
 	}
@@ -40,7 +53,7 @@ func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
 		if !ok {
 			return p.beyond(method, u.Path, u.RawQuery)
 		}
-		return p.mine(p.route(method, rest, u.RawQuery))
+		return p.mine(p.routeOrStem(method, rest, u.RawQuery))
 	}
 	if ordinary(u.Path) && !hasPrefixFold(u.Path, p.basePath) {
 		return p.beyond(method, u.Path, u.RawQuery)
@@ -88,7 +101,7 @@ func hasPrefixFold(s, prefix string) bool {
 func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 	candidates := pathspell.Of(u)
 	if rest, ok := p.under(candidates.At(0)); ok && p.Router == "whatwg" {
-		if m := p.route(method, rest, u.RawQuery); m.Route.known && m.Method {
+		if m := p.routeOrStem(method, rest, u.RawQuery); m.Route.known && m.Method {
 			m.Ambiguous = candidates.Ambiguous()
 			return m, true
 		}
@@ -100,7 +113,7 @@ func (p *Profile) matchAll(method string, u *url.URL) (Match, bool) {
 		if !ok {
 			continue
 		}
-		m := p.route(method, rest, u.RawQuery)
+		m := p.routeOrStem(method, rest, u.RawQuery)
 		if r := p.rank(&m); best.Route == nil || r.compare(highest) > 0 {
 			best, highest = m, r
 		}
@@ -189,9 +202,31 @@ func (p *Profile) under(path string) (string, bool) {
 	return rest, rest[0] == '/'
 }
 
-// beyond finds the route that a path outside the base path has for a server that looks for
-// its base path anywhere.
+// routeOrStem finds the route of a path, or that of the path without a suffix that the server
+// takes off.
+func (p *Profile) routeOrStem(method, path, query string) Match {
+	m := p.route(method, path, query)
+	if m.Route.known && m.Method && !m.Route.rest {
+		return m
+	}
+	for _, suffix := range p.Suffixes {
+		if stem, ok := strings.CutSuffix(path, suffix); ok && stem != "" {
+			if s := p.route(method, stem, query); s.Route.known && s.Method {
+				return s
+			}
+		}
+	}
+	return m
+}
+
+// beyond finds the route that a path outside the base path has: one that is meant for there, or
+// that of a server that looks for its base path anywhere.
 func (p *Profile) beyond(method, path, query string) (Match, bool) {
+	if len(p.outer.static) > 0 {
+		if m := p.outer.find(p, method, path, query); m.Route != nil {
+			return m, true
+		}
+	}
 	if !p.BaseAnywhere || p.basePath == "" {
 		return Match{}, false
 	}
@@ -210,29 +245,8 @@ func (p *Profile) beyond(method, path, query string) (Match, bool) {
 
 // route finds the route of a path under the base path.
 func (p *Profile) route(method, path, query string) Match {
-	var other Match // a path that fits, of another method
-	routes := p.static[path]
-	if routes == nil && len(path) > 1 && path[len(path)-1] == '/' {
-		routes = p.static[path[:len(path)-1]]
-	}
-	if routes != nil && routes[0].segs == nil {
-		if other = p.choose(method, path, query, routes); other.Method {
-			return other
-		}
-	}
-	for _, r := range p.params {
-		if r.fits(path) {
-			m := p.choose(method, path, query, p.static[r.Path])
-			if m.Method {
-				return m
-			}
-			if other.Route == nil {
-				other = m
-			}
-		}
-	}
-	if other.Route != nil {
-		return other
+	if m := p.table.find(p, method, path, query); m.Route != nil {
+		return m
 	}
 	if p.words != nil {
 		if m, ok := p.byWords(method, path, query); ok {
@@ -243,6 +257,32 @@ func (p *Profile) route(method, path, query string) Match {
 		return Match{Route: p.reads, Path: path}
 	}
 	return Match{Route: p.unknown, Path: path}
+}
+
+// find finds the route of a path, by preference one of the method; none if no path fits.
+func (t *table) find(p *Profile, method, path, query string) Match {
+	var other Match // a path that fits, of another method
+	routes := t.static[path]
+	if routes == nil && len(path) > 1 && path[len(path)-1] == '/' {
+		routes = t.static[path[:len(path)-1]]
+	}
+	if routes != nil && routes[0].segs == nil {
+		if other = p.choose(method, path, query, routes); other.Method {
+			return other
+		}
+	}
+	for _, r := range t.params {
+		if r.fits(path) {
+			m := p.choose(method, path, query, t.static[r.Path])
+			if m.Method {
+				return m
+			}
+			if other.Route == nil {
+				other = m
+			}
+		}
+	}
+	return other
 }
 
 // byWords finds the first route that has a word in the path. Words stand in names that

@@ -86,7 +86,10 @@ func (p *Profile) inherit() error {
 	}
 	p.Title, p.BasePath = cmp.Or(p.Title, base.Title), cmp.Or(p.BasePath, base.BasePath)
 	p.Router, p.Unknown = cmp.Or(p.Router, base.Router), cmp.Or(p.Unknown, base.Unknown)
-	p.BaseAnywhere = p.BaseAnywhere || base.BaseAnywhere
+	p.BaseAnywhere, p.FormJSON = p.BaseAnywhere || base.BaseAnywhere, cmp.Or(p.FormJSON, base.FormJSON)
+	if p.Suffixes == nil {
+		p.Suffixes = base.Suffixes
+	}
 	if len(p.Recognize) == 0 {
 		p.Recognize = base.Recognize
 	}
@@ -98,7 +101,7 @@ func (p *Profile) inherit() error {
 	p.guessesCookies = own.Cookies == nil && base.GuessesCookies()
 	for _, list := range []struct{ own, base *[]string }{
 		{&own.Cookies, &base.Credentials.Cookies}, {&own.Headers, &base.Credentials.Headers},
-		{&own.ResponseHeaders, &base.Credentials.ResponseHeaders}, {&own.ResponseBody, &base.Credentials.ResponseBody},
+		{&own.ResponseHeaders, &base.Credentials.ResponseHeaders}, {&own.ResponseBody, &base.Credentials.ResponseBody}, {&own.Query, &base.Credentials.Query},
 	} {
 		if *list.own == nil {
 			*list.own = *list.base
@@ -120,7 +123,7 @@ func (p *Profile) inheritRoutes(base *Profile) {
 	own := len(p.Routes)
 	for _, r := range base.Routes {
 		replaced := slices.ContainsFunc(p.Routes[:own], func(o *Route) bool {
-			return o != nil && r.Path != "" && o.Path == r.Path && o.Method == r.Method && reflect.DeepEqual(o.When, r.When)
+			return o != nil && r.Path != "" && o.Path == r.Path && o.Outside == r.Outside && o.Anywhere == r.Anywhere && o.Method == r.Method && reflect.DeepEqual(o.When, r.When)
 		})
 		if !replaced {
 			c := *r
@@ -176,7 +179,8 @@ func (p *Profile) compileOutcomes() error {
 }
 
 func (p *Profile) compileRoutes() error {
-	p.static, p.params, p.actions = make(map[string][]*Route), nil, make(map[string]bool)
+	p.table, p.outer, p.anywhere = table{static: make(map[string][]*Route)}, table{static: make(map[string][]*Route)}, nil
+	p.actions = make(map[string]bool)
 	for i, r := range p.Routes {
 		if r == nil {
 			return at(fmt.Errorf("route %d is null", i+1), "routes", i)
@@ -192,8 +196,10 @@ func (p *Profile) compileRoutes() error {
 	if p.words = newWords(p.Routes); p.words != nil {
 		together(p.words.routes)
 	}
-	for _, group := range p.static {
-		together(group)
+	for _, t := range []*table{&p.table, &p.outer} {
+		for _, group := range t.static {
+			together(group)
+		}
 	}
 	p.unknown = &Route{Class: "custom", Record: Always, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
 	p.reads = &Route{Class: "custom", Record: Failures, Timing: After, Anonymous: true, rules: p.Outcomes["default"]}
@@ -351,7 +357,7 @@ func (p *Profile) addRoute(r *Route) error {
 		r.rules = append(r.rules, own...)
 	}
 	r.rules = append(r.rules, p.Outcomes["default"]...)
-	r.known = true
+	r.known, r.formJSON = true, p.FormJSON
 	r.needs()
 	if len(r.Words) > 0 {
 		return nil
@@ -361,7 +367,18 @@ func (p *Profile) addRoute(r *Route) error {
 
 // place makes a route with a path findable.
 func (p *Profile) place(r *Route) error {
-	for _, other := range p.static[r.Path] {
+	t := &p.table
+	switch {
+	case r.Anywhere:
+		if r.Path != "/*" || len(r.when) == 0 || slices.ContainsFunc(r.when, func(c condition) bool { return c.late || !c.source.has(inQuery) }) {
+			return errors.New("a route of any path has the path /*, and conditions on the query alone")
+		}
+		p.anywhere = append(p.anywhere, r)
+		return nil
+	case r.Outside:
+		t = &p.outer
+	}
+	for _, other := range t.static[r.Path] {
 		if other.Method == r.Method && r.sameConditions(other) {
 			return errors.New("it is there twice")
 		}
@@ -372,13 +389,13 @@ func (p *Profile) place(r *Route) error {
 		if r.Path == "/*" {
 			r.segs = []string{}
 		}
-		if len(p.static[r.Path]) == 0 {
-			p.params = append(p.params, r)
+		if len(t.static[r.Path]) == 0 {
+			t.params = append(t.params, r)
 		}
 	}
-	p.static[r.Path] = append(p.static[r.Path], r)
+	t.static[r.Path] = append(t.static[r.Path], r)
 	if folded := strings.ToLower(r.Path); folded != r.Path && r.segs == nil {
-		p.static[folded] = append(p.static[folded], r) // routers that ignore case
+		t.static[folded] = append(t.static[folded], r) // routers that ignore case
 	}
 	return nil
 }

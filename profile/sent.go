@@ -43,9 +43,26 @@ type sentField struct{ name, value string }
 func (x *Exchange) sentBody() *sentBody {
 	if x.sent == nil {
 		x.sent = readSent(x.SentType, x.Sent)
+		if x.Route != nil {
+			x.sent.unfold(x.Route.formJSON)
+		}
 		x.sent.whole = x.sent.whole && !x.SentUnseen
 	}
 	return x.sent
+}
+
+// unfold reads the field of a form that has further ones in it, as JSON.
+func (b *sentBody) unfold(name string) {
+	if name == "" || !b.isForm {
+		return
+	}
+	for _, f := range b.fields {
+		if f.name == name {
+			b.whole = b.whole && !b.json.readable() // a second one: who knows which counts
+			b.json.read([]byte(f.value))
+			b.whole = b.whole && b.json.readable()
+		}
+	}
 }
 
 // readSent reads a body by its declared type. Types that are not read here give an
@@ -96,6 +113,19 @@ func likeJSON(body []byte) bool {
 	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
 }
 
+// CarriesCredential says whether the request has one in its query or a form that the server may
+// go by; see Credentials.Query.
+func (p *Profile) CarriesCredential(x *Exchange) bool {
+	return slices.ContainsFunc(p.Credentials.Query, func(names string) bool {
+		for name := range strings.FieldsSeq(names) {
+			if !x.Carries(name) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // Carries says whether the request has a parameter of that name, in its query or its
 // body, as far as it can be read.
 func (x *Exchange) Carries(name string) bool {
@@ -122,8 +152,10 @@ func (x *Exchange) Unread() { x.Sent, x.sent = nil, nil }
 
 // value is the last value at a pointer, or of the form's field of that name.
 func (b *sentBody) value(pointer string) string {
-	if !b.isForm {
-		return text(b.json.find(pointer))
+	if !b.isForm || b.json.readable() {
+		if v := text(b.json.find(pointer)); v != "" || !b.isForm {
+			return v
+		}
 	}
 	name := strings.TrimPrefix(pointer, "/")
 	for _, f := range slices.Backward(b.fields) {
@@ -202,7 +234,9 @@ func (b *sentBody) readings(pointer string, r *readings) {
 	r.whole = r.whole && b.whole
 	if b.isForm {
 		addFields(slices.Values(b.fields), strings.TrimPrefix(pointer, "/"), r)
-		return
+		if !b.json.readable() {
+			return
+		}
 	}
 	addFrom(&b.json, strings.TrimPrefix(pointer, "/"), r)
 }

@@ -243,6 +243,26 @@ func First(sources []Source, x *Exchange) string {
 	return ""
 }
 
+// Similar is the one value that stands in such places of the request, under names of another case
+// or other joints: servers in Go, and others, read those alike. several is true when there are more.
+func Similar(sources []Source, x *Exchange) (value string, several bool) {
+	for i := range sources {
+		if len(sources[i].places) != 1 || !sources[i].OfRequest() {
+			continue
+		}
+		for _, v := range sources[i].places[0].readings(x).values {
+			switch {
+			case v == "" || v == value:
+			case value == "":
+				value = v
+			default:
+				several = true
+			}
+		}
+	}
+	return value, several
+}
+
 // OfRequest says whether all of it stands in the request.
 func (s Source) OfRequest() bool {
 	for i := range s.places {

@@ -36,7 +36,11 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 	body := x.body.Copied()
 	// Also when somebody is signed in: trying another's account is what to see.
 	if x.actor.UserID == "" || outcome == storage.Failed {
-		if typed := profile.First(x.match.Route.Identifier, a); typed != "" {
+		typed := profile.First(x.match.Route.Identifier, a)
+		if typed == "" {
+			typed, _ = profile.Similar(x.match.Route.Identifier, a)
+		}
+		if typed != "" {
 			m.Identifier = redact.Identifier(typed)
 			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))
 		}
@@ -219,6 +223,9 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.BodyUnparsed = "it can be read in more than one way"
 		}
 	}
+	if x.elsewhere && x.actor.UserID == "" {
+		m.Identity = "unavailable"
+	}
 	if x.unasked {
 		m.Identity = "unavailable"
 		if len(x.creds.tokens) > 0 {
@@ -229,6 +236,10 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 
 // twofold says whether servers may read another value than the one that is shown.
 func (x *Exchange) twofold(sources []profile.Source, a *profile.Exchange) bool {
+	if profile.First(sources, a) == "" {
+		v, _ := profile.Similar(sources, a)
+		return v != ""
+	}
 	for _, s := range sources {
 		if v := s.Value(a); v != "" {
 			return s.OfRequest() && s.Sure(a) != v

@@ -58,6 +58,9 @@ type Exchange struct {
 	// intent's look-up) was asked.
 	actor    Session
 	resolved bool
+	// elsewhere is true when the request has a credential where the auth server cannot be asked
+	// with it.
+	elsewhere bool
 	// unasked is true when the auth server could not be asked.
 	unasked bool
 	// step are the values that join this exchange with others of its flow.

@@ -22,6 +22,9 @@ import (
 // resolveNow asks who the request's credential belongs to, before the request is
 // forwarded: a destructive route may end the session.
 func (x *Exchange) resolveNow(ctx context.Context) {
+	if x.elsewhere = x.rec.Profile.CarriesCredential(&profile.Exchange{Answer: &profile.Answer{Query: x.query}}); x.elsewhere {
+		return
+	}
 	x.actor = x.ask(ctx, &x.creds)
 	x.resolved = !x.unasked && x.rec.Sessions.askable(x.params)
 }
@@ -77,6 +80,12 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 // request hands over of a flow.
 func (x *Exchange) identifyRequest(a *profile.Exchange, ok bool) {
 	route := x.match.Route
+	if x.elsewhere = x.rec.Profile.CarriesCredential(a); x.elsewhere {
+		if x.actor = (Session{}); ok {
+			x.fromAnswer(a) // whose cookie or header there is besides says nothing
+		}
+		return
+	}
 	if ok && route.Anonymous && x.fromAnswer(a) || x.resolved && (x.actor.UserID != "" || !ok || route.Anonymous) {
 		return // what needs a session has succeeded: somebody was there, whatever the look-up said
 	}
