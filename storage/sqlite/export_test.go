@@ -267,6 +267,15 @@ func Damage(t *testing.T, s *Store, block string) {
 	}
 }
 
+// RootOf is the number of the page that a table begins with.
+func RootOf(t *testing.T, s *Store, table string) (page int64) {
+	t.Helper()
+	if err := s.read.QueryRowContext(t.Context(), `SELECT rootpage FROM sqlite_schema WHERE name = ?`, table).Scan(&page); err != nil {
+		t.Fatal(err)
+	}
+	return page
+}
+
 // Postings counts those of a user, or all, in segments of whatever state.
 func Postings(t *testing.T, s *Store, userID string) (n int) {
 	t.Helper()

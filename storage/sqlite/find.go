@@ -197,7 +197,7 @@ func (f *finder) segments(all []*part, l *lookup) ([]*part, error) {
 		WHERE s.state = 1 AND s.last >= max(s.floor, ?) AND s.first < ?`, "{t}", f.view.table)
 	rows, err := f.view.db.QueryContext(f.ctx, query, f.place(l, first, math.MaxInt64), f.from, f.to)
 	if err != nil {
-		return nil, err
+		return nil, ofIndex(err)
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
@@ -208,7 +208,7 @@ func (f *finder) segments(all []*part, l *lookup) ([]*part, error) {
 		p.lowest = max(p.lowest, f.from)
 		all = append(all, p)
 	}
-	return all, rows.Err()
+	return all, ofIndex(rows.Err())
 }
 
 func (f *finder) place(l *lookup, group uint64, key int64) []byte {
@@ -338,7 +338,7 @@ func (f *finder) block(segment int64, place []byte) (b placed, err error) {
 	if err = f.blockAt.QueryRowContext(f.ctx, segment, place).Scan(&id, &b.place, &b.bytes); errors.Is(err, sql.ErrNoRows) {
 		return placed{}, nil
 	}
-	return b, err
+	return b, ofIndex(err)
 }
 
 // more reads the next keys of a stream that has none left; at its end there are no more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
@@ -22,6 +23,16 @@ func (w *writer) mend(why error) error {
 	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
 	w.changes.known = false // it is read at the next transaction
 	return w.index.reset()
+}
+
+// ofIndex says of an error that came of the index's own tables that the index is damaged, if
+// it says that the file is: all that is in them stands in the entries, too, so that a bad page
+// there must not keep entries from being written.
+func ofIndex(err error) error {
+	if err == nil || !damaged(err) || errors.Is(err, postings.ErrDamaged) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", postings.ErrDamaged, err)
 }
 
 // mended does something that goes by the index. If that is damaged, it is begun anew, and the

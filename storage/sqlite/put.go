@@ -284,6 +284,7 @@ func (w *writer) update(r *row, old place) (done bool, err error) {
 	if done, err = changed(w.link.update.exec(args...)); !done || err != nil {
 		return done, err
 	}
+	w.open.Remove(r.id) // whoever remembers it has another group
 	w.changes.add(hourOf(old.key), old.group, -1)
 	w.changes.add(hourOf(old.key), r.group, 1)
 	if !indexed {

@@ -58,8 +58,10 @@ type indexer struct {
 	many      bool
 	// added are the transaction's under way.
 	added int
-	// failed is when segments could last not be made; resets is how often all were forgotten.
+	// failed is when segments could last not be made, and begun when all were last forgotten;
+	// resets is how often they were.
 	failed  time.Time
+	begun   time.Time
 	warning rate.Sometimes
 	resets  atomic.Int64
 }
@@ -248,7 +250,7 @@ func (b *blocks) flush() error {
 	}
 	_, err := b.x.link.newBlock.exec(numbered(b.segment, b.block.Last().Place(), b.block.Bytes())...)
 	b.block.Reset()
-	return err
+	return ofIndex(err)
 }
 
 // What a segment is; see schema.sql.
@@ -284,7 +286,7 @@ func (x *indexer) segments() (list []segment, err error) {
 		list = append(list, segment{v[0], int(v[1]), int(v[2]), v[3], v[4], v[5], v[6]})
 		return nil
 	})
-	return list, err
+	return list, ofIndex(err)
 }
 
 // work does as much of what there is to do for segments, deleting what is dead and merging,
@@ -336,7 +338,7 @@ func (x *indexer) work(entries int) error {
 func (x *indexer) bury(id int64, most int) (left int, err error) {
 	res, err := x.link.dropBlocks.exec(numbered(id, int64(most))...)
 	if err != nil {
-		return 0, err
+		return 0, ofIndex(err)
 	}
 	n, err := res.RowsAffected()
 	if left = most - int(n); err != nil || left == 0 {
@@ -437,7 +439,7 @@ func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err er
 	b.id, _ = row[0].(int64)
 	b.place, _ = row[1].([]byte)
 	b.bytes, _ = row[2].([]byte)
-	return b, ok, err
+	return b, ok, ofIndex(err)
 }
 
 // merge moves the next postings of the sources into the target, most of them or a few more,
@@ -445,7 +447,7 @@ func (x *indexer) blockAt(segment int64, place []byte) (b block, ok bool, err er
 func (x *indexer) merge(target int64, from []segment, most int) (read int, _ error) {
 	var row [1]driver.Value
 	if _, err := x.link.lastPlace.first(row[:], numbered(target)...); err != nil {
-		return 0, err
+		return 0, ofIndex(err)
 	}
 	begun, _ := row[0].([]byte)
 	var sources byNext
@@ -584,7 +586,7 @@ func (x *indexer) strike(b *block, list []postings.Posting) ([]postings.Posting,
 		_, err = x.link.setBlock.exec(numbered(rest.Last().Place(), rest.Bytes(), b.id)...)
 	}
 	if err != nil {
-		return nil, err
+		return nil, ofIndex(err)
 	}
 	behind := slices.IndexFunc(list, func(p postings.Posting) bool { return p.Compare(&end) > 0 })
 	if behind < 0 {
@@ -635,7 +637,7 @@ func (x *indexer) reset() error {
 		}
 	}
 	x.resets.Add(1)
-	x.upto = 0
+	x.upto, x.begun = 0, time.Now()
 	_, err := x.link.setUpto.exec(numbered(x.upto)...)
 	return err
 }

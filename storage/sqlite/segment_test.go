@@ -1,11 +1,13 @@
 package sqlite_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -244,6 +246,88 @@ func TestADamagedIndexIsMadeAnew(t *testing.T) {
 					t.Errorf("nobody heard of it: %s, %v", &log, err)
 				}
 			})
+		}
+	}
+}
+
+// TestABadPageOfTheIndexKeepsNothingFromTheLog: its entries are written, changed and found all the same.
+func TestABadPageOfTheIndexKeepsNothingFromTheLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	open := func() *sqlite.Store {
+		s, err := sqlite.Open(t.Context(), sqlite.Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sqlite.Segment(t, s)
+		return s
+	}
+	s, model := open(), memory.New(0)
+	for i := range 90 {
+		e := storagetest.Entry(i)
+		if err := errors.Join(s.Write(t.Context(), e), model.Write(t.Context(), e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := sqlite.RootOf(t, s, "auditLog_postings")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, 4096), (page-1)*4096)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	defer func() { _ = s.Close() }()
+	changed := storagetest.Entry(3)
+	changed.UserID, changed.Status = "user-other", storage.Unknown
+	for i := range 60 {
+		e := storagetest.Entry(500 + i)
+		if i == 0 {
+			e = changed
+		}
+		if err := errors.Join(s.Write(t.Context(), e), model.Write(t.Context(), e)); err != nil {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+	}
+	for _, user := range []string{"user-1", "user-other"} {
+		got, err := s.List(t.Context(), storage.Query{UserID: &user, Limit: 500})
+		want, wrong := model.List(t.Context(), storage.Query{UserID: &user, Limit: 500})
+		if err := errors.Join(err, wrong); err != nil || got.Total != want.Total || len(got.Entries) != len(want.Entries) {
+			t.Errorf("%s has %d entries, want %d: %v", user, got.Total, want.Total, err)
+		}
+	}
+	if _, err := s.Unlink(t.Context(), "user-1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAPendingEntryThatMovesIsCountedOnce: its id with another time, then with the first one again.
+func TestAPendingEntryThatMovesIsCountedOnce(t *testing.T) {
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(t.TempDir(), "audit.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	sqlite.TendCounts(t, s)
+	e := storagetest.Entry(1)
+	e.ID, e.Status = storage.NewIDAt(e.CreatedAt), storage.Pending
+	moved := e
+	moved.CreatedAt, moved.Status = e.CreatedAt.Add(time.Hour), storage.Failed
+	back := e
+	back.Status = storage.Success
+	for _, version := range []storage.Entry{e, moved, back} {
+		if err := s.Write(t.Context(), version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for status, want := range map[storage.Status]int{storage.Pending: 0, storage.Failed: 0, storage.Success: 1} {
+		page, err := s.List(t.Context(), storage.Query{Status: status})
+		if err != nil || page.Total != want || len(page.Entries) != want {
+			t.Errorf("%s: total %d, %d entries, want %d: %v", status, page.Total, len(page.Entries), want, err)
 		}
 	}
 }

@@ -446,7 +446,7 @@ func (w *writer) tend() bool {
 		return false
 	}
 	_, err := w.tendOnce(0)
-	if errors.Is(err, postings.ErrDamaged) {
+	if errors.Is(err, postings.ErrDamaged) && time.Since(w.index.begun) > rebuildAgain {
 		err = w.rebuild(err)
 	}
 	if err == nil {
@@ -463,8 +463,12 @@ func (w *writer) tend() bool {
 	return false
 }
 
-// tendAgain is how long tend waits after a failure.
-const tendAgain = 10 * time.Second
+// tendAgain is how long tend waits after a failure, and rebuildAgain after the index was begun
+// anew: where its table cannot be read at all, that does not help.
+const (
+	tendAgain    = 10 * time.Second
+	rebuildAgain = time.Minute
+)
 
 // tendOnce is a step of tend, for as many entries as are due, or as are wanted. It says how
 // many it has indexed.
