@@ -27,6 +27,9 @@ const (
 	// maxGroups bounds the groups in memory. Users may invent actions; beyond it there are
 	// no exact totals.
 	maxGroups = 1 << 16
+	// maxFound bounds the groups of hours that are read before those of hours that are over
+	// go into the table.
+	maxFound = 4 * maxGroups
 	// countEvery is how often the background looks whether there is something to do.
 	countEvery = 10 * time.Second
 )
@@ -63,7 +66,10 @@ type counts struct {
 	tending sync.Mutex
 	// mu protects the fields below.
 	mu    sync.RWMutex
-	ready bool
+	ready bool // totals and hours are true
+	// whole is true if hours are; overflow if there are too many groups for totals, which stay
+	// empty then until the database is opened anew.
+	whole, overflow bool
 	// epoch changes whenever the memory stops being true.
 	epoch int
 	// legacy is true if some entries may be of an action whose class is not known.
@@ -72,6 +78,8 @@ type counts struct {
 	hours  map[hourGroup]int // from upto on
 	totals map[group]int
 	days   days // before upto
+	// mostGroups and mostFound are maxGroups and maxFound in tests; 0 otherwise.
+	mostGroups, mostFound int
 }
 
 // reset begins anew: what is applied from now on is to be added to what is in the database.
@@ -79,7 +87,7 @@ type counts struct {
 func (c *counts) reset(upto int64) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ready, c.upto = false, upto
+	c.ready, c.whole, c.overflow, c.upto = false, false, false, upto
 	c.epoch++
 	c.days.full = false
 	c.days.forgetAll()
@@ -91,7 +99,7 @@ func (c *counts) reset(upto int64) int {
 func (c *counts) distrust() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ready = false
+	c.ready, c.whole = false, false
 	c.epoch++
 	c.days.forgetAll()
 }
@@ -101,14 +109,19 @@ func (c *counts) add(at hourGroup, n int) {
 	if c.totals == nil {
 		return // nobody has asked yet
 	}
-	bump(c.totals, at.group, n)
 	if at.hour >= c.upto {
 		bump(c.hours, at, n)
 	}
-	if len(c.totals) > maxGroups {
-		c.ready = false
+	if c.overflow {
+		return
+	}
+	if bump(c.totals, at.group, n); len(c.totals) > c.most() {
+		c.ready, c.overflow, c.totals = false, true, map[group]int{}
 	}
 }
+
+// most is how many groups totals may have.
+func (c *counts) most() int { return cmp.Or(c.mostGroups, maxGroups) }
 
 func bump[K comparable](m map[K]int, key K, n int) {
 	if n += m[key]; n == 0 {
@@ -215,9 +228,9 @@ func (s *Store) tendCounts(ctx context.Context) error {
 		return err
 	}
 	s.counts.mu.RLock()
-	ready, groups := s.counts.ready, len(s.counts.totals)
+	whole := s.counts.whole
 	s.counts.mu.RUnlock()
-	if !ready && groups <= maxGroups {
+	if !whole {
 		if err := s.fillCounts(ctx); err != nil {
 			return err
 		}
@@ -256,7 +269,20 @@ func (s *Store) fillCounts(ctx context.Context) error {
 		return err
 	}
 	found := map[hourGroup]int{}
-	if err := s.readCounts(ctx, tx, upto, found); err != nil {
+	part := func(before int64) error {
+		if !s.counts.fillPart(epoch, found, before) {
+			return errMeanwhile
+		}
+		for {
+			if more, err := s.saveHours(ctx, before, true); err != nil || !more {
+				return err
+			}
+		}
+	}
+	if err := s.readCounts(ctx, tx, upto, found, part); err != nil {
+		if errors.Is(err, errMeanwhile) {
+			return nil // it is begun anew
+		}
 		return err
 	}
 	legacy, err := s.legacy(whole, tx)
@@ -265,6 +291,26 @@ func (s *Store) fillCounts(ctx context.Context) error {
 	}
 	s.counts.fill(epoch, found, legacy)
 	return nil
+}
+
+// errMeanwhile ends a fill in whose time somebody else has written.
+var errMeanwhile = errors.New("another process has written meanwhile")
+
+// fillPart takes what was found of the hours before one out of found, and adds it; false if
+// somebody else has written meanwhile. Those hours are whole then.
+func (c *counts) fillPart(epoch int, found map[hourGroup]int, before int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch != epoch {
+		return false
+	}
+	for at, n := range found {
+		if at.hour < before {
+			c.add(at, n)
+			delete(found, at)
+		}
+	}
+	return true
 }
 
 // fill adds what was found at the beginning of an epoch.
@@ -277,7 +323,7 @@ func (c *counts) fill(epoch int, found map[hourGroup]int, legacy bool) {
 	for at, n := range found {
 		c.add(at, n)
 	}
-	c.legacy, c.ready = legacy, len(c.totals) <= maxGroups
+	c.legacy, c.whole, c.ready = legacy, true, !c.overflow
 }
 
 // legacy says whether entries of an earlier version are still there.
@@ -298,11 +344,13 @@ type querier interface {
 }
 
 // readCounts adds up what the table has before upto, under hour -1, and counts the entries
-// from there on, a part at a time.
-func (v *view) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int) error {
+// from there on, a part at a time. When into has too many it calls part, which takes those of
+// the hours before one out of it, all of which are counted. Of more groups than there may be,
+// only so many are read that it shows.
+func (v *view) readCounts(ctx context.Context, q querier, upto int64, into map[hourGroup]int, part func(before int64) error) error {
 	whole := context.WithoutCancel(ctx) // see fillCounts
 	_, err := eachGroup(whole, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
-		GROUP BY kind, status, severity`, v.table), upto)
+		GROUP BY kind, status, severity LIMIT %d`, v.table, v.counts.most()+1), upto)
 	if err != nil {
 		return err
 	}
@@ -314,8 +362,15 @@ func (v *view) readCounts(ctx context.Context, q querier, upto int64, into map[h
 			return err
 		}
 		last = end
-		if len(into) > maxGroups*openHours*4 {
-			return errors.New("too many actions")
+		before := len(into)
+		if before <= cmp.Or(v.counts.mostFound, maxFound) {
+			continue
+		}
+		if err := part(hourOf(last)); err != nil {
+			return err
+		}
+		if len(into) == before {
+			return errors.New("one hour has too many actions")
 		}
 	}
 }
@@ -345,14 +400,19 @@ func eachGroup(ctx context.Context, q querier, into map[hourGroup]int, query str
 // saveCounts moves the oldest hours that are over from the memory into the table. more is
 // true if there may be others.
 func (s *Store) saveCounts(ctx context.Context) (more bool, err error) {
-	end := time.Now().UnixMilli()/int64(hour) - openHours
-	if _, next, _ := s.counts.over(end); next == 0 {
+	return s.saveHours(ctx, time.Now().UnixMilli()/int64(hour)-openHours, false)
+}
+
+// saveHours moves the oldest hours before end into the table, if hours are whole or if those
+// before end are, for certain.
+func (s *Store) saveHours(ctx context.Context, end int64, certain bool) (more bool, err error) {
+	if _, next, _ := s.counts.over(end, certain); next == 0 {
 		return false, nil
 	}
 	var moved int64
 	j := &job{durability: storage.Commit}
 	j.do = func(ctx context.Context, tx *sql.Tx) error {
-		rows, next, upto := s.counts.over(end)
+		rows, next, upto := s.counts.over(end, certain)
 		if next == 0 || upto != s.writer.changes.upto {
 			return nil
 		}
@@ -377,10 +437,10 @@ func (s *Store) saveCounts(ctx context.Context) (more bool, err error) {
 
 // over returns some of the hours before end, the hour up to which they are all, 0 if there
 // are none, and the hour before which all are in the table.
-func (c *counts) over(end int64) (found map[hourGroup]int, next, upto int64) {
+func (c *counts) over(end int64, certain bool) (found map[hourGroup]int, next, upto int64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if !c.ready {
+	if !c.whole && !certain {
 		return nil, 0, c.upto
 	}
 	byHour, first := map[int64]int{}, end

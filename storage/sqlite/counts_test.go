@@ -21,7 +21,12 @@ import (
 
 // TestCountsAreExact writes, completes, prunes, closes, opens, and writes from elsewhere,
 // and looks whether entries, totals, histograms and tallies are those of a simple store.
-func TestCountsAreExact(t *testing.T) {
+func TestCountsAreExact(t *testing.T) { countsAreExact(t, 0) }
+
+// TestCountsAreExactWhenFewFitIntoMemory at once: after an upgrade, say, from a version without them.
+func TestCountsAreExactWhenFewFitIntoMemory(t *testing.T) { countsAreExact(t, 7) }
+
+func countsAreExact(t *testing.T, found int) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	s, other, model := open(t, path), open(t, path), memory.New(1<<20)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -70,6 +75,10 @@ func TestCountsAreExact(t *testing.T) {
 			s = open(t, path)
 		case 3:
 			sqlite.SaveCounts(t, s)
+		case 4:
+			sqlite.BoundCounts(s, 0, found)
+			sqlite.Distrust(s)
+			foreign = true
 		}
 		if foreign || round%2 == 0 {
 			sqlite.TendCounts(t, s) // what the background does
@@ -226,5 +235,46 @@ func TestAClassOfManyActions(t *testing.T) {
 	}
 	if page, err := s.List(ctx, storage.Query{Class: "sign-in", Text: "made-up-32999"}); err != nil || page.Total != 1 {
 		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+// TestMadeUpActionsCostNoMoreThanTotals: hours go on into the table, memory is bounded, and nothing is
+// read again and again.
+func TestMadeUpActionsCostNoMoreThanTotals(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s := open(t, path)
+	sqlite.TendCounts(t, s)
+	sqlite.BoundCounts(s, 5, 0)
+	now := time.Now()
+	fill := func(n int) {
+		for i := range n {
+			e := storagetest.Entry(0)
+			e.CreatedAt = now.Add(-time.Duration(i) * time.Hour).Truncate(time.Millisecond)
+			e.ID, e.Action = storage.NewIDAt(e.CreatedAt), fmt.Sprintf("made-up:%d", i)
+			if err := s.Write(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill(40)
+	check := func(what string) {
+		t.Helper()
+		whole, overflow, totals, hours, upto := sqlite.Counted(s)
+		if !whole || !overflow || totals > 5 || hours > 3 || upto < now.Unix()/3600-2 {
+			t.Errorf("%s: whole %v, too many %v, %d groups and %d of hours in memory, all before %d in the table, now is %d", what, whole, overflow, totals, hours, upto, now.Unix()/3600)
+		}
+	}
+	sqlite.FillCounts(t, s)
+	check("while it runs")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	sqlite.BoundCounts(s, 5, 0)
+	sqlite.Distrust(s)
+	sqlite.FillCounts(t, s)
+	check("opened anew")
+	if page, err := s.List(t.Context(), storage.Query{Action: "made-up:3"}); err != nil || page.Total != 1 {
+		t.Errorf("one of them is found %d times, %v", page.Total, err)
 	}
 }

@@ -156,6 +156,30 @@ func SaveCounts(t *testing.T, s *Store) {
 	}
 }
 
+// BoundCounts has s remember so few groups, and find so few of hours before it moves them; 0 for
+// as many as usually.
+func BoundCounts(s *Store, groups, found int) {
+	s.counts.mu.Lock()
+	defer s.counts.mu.Unlock()
+	s.counts.mostGroups, s.counts.mostFound = groups, found
+}
+
+// Counted is what the counts know: whether hours are whole, whether there are too many groups, how
+// many are in memory, and the hour before which all are in the table.
+func Counted(s *Store) (whole, overflow bool, totals, hours int, upto int64) {
+	s.counts.mu.RLock()
+	defer s.counts.mu.RUnlock()
+	return s.counts.whole, s.counts.overflow, len(s.counts.totals), len(s.counts.hours), s.counts.upto
+}
+
+// FillCounts is a step of what the background does.
+func FillCounts(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.tendCounts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Distrust has the counts forgotten.
 func Distrust(s *Store) { s.counts.distrust() }
 

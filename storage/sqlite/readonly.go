@@ -125,7 +125,8 @@ func (v *view) countOnce(ctx context.Context) error {
 		return err
 	}
 	epoch, found := v.counts.reset(upto), map[hourGroup]int{}
-	if err := v.readCounts(ctx, v.db, upto, found); err != nil {
+	many := func(int64) error { return errors.New("the entries of too many hours are not added up yet") }
+	if err := v.readCounts(ctx, v.db, upto, found, many); err != nil {
 		return ctx.Err() // too many actions: the entries themselves are looked at
 	}
 	legacy, err := v.legacy(ctx, v.db)
