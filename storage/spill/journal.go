@@ -203,7 +203,7 @@ func (j *journal) setAside(f file, cause error) error {
 		return fmt.Errorf("%w; it cannot be set aside: %w", cause, err)
 	}
 	j.damaged.Add(1)
-	j.log.Error("the audit log's journal cannot be read and was set aside: when the disk works again, stop Caddy, move it back and start Caddy",
+	j.log.Error("the audit log's journal cannot be read and was set aside: when the disk works again, stop Caddy, move it back and start Caddy. What is in it is written once more then: an entry that has got its outcome since is as it was, and a user who was deleted since has a name again",
 		"journal", j.path, "kept", name, "error", cause)
 	return nil
 }

@@ -114,6 +114,24 @@ func During(t *testing.T, k *Keeper, f func(tx *sql.Tx)) error {
 	}})
 }
 
+// Reading begins to read a Keeper's database, until the function that it returns is called.
+func Reading(t *testing.T, k *Keeper) (end func()) {
+	t.Helper()
+	s, err := k.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.read.BeginTx(context.Background(), &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := tx.QueryRowContext(context.Background(), `SELECT count(*) FROM "auditLog_entries"`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return func() { _ = tx.Rollback() }
+}
+
 // OnWait has f told how long each write stood behind work that can wait. f is
 // called by one goroutine, none after OnWait with nil.
 func OnWait(t *testing.T, s *Store, f func(time.Duration)) {

@@ -331,7 +331,21 @@ func (k *Keeper) giveUp(s *Store, why error) {
 		if err := s.abandon(); err != nil {
 			k.log.Warn("closing the audit log's database, which is opened anew", "path", k.path, "error", err)
 		}
+		s.awaitReaders()
 	}()
+}
+
+// awaitReaders waits until nobody reads any more, a few minutes at most: SQLite shares the memory
+// of a file's log within a process, and a new connection would take over what an old one has of a
+// log that is gone.
+func (s *Store) awaitReaders() {
+	const most = 3 * time.Minute // longer than any question may take
+	for until := time.Now().Add(most); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if s.read.Stats().OpenConnections+s.write.Stats().OpenConnections == 0 {
+			return
+		}
+	}
+	s.log.Warn("somebody still reads the audit log's database, which is opened anew", "path", s.path)
 }
 
 // awaitClosing waits for the Store that was given up: two of them could mix their

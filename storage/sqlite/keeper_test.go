@@ -92,6 +92,34 @@ func TestWhatHappensToTheFilesIsNoticedBeforeAnEntryIsAcknowledged(t *testing.T)
 	}
 }
 
+// TestAReaderOfTheOldFilesIsAwaited before they are opened anew: what it has mapped of a log that is gone
+// would be that of the new one.
+func TestAReaderOfTheOldFilesIsAwaited(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	k := keep(t, path)
+	must(t, k.Write(t.Context(), storagetest.Entry(1)))
+	end := sqlite.Reading(t, k)
+	must(t, os.Remove(path+"-wal"), os.Remove(path+"-shm"))
+	if err := k.Write(t.Context(), storagetest.Entry(2)); reasonOf(err) != storage.Deleted {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := k.Revive(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it was opened anew while somebody read the old files: %v", err)
+	}
+	end()
+	must(t, k.Revive(t.Context()), k.Write(t.Context(), storagetest.Entry(2)))
+	copied := filepath.Join(t.TempDir(), "audit.db")
+	for _, name := range []string{"", "-wal"} { // what a kill leaves
+		b, err := os.ReadFile(path + name)
+		must(t, err, os.WriteFile(copied+name, b, 0o600))
+	}
+	if n := count(t, keep(t, copied)); n != count(t, k) {
+		t.Errorf("after a kill %d entries are there, before it %d", n, count(t, k))
+	}
+}
+
 func (h happening) test(t *testing.T, path string) {
 	k := keep(t, path)
 	must(t, k.Write(t.Context(), storagetest.Entry(1), storagetest.Entry(2)))
