@@ -119,6 +119,8 @@ type request struct {
 	r       *http.Request
 	session recorder.Session
 	ctx     context.Context
+	// entered is true if the answer has its place among the large ones already.
+	entered bool
 }
 
 // ending is Ending, never nil.
@@ -339,7 +341,7 @@ func (q *request) answer(status int, v any) {
 		q.Logger.Error("an audit log answer could not be written", "error", err)
 		status, b = http.StatusInternalServerError, []byte(`{"message":"The answer could not be written","code":"INTERNAL_SERVER_ERROR"}`)
 	}
-	if len(b) > largeAnswer && q.Streams != nil {
+	if len(b) > largeAnswer && q.Streams != nil && !q.entered {
 		leave, ok := q.enter(&q.Streams.answers)
 		if !ok {
 			return

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
@@ -387,5 +388,58 @@ func TestAPageIsBoundedInBytes(t *testing.T) {
 	}
 	if len(seen) != n || pages != 1 {
 		t.Errorf("%d entries in %d pages", len(seen), pages+1)
+	}
+}
+
+// weighed is a store that notes how much metadata one answer had.
+type weighed struct {
+	*memory.Store
+	most, asked int
+}
+
+func (w *weighed) List(ctx context.Context, q storage.Query) (storage.Page, error) {
+	page, err := w.Store.List(ctx, q)
+	size := 0
+	for i := range page.Entries {
+		size += len(page.Entries[i].Metadata)
+	}
+	w.most, w.asked = max(w.most, size), w.asked+1
+	return page, err
+}
+
+// TestALargePageIsReadInParts: what does not fit into a page is not in memory either.
+func TestALargePageIsReadInParts(t *testing.T) {
+	store := &weighed{Store: memory.New(0)}
+	for i := range 300 {
+		e := storage.Entry{ID: storage.NewID(), UserID: "alice", Action: "custom:x", CreatedAt: time.Now().Add(-time.Duration(i) * time.Second), Metadata: json.RawMessage(`{"class":"custom","text":"` + strings.Repeat("x", 64<<10) + `"}`)}
+		e.Sanitize()
+		must(t, store.Write(t.Context(), e))
+	}
+	api, seen, cursor := newAPI(t, store), map[string]bool{}, ""
+	for pages := 0; ; pages++ {
+		r := httptest.NewRequest(http.MethodGet, "https://auth.example.com/api/auth/audit-log/list?limit=500"+cursor, nil)
+		r.Header.Set("Cookie", "better-auth.session_token=s")
+		got := api.do(t, r, "alice", fmt.Sprintf("192.0.2.%d", pages))
+		var page struct {
+			Entries    []struct{ ID string }
+			Total      int
+			NextCursor string
+		}
+		if err := json.Unmarshal(got.Body.Bytes(), &page); err != nil || got.Code != 200 || page.Total != 300 || got.Body.Len() > 5<<20 {
+			t.Fatalf("%d, %d bytes, total %d, %v", got.Code, got.Body.Len(), page.Total, err)
+		}
+		for _, e := range page.Entries {
+			if seen[e.ID] {
+				t.Errorf("%s comes twice", e.ID)
+			}
+			seen[e.ID] = true
+		}
+		if page.NextCursor == "" {
+			break
+		}
+		cursor = "&cursor=" + page.NextCursor
+	}
+	if len(seen) != 300 || store.most > 5<<20 {
+		t.Errorf("%d entries came, and %d bytes of them at once", len(seen), store.most)
 	}
 }

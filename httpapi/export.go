@@ -62,7 +62,7 @@ func (q *request) export() {
 		defer leave()
 	}
 	wanted.Limit, wanted.NoTotal = storage.MaxLimit, true
-	first, err := q.listPage(lister, wanted, exportTimeout)
+	first, err := q.boundedPage(lister, wanted, exportTimeout)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
@@ -122,7 +122,7 @@ func (q *request) stream(lister storage.Lister, wanted storage.Query, page stora
 		}
 		wanted.Cursor, wanted.Offset = page.NextCursor, 0
 		var err error
-		if page, err = q.listPage(lister, wanted, exportTimeout); err != nil {
+		if page, err = q.boundedPage(lister, wanted, exportTimeout); err != nil {
 			return err
 		}
 	}

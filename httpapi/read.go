@@ -75,19 +75,18 @@ func (q *request) list() {
 	if !ok {
 		return
 	}
-	found, err := q.listPage(lister, wanted, listTimeout)
+	if wanted.Limit > firstRead && q.Streams != nil {
+		leave, ok := q.enter(&q.Streams.answers)
+		if !ok {
+			return
+		}
+		defer leave()
+		q.entered = true
+	}
+	found, err := q.boundedPage(lister, wanted, listTimeout)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
-	}
-	if n := fitting(found.Entries); n < len(found.Entries) {
-		wanted.Limit, wanted.NoTotal = n, true // so that the store says where the next page begins
-		first, err := q.listPage(lister, wanted, listTimeout)
-		if err != nil {
-			q.storeFailed(err, "Failed to retrieve audit logs")
-			return
-		}
-		found.Entries, found.NextCursor = first.Entries, first.NextCursor
 	}
 	out := page{Entries: make([]any, len(found.Entries)), Total: found.Total, TotalIsCapped: found.TotalIsCapped, NextCursor: found.NextCursor}
 	for i := range found.Entries {
@@ -99,6 +98,50 @@ func (q *request) list() {
 // maxPageBytes bounds a page, roughly: entries may have much metadata, and a client may read
 // slowly.
 const maxPageBytes = 4 << 20
+
+// firstRead is how many entries of a page are read at first; how many more at a time depends on
+// their size.
+const firstRead = 50
+
+// boundedPage is listPage for a page that ends at maxPageBytes. It reads a page of many entries
+// in parts, so that what does not fit is not in memory either.
+func (q *request) boundedPage(lister storage.Lister, wanted storage.Query, limit time.Duration) (storage.Page, error) {
+	part, until := wanted, time.Now().Add(limit)
+	part.Limit = min(wanted.Limit, firstRead)
+	page, err := q.listPage(lister, part, limit)
+	if err != nil {
+		return page, err
+	}
+	for page.NextCursor != "" && len(page.Entries) < wanted.Limit && len(page.Entries) > 0 {
+		size := metadataSize(page.Entries)
+		if size >= maxPageBytes {
+			break
+		}
+		part.Cursor, part.Offset, part.NoTotal = page.NextCursor, 0, true
+		part.Limit = min(wanted.Limit-len(page.Entries), 1+(maxPageBytes-size)/(1+size/len(page.Entries)))
+		more, err := q.listPage(lister, part, time.Until(until))
+		if err != nil {
+			return page, err
+		}
+		page.Entries, page.NextCursor = append(page.Entries, more.Entries...), more.NextCursor
+	}
+	if n := fitting(page.Entries); n < len(page.Entries) {
+		wanted.Limit, wanted.NoTotal = n, true // so that the store says where the next page begins
+		first, err := q.listPage(lister, wanted, time.Until(until))
+		if err != nil {
+			return page, err
+		}
+		page.Entries, page.NextCursor = first.Entries, first.NextCursor
+	}
+	return page, nil
+}
+
+func metadataSize(entries []storage.Entry) (size int) {
+	for i := range entries {
+		size += len(entries[i].Metadata)
+	}
+	return size
+}
 
 // fitting is how many of the entries make a page, one at least.
 func fitting(entries []storage.Entry) int {
