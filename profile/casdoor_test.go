@@ -62,7 +62,8 @@ func TestAnIdentifierInAnotherCaseIsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	for body, want := range map[string]string{
-		`{"EMAIL":"a@b.c"}`: "a@b.c", `{"email":"a@b.c"}`: "a@b.c", `{"e_mail":"a@b.c"}`: "a@b.c", `{"EMAIL":"a@b.c","Email":"d@e.f"}`: "a@b.c", `{}`: "",
+		`{"EMAIL":"a@b.c"}`: "a@b.c", `{"email":"a@b.c"}`: "", `{"e_mail":"a@b.c"}`: "a@b.c", `{"EMAIL":"a@b.c","Email":"d@e.f"}`: "a@b.c", `{}`: "",
+		`{"email":"a@b.c","email":null}`: "", `{"email":null,"EMAIL":"a@b.c"}`: "",
 	} {
 		x := &profile.Exchange{Answer: new(profile.Answer), Sent: []byte(body), SentType: "application/json"}
 		got, several := profile.Similar([]profile.Source{s}, x)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -243,11 +244,22 @@ func First(sources []Source, x *Exchange) string {
 	return ""
 }
 
+// there says whether a field of the request has exactly that name, whatever its value; true for
+// other places.
+func (p *place) there(x *Exchange) bool {
+	if p.kind != inRequest {
+		return true
+	}
+	body := x.sentBody()
+	name := strings.TrimPrefix(p.name, "/")
+	return body.json.find(p.name).Exists() || slices.ContainsFunc(body.fields, func(f sentField) bool { return f.name == name })
+}
+
 // Similar is the one value that stands in such places of the request, under names of another case
 // or other joints: servers in Go, and others, read those alike. several is true when there are more.
 func Similar(sources []Source, x *Exchange) (value string, several bool) {
 	for i := range sources {
-		if len(sources[i].places) != 1 || !sources[i].OfRequest() {
+		if len(sources[i].places) != 1 || sources[i].places[0].there(x) {
 			continue
 		}
 		for _, v := range sources[i].places[0].readings(x).values {
