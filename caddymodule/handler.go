@@ -204,6 +204,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
+	if err := h.checkPaths(); err != nil {
+		return err
+	}
 	first, err := h.firstReading()
 	if err != nil {
 		return err

@@ -36,6 +36,18 @@ func (h *Handler) customize(p *profile.Profile) (*profile.Profile, map[string]re
 	return p, options, nil
 }
 
+// checkPaths looks for options that would never count.
+func (h *Handler) checkPaths() error {
+	for i := range h.Paths {
+		for j := range h.Paths[:i] {
+			if before, path := h.Paths[j].Path, h.Paths[i].Path; profile.MatchPattern(before, path) {
+				return fmt.Errorf("path %s would never count, because path %s before it takes it, too: give the options in one block, or the narrower path first", path, before)
+			}
+		}
+	}
+	return nil
+}
+
 // changeRoute gives a route its timing, and records a read that is asked for by
 // name.
 func (h *Handler) changeRoute(r *profile.Route) {
@@ -58,11 +70,6 @@ func (h *Handler) before(path string) bool {
 func (h *Handler) ownRoutes(p *profile.Profile) ([]*profile.Route, error) {
 	var named []string
 	for i := range h.Paths {
-		for _, before := range named {
-			if profile.MatchPattern(before, h.Paths[i].Path) {
-				return nil, fmt.Errorf("path %s would never count, because path %s before it takes it, too: give the options in one block, or the narrower path first", h.Paths[i].Path, before)
-			}
-		}
 		named = append(named, h.Paths[i].Path)
 	}
 	for _, path := range h.Before {

@@ -21,6 +21,9 @@ type Match struct {
 	// Ambiguous is true when different servers would read the path differently;
 	// Route is then the most severe of the readings (threats.md A0).
 	Ambiguous bool
+	// Beyond is true when only versions of the server take the path at all; see
+	// Profile.BaseAnywhere. What others answer there says nothing of the route.
+	Beyond bool
 	// Method is true when the route was written for the request's method.
 	Method bool
 	// Doubtful is true when nobody knows which of several routes it is, because servers
@@ -37,11 +40,25 @@ func (p *Profile) Match(method string, u *url.URL) (Match, bool) {
 		return m, mine
 	}
 	for _, r := range p.anywhere {
-		if r.takes(method) && r.mayHold(u.Path, u.RawQuery) != no {
+		if r.takes(method) && r.maybeAsked(u.RawQuery) && r.mayHold(u.Path, u.RawQuery) != no {
 			return Match{Route: r, Path: u.Path, Method: true, Ambiguous: m.Ambiguous}, true
 		}
 	}
 	return m, mine
+}
+
+// maybeAsked says whether a query may have what the conditions of a route of any path ask for: a
+// quick look, for the queries of the whole site.
+func (r *Route) maybeAsked(query string) bool {
+	if strings.IndexByte(query, '%') >= 0 {
+		return true // a name may be escaped
+	}
+	for i := range r.when {
+		if c := &r.when[i]; c.values[0] != "" && !strings.Contains(query, c.source.places[0].name) {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *Profile) match(method string, u *url.URL) (Match, bool) {
@@ -239,7 +256,7 @@ func (p *Profile) beyond(method, path, query string) (Match, bool) {
 		return Match{}, false
 	}
 	m := p.route(method, "/"+rest, query)
-	m.Ambiguous = true
+	m.Ambiguous, m.Beyond = true, true
 	return m, m.Route.known && m.Method
 }
 

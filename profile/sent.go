@@ -118,12 +118,26 @@ func likeJSON(body []byte) bool {
 func (p *Profile) CarriesCredential(x *Exchange) bool {
 	return slices.ContainsFunc(p.Credentials.Query, func(names string) bool {
 		for name := range strings.FieldsSeq(names) {
-			if !x.Carries(name) {
+			if !x.fills(name) {
 				return false
 			}
 		}
 		return true
 	})
+}
+
+// fills says whether the request has a parameter of exactly that name, in its query or a form,
+// that is not empty.
+func (x *Exchange) fills(name string) bool {
+	is := func(f sentField) bool { return f.name == name && f.value != "" }
+	if x.Answer != nil && strings.Contains(x.Query, "=") {
+		for f := range eachField(x.Query) {
+			if is(f) {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(x.sentBody().fields, is)
 }
 
 // Carries says whether the request has a parameter of that name, in its query or its

@@ -89,7 +89,7 @@ func (x *Exchange) shownURI() string {
 		if err != nil {
 			plain = s
 		}
-		if name := x.match.Route.ParameterOf(x.match.Path, plain); name != "" {
+		if name := cmp.Or(x.match.Route.ParameterOf(x.match.Path, plain), x.match.Route.ParameterOf(x.match.Path, s)); name != "" {
 			segments[i] = ":" + name
 		} else if hidden(plain) {
 			segments[i] = ":redacted"

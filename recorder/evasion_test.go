@@ -6,6 +6,7 @@ import (
 	"compress/zlib"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -208,6 +209,65 @@ func TestATokenNamesItsUserWhereNobodyCanBeAsked(t *testing.T) {
 		if e := g.store.Entries()[1]; e.UserID != c.want {
 			t.Errorf("%s: %q, want %q", name, e.UserID, c.want)
 		}
+	}
+}
+
+// TestAnApplicationsPageIsNoAct of the auth server: where only some versions take a path, and where a
+// server looks at the query of any path.
+func TestAnApplicationsPageIsNoAct(t *testing.T) {
+	page := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, `<html>the application`)
+	}
+	for name, c := range map[string]struct {
+		profile, path string
+		answer        http.HandlerFunc
+		want          storage.Status
+	}{
+		"beyond the base path, a page":    {"better_auth", "/x/api/auth/magic-link/verify?token=a", page, ""},
+		"beyond the base path, the act":   {"better_auth", "/x/api/auth/magic-link/verify?token=a", answers(200, `{"token":"t"}`), storage.Success},
+		"credentials in a query, a page":  {"casdoor", "/?username=built-in/admin&password=x", page, ""},
+		"credentials in a query, refused": {"casdoor", "/api/health?username=built-in/admin&password=x", answers(200, `{"status":"error","msg":"wrong"}`), storage.Failed},
+		"credentials in a query, taken":   {"casdoor", "/api/health?username=built-in/admin&password=x", answers(200, `{"status":"ok"}`), storage.Success},
+	} {
+		p, err := profile.Builtin(c.profile)
+		must(t, err)
+		g := newRig(t, func(o *recorder.Options) {
+			sessions, err := recorder.NewSessions(p, make([]byte, 32))
+			must(t, err)
+			o.Profile, o.Sessions = p, sessions
+		})
+		g.doAt("GET", c.path, "", nil, c.answer)
+		var got storage.Status
+		if list := g.store.Entries(); len(list) > 0 {
+			got = list[0].Status
+		}
+		if got != c.want {
+			t.Errorf("%s: recorded as %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// TestCookiesOfOthersTakeNobodysName: a counter's cookie has an odd name on many sites. And a cookie that is
+// another's after a sign-in is so whatever stands beside it.
+func TestCookiesOfOthersTakeNobodysName(t *testing.T) {
+	const silent = `{"name":"silent","base_path":"/api/auth","outcomes":{"default":[{"status":"2xx","outcome":"success"},{"outcome":"failed"}]},
+		"credentials":{"cookies":["*session_token"]},
+		"routes":[{"method":"POST","path":"/sign-in","class":"sign-in","anonymous":true,"user":["/user"]},{"method":"POST","path":"/change","class":"credential"}]}`
+	g := rigOf(t, silent, nil)
+	g.do("POST", "/sign-in", `{}`, nil, answers(200, `{"user":"alice"}`, "Set-Cookie", "session_token=0123456789abcdef; Path=/"))
+	for cookie, want := range map[string]string{
+		"session_token=0123456789abcdef; AMCV_1%40AdobeOrg=1": "alice", "session_token%00=x; session_token=0123456789abcdef": "", "session_token\xa0=x; session_token=0123456789abcdef": "",
+	} {
+		g.do("POST", "/change", `{}`, http.Header{"Cookie": {cookie}}, answers(200, `{}`))
+		if list := g.store.Entries(); list[len(list)-1].UserID != want {
+			t.Errorf("%q: %q, want %q", cookie, list[len(list)-1].UserID, want)
+		}
+	}
+	g.do("POST", "/sign-in", `{}`, http.Header{"Cookie": {"session_token=0123456789abcdef; x%=1"}}, answers(200, `{"user":"bob"}`))
+	g.do("POST", "/change", `{}`, http.Header{"Cookie": {"session_token=0123456789abcdef"}}, answers(200, `{}`))
+	if list := g.store.Entries(); list[len(list)-1].UserID != "" {
+		t.Errorf("a cookie that two people had names %q", list[len(list)-1].UserID)
 	}
 }
 

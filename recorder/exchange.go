@@ -405,6 +405,13 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
 	outcome := x.match.Route.Outcome(a)
+	if x.match.Beyond && !x.speaksAsServer(a) {
+		outcome = profile.None // an application has answered, or a file: the path is none of the server's
+		if x.intent {
+			return storage.Unknown
+		}
+		return outcome
+	}
 	switch {
 	case outcome != profile.None:
 	case x.intent:
@@ -415,6 +422,12 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 		return storage.Unknown // it may have been one of the routes for which it is an event
 	}
 	return outcome
+}
+
+// speaksAsServer says whether an answer looks like an auth server's own: JSON, a redirect, or a
+// session.
+func (x *Exchange) speaksAsServer(a *profile.Exchange) bool {
+	return a.Status >= 300 && a.Status < 400 || exchange.IsJSON(a.Header.Get("Content-Type")) || x.issued(a.Answer) != ""
 }
 
 // changesSession says whether a route that should only read, or be a step, issued a

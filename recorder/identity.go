@@ -219,8 +219,8 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 		return Session{}
 	}
 	cookie := strings.Join(pairs, "; ") // servers cut long sessions into several
-	tokens, odd := cookieTokens(cookie, patterns)
-	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: tokens, odd: odd, forward: x.creds.forward})
+	tokens, odd, veiled := cookieTokens(cookie, patterns)
+	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: tokens, odd: odd, veiled: veiled, forward: x.creds.forward})
 }
 
 // learn remembers whose the credentials are that the answer issued, and forgets
@@ -274,8 +274,7 @@ func (x *Exchange) endsSession(a *profile.Exchange) bool {
 func (x *Exchange) startsSession() bool {
 	switch x.match.Route.Class {
 	case "sign-in", "sign-up", "mfa":
-		owner, known := x.rec.Sessions.owner(&x.creds)
-		return known && owner.UserID != x.actor.UserID
+		return x.rec.Sessions.anothers(&x.creds, x.actor.UserID)
 	}
 	return false
 }

@@ -122,7 +122,13 @@ func must(t testing.TB, err error) {
 // do sends one request through the recorder to upstream.
 func (g *rig) do(method, path, body string, header http.Header, upstream http.HandlerFunc) *httptest.ResponseRecorder {
 	g.Helper()
-	r := httptest.NewRequest(method, "/api/auth"+path, strings.NewReader(body))
+	return g.doAt(method, "/api/auth"+path, body, header, upstream)
+}
+
+// doAt is do for a whole path.
+func (g *rig) doAt(method, path, body string, header http.Header, upstream http.HandlerFunc) *httptest.ResponseRecorder {
+	g.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if header != nil {
 		r.Header = header
 	}

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -127,6 +129,7 @@ type credentials struct {
 	tokens  []token     // what looks like a session among them
 	forward http.Header // what else a question needs
 	odd     bool        // a cookie's name is one that a server may read as another, or a header is there twice
+	veiled  bool        // a cookie's name is a session's to whoever reads it so
 }
 
 // token is one thing that may carry a session. Its source is part of it: a bearer
@@ -165,13 +168,16 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 	var c credentials
 	if cookies := h["Cookie"]; len(cookies) > 0 && !hopByHop(h, "Cookie") {
 		c.cookie = strings.Join(cookies, "; ")
-		c.tokens, c.odd = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
+		c.tokens, c.odd, c.veiled = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
 	}
 	c.headers = slices.Grow(c.headers, len(s.profile.Credentials.Headers))
 	for _, name := range s.profile.Credentials.Headers {
 		v := ""
 		if !hopByHop(h, name) {
-			v, c.odd = h.Get(name), c.odd || len(h[http.CanonicalHeaderKey(name)]) > 1
+			v = h.Get(name)
+			if len(h[http.CanonicalHeaderKey(name)]) > 1 {
+				c.odd, c.veiled = true, true
+			}
 		}
 		c.headers = append(c.headers, v)
 		if v != "" {
@@ -193,17 +199,33 @@ func (s *Sessions) credentialsOf(h http.Header) credentials {
 
 // cookieTokens are all cookies whose name fits. Names are trimmed as servers trim
 // them; odd is true when one has a character that no cookie's name may have (RFC 6265 4.1.1),
-// and that some servers trim or decode: JavaScript trims a byte A0.
-func cookieTokens(header string, patterns []string) (out []token, odd bool) {
+// and that some servers trim or decode: JavaScript trims a byte A0. veiled is true when a name
+// without such characters fits.
+func cookieTokens(header string, patterns []string) (out []token, odd, veiled bool) {
 	for pair := range strings.SplitSeq(header, ";") {
 		name, v, ok := strings.Cut(pair, "=")
 		name = strings.TrimSpace(name)
-		odd = odd || !plainName(name) || ok && name == ""
+		if !plainName(name) || ok && name == "" {
+			odd, veiled = true, veiled || profile.MatchName(patterns, unveiled(name)) || name == ""
+		}
 		if ok && profile.MatchName(patterns, name) {
 			out = append(out, token{"cookie " + name, strings.TrimSpace(v)})
 		}
 	}
-	return out, odd
+	return out, odd, veiled
+}
+
+// unveiled is a cookie's name with percent escapes decoded, and without what is in no name.
+func unveiled(name string) string {
+	if decoded, err := url.PathUnescape(name); err == nil {
+		name = decoded
+	}
+	return strings.Map(func(c rune) rune {
+		if c >= utf8.RuneSelf || !plainName(string(c)) {
+			return -1
+		}
+		return c
+	}, name)
 }
 
 // plainName says whether a cookie's name is one that all servers read alike. What follows the
@@ -247,11 +269,20 @@ func hopByHop(h http.Header, name string) bool {
 // counts. A server's session may have another name than its profile knows, so that any cookie
 // beside a header is a second one, where the server can be asked.
 func (s *Sessions) owner(c *credentials) (Session, bool) {
-	if len(c.tokens) != 1 || c.odd || c.tokens[0].source == inHeader && c.cookie != "" && len(s.profile.Session) > 0 {
+	doubtful := c.odd || c.tokens != nil && c.tokens[0].source == inHeader && c.cookie != ""
+	if len(c.tokens) != 1 || c.veiled || doubtful && len(s.profile.Session) > 0 {
 		return Session{}, false
 	}
 	owner, known := s.owners.Get(s.tokenKey(c.tokens[0]))
 	return owner, known && owner.UserID != shared.UserID
+}
+
+// anothers says whether one of a request's credentials is known to be somebody else's.
+func (s *Sessions) anothers(c *credentials, user string) bool {
+	return slices.ContainsFunc(c.tokens, func(t token) bool {
+		owner, known := s.owners.Get(s.tokenKey(t))
+		return known && owner.UserID != shared.UserID && owner.UserID != user
+	})
 }
 
 func (s *Sessions) tokenKey(t token) credential { return s.hash("token", t.source, t.value) }

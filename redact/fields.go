@@ -40,8 +40,8 @@ var defaultFields = []string{
 	"accessKey", "signingKey", "encryptionKey", "webhookSecret", "salt", "seed", "mnemonic",
 	"privateJwk", "dsn", "connectionString",
 	// Second factors.
-	"otp", "totp", "hotp", "otc", "2fa", "mfa", "tan", "code", "pin", "passcode", "backupCode", "backupCodes",
-	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "securityCode", "pinCode", "pinNumber", "mpin",
+	"otp", "totp", "hotp", "otc", "code", "pin", "passcode", "backupCode", "backupCodes",
+	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "mfaPin", "smsPin", "loginPin", "accountPin", "securityCode", "pinCode", "pinNumber", "mpin",
 	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer", "answer",
 	// Headers that turn up as members.
 	"authorization", "proxyAuthorization", "auth", "cookie", "set-cookie", "x-api-key",
@@ -61,10 +61,10 @@ var defaultFields = []string{
 //
 // With them come rules, so that nobody has to list every spelling:
 // names that contain password, passwd, passphrase, secret, credential,
-// privatekey or apikey; names that end in token, key, code, pass, pwd, pw, pin,
-// otp, cookie, signature, assertion, verifier or sessionid; names that begin with
+// privatekey or apikey; names that end in token, key, code, pass, pwd, pw, otp,
+// cookie, signature, assertion, verifier or sessionid; names that begin with
 // otp or totp. Words that merely end so (statusCode, countryCode, publicKey,
-// cacheKey, compass, dropIn, ...) are excepted.
+// cacheKey, compass, ...) are excepted.
 func DefaultFields() []string { return slices.Clone(defaultFields) }
 
 var (
@@ -75,7 +75,7 @@ var (
 	secretEndings = [][]byte{
 		[]byte("token"), []byte("key"), []byte("code"), []byte("pwd"), []byte("otp"),
 		[]byte("cookie"), []byte("signature"), []byte("assertion"), []byte("sessionid"),
-		[]byte("pass"), []byte("verifier"), []byte("pw"), []byte("pin"),
+		[]byte("pass"), []byte("verifier"), []byte("pw"),
 	}
 	// ordinaryEndings are the words that end like a secret and are none.
 	ordinaryEndings = [][]byte{
@@ -88,11 +88,10 @@ var (
 		[]byte("cachekey"), []byte("idempotencykey"), []byte("translationkey"), []byte("hotkey"),
 		[]byte("monkey"), []byte("compass"), []byte("bypass"), []byte("encompass"), []byte("trespass"),
 		[]byte("surpass"), []byte("overpass"), []byte("underpass"),
-		[]byte("spin"), []byte("hairpin"), []byte("dropin"), []byte("stepin"), []byte("popin"), []byte("jumpin"), []byte("setupin"),
 	}
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
-		"pinnumber": true, "otc": true, "2fa": true, "mfa": true, "tan": true,
+		"pinnumber": true, "otc": true,
 		"cvv": true, "cvc": true, "ssn": true, "socialsecuritynumber": true,
 	}
 )

@@ -176,7 +176,10 @@ func (w *walk) settle(start int, object bool) bool {
 
 // naming are the members that name a thing, and holding those that give its value.
 var (
-	naming  = []string{"type", "name", "key", "k", "id", "label", "kind", "field", "fieldName", "path", "property", "attribute", "factor", "method"}
+	naming = []string{"type", "name", "key", "k", "id", "label", "kind", "field", "fieldName", "path", "property", "attribute"}
+	// faint ones name many other things, too: they count beside those of holding that say most.
+	faint   = []string{"factor", "method"}
+	sure    = []string{"value", "newValue", "new_value", "input"}
 	holding = []string{"value", "values", "val", "v", "newValue", "new_value", "oldValue", "old_value", "content", "data", "text", "input"}
 )
 
@@ -193,6 +196,7 @@ type nameValue struct {
 	begin int // where the object begins
 	known bool
 	class class // of the name, once known
+	faint class // of a faint one
 }
 
 // of looks for the name, once for an object.
@@ -206,9 +210,11 @@ func (p *nameValue) of(w *walk) class {
 		if object[m.Value] != '"' {
 			continue
 		}
-		if key := unquoted(object, m.Name-1); isOneOf(key, naming...) {
-			name := unquoted(object, m.Value)
-			p.class = max(p.class, w.r.classify(cutBytes(name, maxKeyBytes)))
+		switch key := unquoted(object, m.Name-1); {
+		case isOneOf(key, naming...):
+			p.class = max(p.class, w.r.classify(cutBytes(unquoted(object, m.Value), maxKeyBytes)))
+		case isOneOf(key, faint...):
+			p.faint = max(p.faint, w.r.classify(cutBytes(unquoted(object, m.Value), maxKeyBytes)))
 		}
 	}
 	return p.class
@@ -239,7 +245,9 @@ func (w *walk) member(start int, named *nameValue) {
 	w.pos = jsonscan.SkipSpace(w.in, w.pos+1)
 	found := w.name(key, plain)
 	if found == harmless && isOneOf(key, holding...) {
-		found = named.of(w)
+		if found = named.of(w); isOneOf(key, sure...) {
+			found = max(found, named.faint)
+		}
 	}
 	if found == harmless {
 		w.value(start, key)
@@ -310,7 +318,7 @@ func (w *walk) secret(start int, found class, key, raw []byte) {
 	switch {
 	case w.r.strategy == Remove:
 		w.out = w.out[:start]
-	case w.r.strategy == Hash && found != oneTime && hashable(raw):
+	case w.r.strategy == Hash && found != oneTime && (w.r.given[string(appendNormal(nil, key))] || hashable(raw)):
 		w.out = appendQuoted(w.out, w.r.HashTag(string(key), plainText(raw)))
 	default:
 		w.out = appendQuoted(w.out, Placeholder)

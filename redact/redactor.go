@@ -66,6 +66,7 @@ type Redactor struct {
 	strategy Strategy
 	names    map[string]class // normalised field name -> class
 	longest  int              // of those names, in bytes
+	given    map[string]bool  // those that the options name
 	rules    bool             // whether the built-in name rules apply
 	keyed    *Keyed           // nil: HashTag has nothing to hash with
 	tag      string           // what each tag begins with: it names the key
@@ -125,13 +126,14 @@ func (r *Redactor) setFields(fields, added []string) error {
 	if r.rules {
 		fields = DefaultFields()
 	}
-	r.names = make(map[string]class, len(fields)+len(added))
+	r.names, r.given = make(map[string]class, len(fields)+len(added)), make(map[string]bool)
 	for _, f := range slices.Concat(fields, added) {
 		n := string(appendNormal(nil, []byte(f)))
 		if n == "" {
 			return fmt.Errorf("redact: field name %q has no letters or digits; remove it or correct it", f)
 		}
 		r.names[n], r.longest = nameClass([]byte(n)), max(r.longest, len(n))
+		r.given[n] = !r.rules || slices.Contains(added, f)
 	}
 	return nil
 }

@@ -274,7 +274,7 @@ func (s *Store) fillCounts(ctx context.Context) error {
 			return errMeanwhile
 		}
 		for {
-			if more, err := s.saveHours(ctx, before, true); err != nil || !more {
+			if more, err := s.saveHours(ctx, before, epoch); err != nil || !more {
 				return err
 			}
 		}
@@ -400,19 +400,22 @@ func eachGroup(ctx context.Context, q querier, into map[hourGroup]int, query str
 // saveCounts moves the oldest hours that are over from the memory into the table. more is
 // true if there may be others.
 func (s *Store) saveCounts(ctx context.Context) (more bool, err error) {
-	return s.saveHours(ctx, time.Now().UnixMilli()/int64(hour)-openHours, false)
+	return s.saveHours(ctx, time.Now().UnixMilli()/int64(hour)-openHours, anyEpoch)
 }
 
-// saveHours moves the oldest hours before end into the table, if hours are whole or if those
-// before end are, for certain.
-func (s *Store) saveHours(ctx context.Context, end int64, certain bool) (more bool, err error) {
-	if _, next, _ := s.counts.over(end, certain); next == 0 {
+// anyEpoch is no epoch.
+const anyEpoch = -1
+
+// saveHours moves the oldest hours before end into the table, if hours are whole, or if those
+// before end are in an epoch that still lasts.
+func (s *Store) saveHours(ctx context.Context, end int64, epoch int) (more bool, err error) {
+	if _, next, _ := s.counts.over(end, epoch); next == 0 {
 		return false, nil
 	}
 	var moved int64
 	j := &job{durability: storage.Commit}
 	j.do = func(ctx context.Context, tx *sql.Tx) error {
-		rows, next, upto := s.counts.over(end, certain)
+		rows, next, upto := s.counts.over(end, epoch)
 		if next == 0 || upto != s.writer.changes.upto {
 			return nil
 		}
@@ -437,10 +440,10 @@ func (s *Store) saveHours(ctx context.Context, end int64, certain bool) (more bo
 
 // over returns some of the hours before end, the hour up to which they are all, 0 if there
 // are none, and the hour before which all are in the table.
-func (c *counts) over(end int64, certain bool) (found map[hourGroup]int, next, upto int64) {
+func (c *counts) over(end int64, epoch int) (found map[hourGroup]int, next, upto int64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if !c.whole && !certain {
+	if epoch == anyEpoch && !c.whole || epoch != anyEpoch && c.epoch != epoch {
 		return nil, 0, c.upto
 	}
 	byHour, first := map[int64]int{}, end

@@ -20,9 +20,12 @@ func (w *writer) mend(why error) error {
 	if !errors.Is(why, postings.ErrDamaged) {
 		return why
 	}
-	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
 	w.changes.known = false // it is read at the next transaction
-	return w.index.reset()
+	if err := w.index.reset(); err != nil {
+		return errors.Join(why, err)
+	}
+	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
+	return nil
 }
 
 // ofIndex says of an error that came of the index's own tables that the index is damaged, if
@@ -41,7 +44,7 @@ func mended[T any](ctx context.Context, s *Store, do func() (T, error)) (T, erro
 	resets := &s.writer.index.resets
 	before := resets.Load()
 	answer, err := do()
-	if !errors.Is(err, postings.ErrDamaged) {
+	if !errors.Is(err, postings.ErrDamaged) || resets.Load() == before && s.writer.index.lately() {
 		return answer, err
 	}
 	failed := s.writer.submit(ctx, &job{do: func(context.Context, *sql.Tx) error {

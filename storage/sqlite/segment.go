@@ -58,10 +58,10 @@ type indexer struct {
 	many      bool
 	// added are the transaction's under way.
 	added int
-	// failed is when segments could last not be made, and begun when all were last forgotten;
-	// resets is how often they were.
+	// failed is when segments could last not be made, and begun when it was last tried to forget
+	// all, in nanoseconds since 1970; resets is how often they were.
 	failed  time.Time
-	begun   time.Time
+	begun   atomic.Int64
 	warning rate.Sometimes
 	resets  atomic.Int64
 }
@@ -629,15 +629,20 @@ func (x *indexer) again(keys []int64, before []postings.Posting) error {
 	return nil
 }
 
+// lately says whether the index was begun anew a moment ago, or could not be: where its tables
+// cannot be read at all, that does not help.
+func (x *indexer) lately() bool { return time.Since(time.Unix(0, x.begun.Load())) < rebuildAgain }
+
 // reset leaves all entries unindexed.
 func (x *indexer) reset() error {
+	x.begun.Store(time.Now().UnixNano())
 	for _, s := range []statement{x.link.killAll, x.link.dropAllLate} {
 		if _, err := s.exec(); err != nil {
 			return err
 		}
 	}
 	x.resets.Add(1)
-	x.upto, x.begun = 0, time.Now()
+	x.upto = 0
 	_, err := x.link.setUpto.exec(numbered(x.upto)...)
 	return err
 }

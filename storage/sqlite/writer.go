@@ -136,7 +136,7 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, lo
 	if w.link, err = newLink(w.conn, table); err != nil {
 		return nil, errors.Join(err, w.conn.Close())
 	}
-	w.index = indexer{shape: usualShape, link: w.link, warning: rate.Sometimes{Interval: time.Hour}}
+	w.index.shape, w.index.link, w.index.warning = usualShape, w.link, rate.Sometimes{Interval: time.Hour}
 	if upgraded {
 		err = w.catchUp(ctx)
 	}
@@ -446,7 +446,7 @@ func (w *writer) tend() bool {
 		return false
 	}
 	_, err := w.tendOnce(0)
-	if errors.Is(err, postings.ErrDamaged) && time.Since(w.index.begun) > rebuildAgain {
+	if errors.Is(err, postings.ErrDamaged) && !w.index.lately() {
 		err = w.rebuild(err)
 	}
 	if err == nil {
@@ -464,7 +464,7 @@ func (w *writer) tend() bool {
 }
 
 // tendAgain is how long tend waits after a failure, and rebuildAgain after the index was begun
-// anew: where its table cannot be read at all, that does not help.
+// anew.
 const (
 	tendAgain    = 10 * time.Second
 	rebuildAgain = time.Minute

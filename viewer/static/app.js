@@ -60,6 +60,7 @@ function become(after) {
 
 let listing = null, page = { entries: [], total: 0 }, retry = 0;
 let meanwhile = []; // what the tail brought while a list was on its way, which may be older
+let gone = new Set(); // and what left meanwhile
 let owed = true; // a list that somebody asked for, and that did not come yet
 
 /** Loads the page of the state; quietly when nobody asked for it, unless it takes the place of one that somebody did. */
@@ -72,10 +73,13 @@ async function loadList(quietly = false) {
   if (view.state.cursor) params.set('cursor', view.state.cursor);
   if (!quietly) log.wait();
   meanwhile = [];
+  gone = new Set();
   try {
     page = await get('list', params, asked.signal);
+    page.entries = page.entries.filter((entry) => !gone.has(entry.id));
     newest = page.entries[0]?.createdAt ?? '';
-    owed = unsure = false;
+    owed = false;
+    unsure = gone.size > 0;
     log.show(page.entries);
     listed();
     listing = null;
@@ -201,7 +205,7 @@ async function loadTimeline(quietly = false) {
 let paused = false, dirty = false, said = 0, trimmed = 0, incoming = [];
 let missed = false; // more came than can be held: the list has to be read again
 let newest = ''; // createdAt of the newest entry of the list, when it was read: what is newer is not in page.total
-let unsure = false; // page.total may not count all: the list is read again, some time
+let unsure = false; // page.total may not count all: it is asked for again, some time
 const waiting = new Map();
 
 function follow() {
@@ -254,6 +258,7 @@ function left(id) {
     const at = list.findIndex((entry) => entry.id === id);
     if (at >= 0) list.splice(at, 1);
   }
+  if (listing) gone.add(id);
   dirty = unsure = true;
   if (log.remove(id)) counted(-1);
   detail.left(id);
@@ -301,6 +306,24 @@ function flush() {
   log.trim(3 * mostRows);
 }
 
+/** Asks how many there are, and leaves the rows alone: somebody may be reading them. */
+async function recount() {
+  const asked = view.state, params = query(asked);
+  params.set('limit', 1);
+  unsure = false;
+  try {
+    const now = await get('list', params);
+    if (asked !== view.state || listing) return;
+    const known = now.entries[0]?.createdAt ?? '';
+    newest = known > newest ? known : newest;
+    Object.assign(page, { total: Number(now.total) + log.entries.filter((entry) => entry.createdAt > known).length, totalIsCapped: now.totalIsCapped });
+    counted(0);
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    unsure = true; // some other time
+  }
+}
+
 /** Says how many there are, so many more than before. */
 function counted(more) {
   page.total = Math.max(0, Number(page.total) + more);
@@ -309,10 +332,10 @@ function counted(more) {
 
 setInterval(() => {
   if (paused || document.hidden) return;
-  if ((missed || unsure) && tail.running && !view.state.cursor && !listing) {
+  if (missed && tail.running && !view.state.cursor && !listing) {
     missed = false;
     loadList(true);
-  }
+  } else if (unsure && tail.running && !view.state.cursor && !listing) recount();
   if (!dirty) return;
   dirty = false;
   loadTimeline(true);
