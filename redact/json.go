@@ -286,7 +286,7 @@ func (r *Redactor) hidesMore(key []byte) bool {
 	if len(key) >= 16 && secretText(string(key)) || holdsMember(key) && !r.showsWhole(key) {
 		return true
 	}
-	if bytes.IndexAny(key, "=:'/ \t%;,&") < 0 {
+	if !bytes.ContainsAny(key, "=:'/ \t%;,&") {
 		return false
 	}
 	clean, whole := r.clean(string(key), shortestInBody)

@@ -130,7 +130,11 @@ func (j *journal) attach() error {
 		return j.attach()
 	}
 	if torn := info.Size() - end; torn > 0 {
-		j.log.Warn("the audit log's journal ended within a record, which nobody was told is written: it is cut off", "journal", j.path, "bytes", torn, "at", end)
+		if wholeLength(f, end, info.Size()) {
+			j.log.Error("the audit log's journal ends with a damaged record, which is cut off: after a power cut nobody was told that it is written; otherwise the disk has lost entries that somebody was told of", "journal", j.path, "bytes", torn, "at", end)
+		} else {
+			j.log.Warn("the audit log's journal ended within a record, which nobody was told is written: it is cut off", "journal", j.path, "bytes", torn, "at", end)
+		}
 	}
 	j.dirty, j.touched, j.suspect, j.synced = end < info.Size(), info.Size() > 0, false, end
 	j.mu.Lock()

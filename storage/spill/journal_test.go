@@ -76,6 +76,17 @@ func TestATornRecordIsCutOffAtWhateverByte(t *testing.T) {
 	}
 }
 
+// TestADamagedLastRecordIsNotCalledTorn: whether somebody was told that it is written, nobody knows.
+func TestADamagedLastRecordIsNotCalledTorn(t *testing.T) {
+	all := entries(2)
+	journal, ends := written(t, all[:1], all[1:])
+	journal[ends[1]-3] ^= 0x41
+	got, _, log := replayed(t, journal)
+	if lines := strings.Join(log, ""); ids(got) != ids(all[:1]) || !strings.Contains(lines, "damaged record") || strings.Contains(lines, "within a record") {
+		t.Errorf("%s, log %q", ids(got), log)
+	}
+}
+
 func TestADamagedRecordCostsItselfAndNoOther(t *testing.T) {
 	all := entries(4)
 	journal, ends := written(t, all[:1], all[1:2], all[2:3], all[3:])

@@ -179,6 +179,17 @@ func recordAt(f io.ReaderAt, at, end int64) ([]byte, error) {
 	return record, nil
 }
 
+// wholeLength says whether what stands at an offset is as long as a record says that it is, sound
+// or not.
+func wholeLength(f io.ReaderAt, at, end int64) bool {
+	header := make([]byte, headerSize)
+	if at+headerSize > end || readAt(f, header, at) != nil {
+		return false
+	}
+	length := int64(binary.LittleEndian.Uint32(header[4:]))
+	return bytes.Equal(header[:markerSize], marker) && length > 0 && at+headerSize+length <= end
+}
+
 // nextMarker returns the offset of the first marker from an offset on; end if there
 // is none.
 func nextMarker(f io.ReaderAt, from, end int64) (int64, error) {
