@@ -121,6 +121,21 @@ func TestMatchNamesTheRouteOrSaysNotMine(t *testing.T) {
 	}
 }
 
+// refined is the route of a request to a server, once its body is known; none if it is nothing of it.
+func refined(t *testing.T, server, method, path, typ, body string) profile.Match {
+	t.Helper()
+	p, err := profile.Builtin(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, ok := p.Match(method, target(t, path))
+	if !ok {
+		t.Errorf("%s: %s %s is nothing of it", server, method, path)
+		return m
+	}
+	return p.Refine(m, &profile.Exchange{Answer: &profile.Answer{Status: 200}, Method: method, Path: m.Path, Sent: []byte(body), SentType: typ})
+}
+
 // TestASpellingHidesNoRoute: another spelling of a path that a server executes is its route, not
 // what takes everything or nothing.
 func TestASpellingHidesNoRoute(t *testing.T) {
@@ -138,21 +153,12 @@ func TestASpellingHidesNoRoute(t *testing.T) {
 		{"pocketbase", "DELETE", "/api/collections/_Superusers/records/abc", "", "admin:delete-superuser"},
 		{"pocketbase", "POST", "/api/collections/_Superusers/auth-with-password", "", "sign-in:superuser"},
 	} {
-		p, err := profile.Builtin(c.profile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, ok := p.Match(c.method, target(t, c.path))
-		if !ok {
-			t.Errorf("%s: %s %s is nothing of it", c.profile, c.method, c.path)
-			continue
-		}
 		typ := "application/x-www-form-urlencoded"
 		if strings.HasPrefix(c.body, "{") {
 			typ = "application/json"
 		}
-		m = p.Refine(m, &profile.Exchange{Answer: &profile.Answer{Status: 200}, Method: c.method, Path: m.Path, Sent: []byte(c.body), SentType: typ})
-		if m.Route.ActionName() != c.action {
+		m := refined(t, c.profile, c.method, c.path, typ, c.body)
+		if m.Route != nil && m.Route.ActionName() != c.action {
 			t.Errorf("%s: %s %s is %q, want %q", c.profile, c.method, c.path, m.Route.ActionName(), c.action)
 		}
 	}
@@ -190,17 +196,8 @@ func TestWhatABodyAddsHidesNothing(t *testing.T) {
 		{"supabase", "PUT", "/auth/v1/user", text, `{"password":"new"}`, "user:change-password"},
 		{"supabase", "PUT", "/auth/v1/user", "application/json", `{"data":{}}`, "user:update"},
 	} {
-		p, err := profile.Builtin(c.profile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, ok := p.Match(c.method, target(t, c.path))
-		if !ok {
-			t.Errorf("%s: %s %s is nothing of it", c.profile, c.method, c.path)
-			continue
-		}
-		m = p.Refine(m, &profile.Exchange{Answer: &profile.Answer{Status: 200}, Method: c.method, Path: m.Path, Sent: []byte(c.body), SentType: c.typ})
-		if m.Route.ActionName() != c.action {
+		m := refined(t, c.profile, c.method, c.path, c.typ, c.body)
+		if m.Route != nil && m.Route.ActionName() != c.action {
 			t.Errorf("%s: %s %s with %s is %q, want %q", c.profile, c.method, c.path, c.body, m.Route.ActionName(), c.action)
 		}
 	}

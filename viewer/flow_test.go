@@ -331,21 +331,10 @@ func TestTheLiveTail(t *testing.T) {
 	b.click("#live")
 	opened := func(want int) {
 		t.Helper()
-		b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
-		deadline := time.Now().Add(patience)
-		for open, ever := s.tailed(); open != 1 || ever < want; open, ever = s.tailed() {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d tails are open, there were %d; want 1 and %d", open, ever, want)
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+		s.tailing(t, b, want)
 	}
 	opened(1)
-	made := func(action string, status storage.Status) storage.Entry {
-		e := storage.Entry{ID: storage.NewID(), UserID: "zoe", Action: action, Status: status, Severity: 1, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Metadata: json.RawMessage(`{"class":"account"}`)}
-		e.Sanitize()
-		return e
-	}
+	made := func(action string, status storage.Status) storage.Entry { return madeNow(action, status, 0) }
 	first := `document.querySelector('#rows tr[data-id]')`
 	e := made("delete-user", storage.Unknown)
 	s.add(e)
@@ -398,11 +387,7 @@ func TestTheLiveTail(t *testing.T) {
 // TestTheLiveTailOfTheAPI is against the real one: intent, then outcome.
 func TestTheLiveTailOfTheAPI(t *testing.T) {
 	s := startRealSite(t, filled(t, madeUp(t, 5, 2)))
-	b := s.open(t, wide, "?userId=zoe")
-	b.ready()
-	b.until("live is offered", `!document.querySelector('#live').hidden`)
-	b.click("#live")
-	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	b := s.openLive(t, "?userId=zoe")
 	e := storage.Entry{ID: storage.NewID(), UserID: "zoe", Action: "delete-user", Status: storage.Unknown, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Metadata: json.RawMessage(`{"class":"account"}`)}
 	other := e
 	other.ID, other.UserID = storage.NewID(), "yara"
@@ -555,12 +540,20 @@ func (w *recorded) Write(b []byte) (int, error) {
 // live opens a page with its tail running.
 func (s *site) live(t *testing.T, query string) *tab {
 	t.Helper()
+	_, before := s.tailed()
+	b := s.openLive(t, query)
+	s.tailing(t, b, before+1)
+	return b
+}
+
+// openLive is live for a site whose tails are the API's.
+func (s *site) openLive(t *testing.T, query string) *tab {
+	t.Helper()
 	b := s.open(t, wide, query)
 	b.ready()
 	b.until("live is offered", `!document.querySelector('#live').hidden`)
-	_, before := s.tailed()
 	b.click("#live")
-	s.tailing(t, b, before+1)
+	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
 	return b
 }
 
@@ -642,11 +635,7 @@ func TestTheLiveTotal(t *testing.T) {
 // TestWhatDoesNotFitAnyMoreGoes: an intent that is looked for as one, and gets its outcome.
 func TestWhatDoesNotFitAnyMoreGoes(t *testing.T) {
 	s := startRealSite(t, filled(t, madeUp(t, 5, 2)))
-	b := s.open(t, wide, "?status=unknown&userId=zoe")
-	b.ready()
-	b.until("live is offered", `!document.querySelector('#live').hidden`)
-	b.click("#live")
-	b.until("the tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	b := s.openLive(t, "?status=unknown&userId=zoe")
 	e := madeNow("delete-user", storage.Unknown, 0)
 	if err := s.store.Write(t.Context(), e); err != nil {
 		t.Fatal(err)
