@@ -126,11 +126,20 @@ func (p *Profile) CarriesCredential(x *Exchange) bool {
 	})
 }
 
-// fills says whether the request has a parameter of exactly that name, in its query or a form,
-// that is not empty.
+// fills says whether the request has a parameter of exactly that name that is not empty.
 func (x *Exchange) fills(name string) bool {
-	is := func(f sentField) bool { return f.name == name && f.value != "" }
-	if x.Answer != nil && strings.Contains(x.Query, "=") {
+	return x.anyField(func(f sentField) bool { return f.name == name && f.value != "" })
+}
+
+// Carries says whether the request has a parameter of that name, in its query or its
+// body, as far as it can be read.
+func (x *Exchange) Carries(name string) bool {
+	return x.anyField(func(f sentField) bool { return sameName(f.name, name) })
+}
+
+// anyField looks through the fields of the query and of a form.
+func (x *Exchange) anyField(is func(sentField) bool) bool {
+	if x.Answer != nil {
 		for f := range eachField(x.Query) {
 			if is(f) {
 				return true
@@ -138,20 +147,6 @@ func (x *Exchange) fills(name string) bool {
 		}
 	}
 	return slices.ContainsFunc(x.sentBody().fields, is)
-}
-
-// Carries says whether the request has a parameter of that name, in its query or its
-// body, as far as it can be read.
-func (x *Exchange) Carries(name string) bool {
-	named := func(f sentField) bool { return sameName(f.name, name) }
-	if x.Answer != nil {
-		for f := range eachField(x.Query) {
-			if named(f) {
-				return true
-			}
-		}
-	}
-	return slices.ContainsFunc(x.sentBody().fields, named)
 }
 
 // SentReadable says whether the request's body is a document or a form that can be looked

@@ -22,8 +22,10 @@ import (
 // resolveNow asks who the request's credential belongs to, before the request is
 // forwarded: a destructive route may end the session.
 func (x *Exchange) resolveNow(ctx context.Context) {
-	if x.elsewhere = x.rec.Profile.CarriesCredential(&profile.Exchange{Answer: &profile.Answer{Query: x.query}}); x.elsewhere {
-		return
+	if p := x.rec.Profile; len(p.Credentials.Query) > 0 && x.query != "" {
+		if x.elsewhere = p.CarriesCredential(&profile.Exchange{Answer: &profile.Answer{Query: x.query}}); x.elsewhere {
+			return
+		}
 	}
 	x.actor = x.ask(ctx, &x.creds)
 	x.resolved = !x.unasked && x.rec.Sessions.askable(x.params)
