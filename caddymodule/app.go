@@ -47,11 +47,14 @@ type App struct {
 	// operators is whether there is an audit_log_api.
 	operators atomic.Bool
 
-	pooled   *pooledStore
-	out      *outputs
-	poolKey  string
-	keyFile  string   // KeyFile with its default and without placeholders
-	files    []string // that nobody may fetch
+	pooled  *pooledStore
+	out     *outputs
+	poolKey string
+	keyFile string   // KeyFile with its default and without placeholders
+	files   []string // that nobody may fetch
+	// journals are the identities of the stores of this configuration, by their journals.
+	journals map[string]string
+	beside   []*pooledStore // stores of audit_log_api
 	acquired bool
 	log      *slog.Logger
 	ctx      caddy.Context // to look at the http app at the start
@@ -106,19 +109,38 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.acquired = true
 	a.files = []string{keyFile}
-	a.keeps(module)
+	if err := a.keeps(module); err != nil {
+		return err
+	}
 	if err := checkRetention(time.Duration(a.Retention), module); err != nil {
 		return err
 	}
 	return registerMetrics(ctx, a.pooled)
 }
 
-// keeps notes the files of a store module, which no site may hand out. It is called while the
-// configuration is provisioned.
-func (a *App) keeps(module any) {
+// keeps notes the files of a store module, which no site may hand out, and refuses a second store
+// with the journal of another: they would be one, with the options of either. It is called while
+// the configuration is provisioned.
+func (a *App) keeps(module any) error {
 	if s, ok := module.(FileStore); ok {
 		a.files = append(a.files, s.Files()...)
 	}
+	s, ok := module.(interface {
+		StoreModule
+		Journal() string
+	})
+	if !ok {
+		return nil
+	}
+	journal, identity := s.Journal(), s.Identity()
+	if other, there := a.journals[journal]; there && other != identity {
+		return fmt.Errorf("two stores with different options have the journal %s: give one of them a spill_path of its own, or both the same options", journal)
+	}
+	if a.journals == nil {
+		a.journals = map[string]string{}
+	}
+	a.journals[journal] = identity
+	return nil
 }
 
 // acquire takes a store module's store from the pool, or puts it there. Whoever has it
@@ -171,6 +193,7 @@ func (a *App) Start() error {
 	if err := a.pooled.start(); err != nil {
 		return err
 	}
+	a.startBeside()
 	a.pooled.newsTo(a.out)
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
 		if running, ok := app.(*caddyhttp.App); ok {
@@ -179,6 +202,16 @@ func (a *App) Start() error {
 	}
 	a.warn(a.ctx)
 	return a.pooled.claim(a, time.Duration(a.Retention))
+}
+
+// startBeside opens the stores of audit_log_api, so that their health is known. One that cannot be
+// opened is tried again by whoever asks for it.
+func (a *App) startBeside() {
+	for _, p := range a.beside {
+		if err := p.start(); err != nil {
+			a.log.Error("the store of audit_log_api cannot be opened", "store", p.backend(), "error", err)
+		}
+	}
 }
 
 // Stop takes the retention of this configuration back, and leaves the store open:

@@ -175,9 +175,13 @@ func (m *recognitions) remember(site *string, found profile.Recognition) {
 	if known && old.Certainty > found.Certainty {
 		return
 	}
-	if known || len(m.sites) < maxSites {
-		m.sites[*site] = found
+	if !known && len(m.sites) >= maxSites { // sites come and go with configurations: any may be of an old one
+		for other := range m.sites {
+			delete(m.sites, other)
+			break
+		}
 	}
+	m.sites[*site] = found
 }
 
 func (m *recognitions) recall(site *string) (profile.Recognition, bool) {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/spill"
@@ -25,7 +27,8 @@ var databases = struct {
 // database is one of them.
 type database struct {
 	store storage.Store
-	users int
+	// users have it open, the newest last: its options count.
+	users []*databaseUser
 }
 
 // Spilled is a database with a journal in front of it, for guest stores.
@@ -37,8 +40,9 @@ type Spilled struct {
 	// Open opens the database.
 	Open func() (storage.Store, error)
 	// Join hears of a database that is open already, and may change it; nil for nothing
-	// to change.
-	Join func(storage.Store) error
+	// to change. It is called again when a newer user has gone, for a configuration that could
+	// not start.
+	Join func(context.Context, storage.Store) error
 	// Logger of the journal.
 	Logger *slog.Logger
 }
@@ -49,26 +53,39 @@ func OpenSpilled(o Spilled) (storage.Store, error) {
 	databases.Lock()
 	defer databases.Unlock()
 	d, there := databases.open[o.Journal]
-	switch {
-	case !there:
+	if there {
+		if err := o.join(d.store); err != nil {
+			return nil, err
+		}
+	} else {
 		store, err := o.open()
 		if err != nil {
 			return nil, err
 		}
 		d = &database{store: store}
 		databases.open[o.Journal] = d
-	case o.Join != nil:
-		if err := o.Join(d.store); err != nil {
-			return nil, err
-		}
-		fallthrough
-	default:
-		if limiter, ok := storage.As[interface{ SetLimit(int64) }](d.store); ok {
-			limiter.SetLimit(o.Limit)
+	}
+	u := &databaseUser{Store: d.store, options: o}
+	d.users = append(d.users, u)
+	return u, nil
+}
+
+// joinTimeout bounds joining a database that is open.
+const joinTimeout = 30 * time.Second
+
+// join makes the options those of a database that is open.
+func (o *Spilled) join(open storage.Store) error {
+	if o.Join != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
+		defer cancel()
+		if err := o.Join(ctx, open); err != nil {
+			return err
 		}
 	}
-	d.users++
-	return &databaseUser{Store: d.store, key: o.Journal}, nil
+	if limiter, ok := storage.As[interface{ SetLimit(int64) }](open); ok {
+		limiter.SetLimit(o.Limit)
+	}
+	return nil
 }
 
 // open opens the database and its journal.
@@ -106,8 +123,8 @@ func JournalOf(path, table string) string {
 // databaseUser is the database for one of its users, whose Close is not everybody's.
 type databaseUser struct {
 	storage.Store
-	key    string
-	closed sync.Once
+	options Spilled
+	closed  sync.Once
 }
 
 // Unwrap implements storage.Wrapper.
@@ -119,16 +136,27 @@ func (u *databaseUser) Close() error {
 	u.closed.Do(func() {
 		databases.Lock()
 		defer databases.Unlock()
-		d := databases.open[u.key]
-		if d.users--; d.users > 0 {
-			return
-		}
-		delete(databases.open, u.key)
-		if c, ok := storage.As[storage.Closer](d.store); ok {
-			err = c.Close()
-		}
+		err = databases.open[u.options.Journal].leave(u)
 	})
 	return err
+}
+
+// leave closes the database with its last user, and gives it back the options of the one before
+// if the newest leaves.
+func (d *database) leave(u *databaseUser) error {
+	i := slices.Index(d.users, u)
+	d.users = slices.Delete(d.users, i, i+1)
+	if n := len(d.users); n > 0 && i == n {
+		return d.users[n-1].options.join(d.store)
+	}
+	if len(d.users) > 0 {
+		return nil
+	}
+	delete(databases.open, u.options.Journal)
+	if c, ok := storage.As[storage.Closer](d.store); ok {
+		return c.Close()
+	}
+	return nil
 }
 
 var (

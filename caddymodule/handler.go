@@ -266,7 +266,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if caddyhttp.GetVar(r.Context(), marker) != nil {
 		return next.ServeHTTP(w, r)
 	}
-	caddyhttp.SetVar(r.Context(), marker, true)
 	store, err := h.app.pooled.lease()
 	if err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
@@ -277,16 +276,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	e := &edge{nextAsker: nextAsker{origin: r, next: next}}
+	e.before = e.placeholder(latency)
 	asker := h.asker(e)
 	if path, api, ambiguous := httpapi.Path(now.profile, r.URL); api {
 		if !h.mayAuthorize(now) {
 			return elsewhere(w)
 		}
+		caddyhttp.SetVar(r.Context(), marker, true)
 		return h.serveAPI(run, w, r, path, ambiguous, asker)
 	}
 	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
 		return next.ServeHTTP(w, r)
 	}
+	caddyhttp.SetVar(r.Context(), marker, true)
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
@@ -457,17 +459,34 @@ func clientIP(r *http.Request) string {
 type edge struct {
 	nextAsker
 	passedOn bool // to the next handler
+	// before is the latency of a server that was asked before this handler, as forward_auth
+	// does, which is a reverse_proxy too; nil if none was.
+	before any
+}
+
+// The placeholders that a reverse_proxy sets when its server has answered.
+const (
+	latency    = "http.reverse_proxy.upstream.latency"
+	statusCode = "http.reverse_proxy.status_code"
+)
+
+// placeholder is the value of one; nil if there is none.
+func (e *edge) placeholder(name string) any {
+	repl, ok := e.origin.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return nil
+	}
+	v, _ := repl.Get(name)
+	return v
 }
 
 // Answered is the status that reverse_proxy has got, which handle_response and intercept
 // may hide from the client.
 func (e *edge) Answered() int {
-	repl, ok := e.origin.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return 0
+	status, _ := e.placeholder(statusCode).(int)
+	if status != 0 && e.before != nil && e.before == e.placeholder(latency) {
+		return 0 // it is still what the other one has said
 	}
-	v, _ := repl.Get("http.reverse_proxy.status_code")
-	status, _ := v.(int)
 	return status
 }
 

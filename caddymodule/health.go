@@ -39,16 +39,23 @@ type storeHealth struct {
 // serveHealth answers 503 when a store takes no entries, else 200: a degraded store
 // loses nothing.
 func serveHealth(w http.ResponseWriter, _ *http.Request) error {
-	all, worst := []storeHealth{}, storage.Healthy
+	all, worst, known := []storeHealth{}, storage.Healthy, false
 	for _, p := range pooledStores() {
-		h := p.healthStatus()
+		h, open := p.healthStatus()
 		all = append(all, h)
+		known = known || open
+		if !open {
+			continue // a configuration that starts opens it, if it can
+		}
 		if slices.Index(storage.States(), h.State) > slices.Index(storage.States(), worst) {
 			worst = h.State
 		}
 	}
 	if len(all) == 0 {
 		return apiError(http.StatusNotFound, errors.New("the running configuration has no audit_log"))
+	}
+	if !known {
+		worst = storage.Refusing
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -62,8 +69,8 @@ func serveHealth(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// healthStatus is the health in the form of the admin endpoint.
-func (p *pooledStore) healthStatus() storeHealth {
+// healthStatus is the health in the form of the admin endpoint, and whether the store is open.
+func (p *pooledStore) healthStatus() (storeHealth, bool) {
 	c := p.now()
 	h := c.health
 	s := storeHealth{
@@ -76,7 +83,7 @@ func (p *pooledStore) healthStatus() storeHealth {
 	if h.Err != nil {
 		s.LastError = h.Err.Error()
 	}
-	return s
+	return s, c.open
 }
 
 // healthOf asks a store how it is. One that does not know is judged by its last write.

@@ -24,6 +24,8 @@ const (
 	hookNamespace = "audit_log.hooks"
 	// slowHook is how long a hook may take before a warning.
 	slowHook = 50 * time.Millisecond
+	// stuckHook is how long before somebody is told of one that has not returned at all.
+	stuckHook = 5 * time.Second
 )
 
 // HookModule is what a module in the namespace audit_log.hooks implements to see
@@ -188,6 +190,10 @@ func (g *guest) addTo(s *HookStats) {
 func (g *guest) guard(f func() error) (err error) {
 	g.calls.Add(1)
 	began := time.Now()
+	stuck := time.AfterFunc(stuckHook, func() {
+		g.log.Error("a hook has not returned: the request and its entry wait for it", "hook", g.name, "after", stuckHook)
+	})
+	defer stuck.Stop()
 	defer func() {
 		if p := recover(); p != nil {
 			g.log.Error("a hook panicked", "hook", g.name, "panic", p, "stack", string(debug.Stack()))

@@ -45,6 +45,8 @@ var (
 	rolledUpDesc      = desc("rolled_up_total", "Events that stand in a roll-up instead of an entry of their own, by kind. entries_total counts them too.", "kind")
 	unknownRoutesDesc = desc("unknown_routes_total", "Requests under the base path that no route of the profile describes.")
 	hookFailuresDesc  = desc("hook_failures_total", "Hooks that failed; the entry was written all the same.")
+	suppressedDesc    = desc("suppressed_total", "Entries that a hook or a rule has suppressed.")
+	untoldDesc        = desc("events_dropped_total", "Events and log lines of entries that were lost, because what listens to them is too slow; the entries are stored.")
 	storeBytesDesc    = desc("store_bytes", "Bytes of the store on disk.")
 	deletedDesc       = desc("retention_deleted_total", "Entries deleted because of their age, by the retention or by hand.")
 	lastRunDesc       = desc("retention_last_run_timestamp_seconds", "When the retention last ran, in seconds since 1970; 0 for never.")
@@ -61,7 +63,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		entriesDesc, writtenDesc, writeSecondsDesc, queueDesc, droppedDesc, writeErrorsDesc, refusedDesc, lookupsDesc,
 		unknownRoutesDesc, rolledUpDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
-		healthDesc, spilledDesc,
+		healthDesc, spilledDesc, suppressedDesc, untoldDesc,
 	} {
 		out <- d
 	}
@@ -87,6 +89,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(refusedDesc, m.Refused)
 	counter(unknownRoutesDesc, m.UnknownRoutes)
 	counter(hookFailuresDesc, m.HookFailures)
+	counter(suppressedDesc, m.Suppressed)
 	out <- prometheus.MustNewConstHistogram(writeSecondsDesc, m.WriteCount, m.WriteSum, m.Writes)
 
 	now := c.pooled.now()
@@ -94,6 +97,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(droppedDesc, now.writer.Dropped)
 	counter(writeErrorsDesc, now.writer.WriteErrors)
 	counter(deletedDesc, now.retention.Deleted)
+	counter(untoldDesc, now.events.Dropped)
 	gauge(out, queueDesc, float64(now.writer.Queued))
 	if now.sized {
 		gauge(out, storeBytesDesc, float64(now.size))
@@ -132,6 +136,7 @@ type condition struct {
 	writer    recorder.Stats
 	retention retention.Status
 	health    storage.Health
+	events    DispatchStats
 	// size in bytes, if sized.
 	size  int64
 	sized bool
@@ -144,7 +149,7 @@ func (p *pooledStore) now() condition {
 	if p.open == nil {
 		return condition{health: storage.Health{State: storage.Refusing, Reason: storage.Unspecified, Err: errNoStore}}
 	}
-	c := condition{open: true, writer: p.open.writer.Stats(), retention: p.open.retention.Status()}
+	c := condition{open: true, writer: p.open.writer.Stats(), retention: p.open.retention.Status(), events: p.open.news.stats()}
 	c.health = healthOf(p.open.store, c.writer)
 	if named, ok := storage.As[interface{ Path() string }](p.open.store); ok {
 		c.path = named.Path()

@@ -70,8 +70,12 @@ func (o *OperatorAPI) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the audit log's store: %w", err)
 	}
-	app.keeps(store)
-	o.pooled, o.poolKey, err = acquire(store, app.keyFile, o.log)
+	if err := app.keeps(store); err != nil {
+		return err
+	}
+	if o.pooled, o.poolKey, err = acquire(store, app.keyFile, o.log); err == nil {
+		app.beside = append(app.beside, o.pooled)
+	}
 	return err
 }
 

@@ -27,6 +27,10 @@ const (
 	// exitWait bounds how long the end of the process waits for requests that
 	// still have a lease; a short grace_period would cost their entries.
 	exitWait = 10 * time.Second
+	// writtenWait is for how long of that it waits for requests whose entries are complete, such
+	// as open event streams, and interruptWait for the entries of those that have none.
+	writtenWait   = 3 * time.Second
+	interruptWait = 5 * time.Second
 )
 
 type openFunc func(context.Context, *slog.Logger) (storage.Store, error)
@@ -41,7 +45,10 @@ type pooledStore struct {
 	identity string
 	opener   openFunc
 	keyFile  string
-	log      *slog.Logger
+	// log writes to logTo, the log of the newest configuration: one that has ended has closed
+	// its own.
+	log   *slog.Logger
+	logTo *atomic.Pointer[slog.Logger]
 	// metrics outlive the open store, so that counters only grow.
 	metrics *recorder.Metrics
 	// coverage and recognized too.
@@ -84,8 +91,10 @@ type openStore struct {
 }
 
 func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
+	to := new(atomic.Pointer[slog.Logger])
+	to.Store(log)
 	return &pooledStore{
-		identity: identity, opener: open, keyFile: keyFile, log: log, metrics: new(recorder.Metrics),
+		identity: identity, opener: open, keyFile: keyFile, log: slog.New(&passingHandler{to: to}), logTo: to, metrics: new(recorder.Metrics),
 		coverage: new(recorder.Coverage), recognized: new(recognitions), idle: make(chan struct{}),
 	}
 }
@@ -197,14 +206,39 @@ func (p *pooledStore) Destruct() error {
 		return nil
 	}
 	p.interrupt() // at once: who started Caddy may be less patient than we are
-	select {
-	case <-p.idle:
+	if p.awaitIdle() {
 		return nil
-	case <-time.After(exitWait):
-		p.interrupt()
-		p.closeNow()
+	}
+	unfinished := p.underWay()
+	p.interrupt()
+	p.closeNow()
+	if unfinished {
 		return errors.New("requests are still running: their audit log entries say that they were interrupted")
 	}
+	return nil
+}
+
+// awaitIdle waits until nobody uses the store, but not for long if all who do have their entries.
+func (p *pooledStore) awaitIdle() bool {
+	look := time.NewTicker(exitWait / 100)
+	defer look.Stop()
+	for began := time.Now(); ; {
+		select {
+		case <-p.idle:
+			return true
+		case <-look.C:
+		}
+		if took := time.Since(began); took >= exitWait || took >= writtenWait && !p.underWay() {
+			return false
+		}
+	}
+}
+
+// underWay says whether a request has no complete entry yet.
+func (p *pooledStore) underWay() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open != nil && p.open.writer.UnderWay()
 }
 
 // ending is done when the configuration that runs ends.
@@ -233,8 +267,15 @@ func (p *pooledStore) interrupt() {
 	if open == nil {
 		return
 	}
-	if err := open.writer.Interrupt(); err != nil {
-		p.log.Error("closing the audit log", "error", err)
+	done := make(chan error, 1)
+	go func() { done <- open.writer.Interrupt() }() // hooks of guests are asked, and may hang
+	select {
+	case err := <-done:
+		if err != nil {
+			p.log.Error("closing the audit log", "error", err)
+		}
+	case <-time.After(interruptWait):
+		p.log.Error("closing the audit log: not all requests that are under way have an entry yet", "after", interruptWait)
 	}
 }
 

@@ -1,12 +1,15 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -103,4 +106,81 @@ func TestNoRequestWaitsForAStoreThatIsClosed(t *testing.T) {
 	close(h.free)
 	closings.Wait()
 	<-p.idle
+}
+
+// TestOptionsGoBackWithTheConfigurationThatBroughtThem: a database that is open for two
+// configurations has the options of the newer one, until that fails to start.
+func TestOptionsGoBackWithTheConfigurationThatBroughtThem(t *testing.T) {
+	var has string
+	open := func(options string) storage.Store {
+		t.Helper()
+		s, err := OpenSpilled(Spilled{
+			Journal: filepath.Join(t.Name(), "journal"), Limit: -1, Logger: slog.New(slog.DiscardHandler),
+			Open: func() (storage.Store, error) { has = options; return memory.New(0), nil },
+			Join: func(ctx context.Context, _ storage.Store) error { has = options; return ctx.Err() },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	leave := func(s storage.Store, want string) {
+		t.Helper()
+		if err := s.(storage.Closer).Close(); err != nil || has != want {
+			t.Errorf("%v, options of %q, want %q", err, has, want)
+		}
+	}
+	a := open("a")
+	b := open("b")
+	leave(b, "a") // a reload that failed
+	c := open("c")
+	leave(a, "c") // one that did not
+	leave(c, "c")
+}
+
+// TestWhatOutlivesAConfigurationLogsToTheOneThatRuns, whose outputs are open.
+func TestWhatOutlivesAConfigurationLogsToTheOneThatRuns(t *testing.T) {
+	p := pool(t, memory.New(0))
+	var first, second bytes.Buffer
+	to := func(b *bytes.Buffer) *App { return &App{log: slog.New(slog.NewTextHandler(b, nil))} }
+	old, now := to(&first), to(&second)
+	if err := p.claim(old, 0); err != nil {
+		t.Fatal(err)
+	}
+	kept := p.log.With("store", "x").WithGroup("g")
+	kept.Info("one", "n", 1)
+	if err := p.claim(now, 0); err != nil {
+		t.Fatal(err)
+	}
+	p.withdraw(old)
+	kept.Info("two", "n", 2)
+	if got := first.String(); !strings.Contains(got, "msg=one store=x g.n=1") || strings.Contains(got, "two") {
+		t.Errorf("the first: %s", got)
+	}
+	if got := second.String(); !strings.Contains(got, "msg=two store=x g.n=2") {
+		t.Errorf("the second: %s", got)
+	}
+	failed := to(new(bytes.Buffer))
+	if err := p.claim(failed, 0); err != nil {
+		t.Fatal(err)
+	}
+	p.withdraw(failed)
+	kept.Info("three")
+	if got := second.String(); !strings.Contains(got, "three") {
+		t.Errorf("after a reload that failed: %s", got)
+	}
+}
+
+// TestTheEndWaitsForNoStreamWhoseEntryIsWritten.
+func TestTheEndWaitsForNoStreamWhoseEntryIsWritten(t *testing.T) {
+	p := newPooledStore("test", func(context.Context, *slog.Logger) (storage.Store, error) { return memory.New(0), nil },
+		filepath.Join(t.TempDir(), "hash.key"), slog.New(slog.DiscardHandler))
+	if _, err := p.lease(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if p.awaitIdle() || time.Since(began) < writtenWait || time.Since(began) > exitWait-time.Second {
+		t.Errorf("it waited for %s", time.Since(began))
+	}
+	p.closeNow()
 }

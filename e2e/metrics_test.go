@@ -133,6 +133,8 @@ func TestMetrics(t *testing.T) {
 		"caddy_audit_log_refused_total":                                    0,
 		"caddy_audit_log_unknown_routes_total":                             0,
 		"caddy_audit_log_hook_failures_total":                              0,
+		"caddy_audit_log_suppressed_total":                                 0,
+		"caddy_audit_log_events_dropped_total":                             0,
 		"caddy_audit_log_retention_deleted_total":                          0,
 		"caddy_audit_log_retention_last_run_timestamp_seconds":             0,
 		"caddy_audit_log_retention_failed":                                 0,

@@ -87,3 +87,16 @@ func TestAReloadEndsTails(t *testing.T) {
 		}
 	}
 }
+
+// TestAStoreOfTheOperatorsSurfaceIsHealthyBeforeAnybodyAsksForIt: a load balancer must not take a
+// node away because nobody has looked at a page.
+func TestAStoreOfTheOperatorsSurfaceIsHealthyBeforeAnybodyAsksForIt(t *testing.T) {
+	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
+	config := site(database(dir), port, authServer(t), "admin "+admin, "profile better_auth") +
+		fmt.Sprintf("http://127.0.0.1:%d {\n\taudit_log_api {\n\t\tstore sqlite {\n\t\t\tpath %s/other.db\n\t\t}\n\t}\n}\n", harness.FreePort(t), dir)
+	startWithAdmin(t, dir, port, config)
+	code, body := call(t, http.MethodGet, "http://"+admin+"/audit-log/health", "")
+	if code != http.StatusOK || strings.Count(body, `"state": "healthy"`) != 3 {
+		t.Errorf("%d %s", code, body)
+	}
+}

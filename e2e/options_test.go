@@ -235,3 +235,17 @@ func TestAnAmbiguousPathCanBeRejected(t *testing.T) {
 		t.Errorf("%+v, %s", last, summary(entries))
 	}
 }
+
+// TestAHandlerThatDoesNotRecordLeavesItToTheNext: what one has switched off, another may record.
+func TestAHandlerThatDoesNotRecordLeavesItToTheNext(t *testing.T) {
+	for outer, want := range map[string]int{
+		"enabled off": 1,
+		"profile better_auth\n path /change-password": 1,
+		"profile better_auth":                         1,
+	} {
+		entries, _ := recordedBy(t, "audit_log {\n"+outer+"\n}\naudit_log {\nprofile better_auth\n}", act{"POST", "/sign-out", `{}`, "alice"})
+		if len(entries) != want || entries[0].Action != "sign-out" || entries[0].UserID != "alice" {
+			t.Errorf("%q: %+v", outer, entries)
+		}
+	}
+}

@@ -28,7 +28,8 @@ type RequestFacts struct {
 }
 
 // Hook is asked before an entry is written (the plugin's beforeLog). It runs in
-// the request's goroutine and must be quick; an error, a panic or an invalid entry
+// the request's goroutine and must be quick; its context ends after 2 s, and not when the
+// client leaves. An error, a panic or an invalid entry
 // keeps the original entry and is counted.
 type Hook interface {
 	BeforeLog(ctx context.Context, d *Draft) error

@@ -305,7 +305,7 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 		user = x.target(a, outcome, profile.Source.Sure)
 	}
 	if user != "" {
-		x.rec.Writer.Unlink(user)
+		x.rec.Writer.Unlink(user, x.rec.Durability != Async)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -24,8 +25,15 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 	if x.request != nil { // the Recorder that took the request may have had no hooks
 		d.Request = *x.request
 	}
-	return x.rec.ask(x.ctx, d)
+	// A client that leaves must not decide whether hooks apply.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), hookTimeout)
+	defer cancel()
+	return x.rec.ask(ctx, d)
 }
+
+// hookTimeout is how long all hooks of one entry may take together, if they look at their context:
+// a request waits for them.
+const hookTimeout = 2 * time.Second
 
 func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 	for _, h := range rec.Hooks {
@@ -40,6 +48,7 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 			continue
 		}
 		if try.Skip {
+			rec.Writer.Metrics.Suppressed()
 			return false
 		}
 		changed.ID, changed.CreatedAt = before.ID, before.CreatedAt // its place in the log is not for hooks

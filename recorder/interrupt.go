@@ -72,15 +72,27 @@ func (l *underWayList) appendTo(list []*Exchange) []*Exchange {
 
 // Interrupt writes an entry for each exchange that is under way, for a process that is
 // about to end: unknown, and interrupted (threats.md E1.7). An exchange that ends all
-// the same writes its outcome under the same id. Interrupt may be called again, for what
-// has begun meanwhile.
+// the same writes its outcome under the same id. It also leaves to the background what was
+// counted of floods so far. Interrupt may be called again, for what has begun meanwhile.
 func (w *Writer) Interrupt() error {
+	w.rollUps.deliver()
 	for some := range slices.Chunk(w.underWay.list(), maxBatch) {
 		if err := w.interrupt(some); err != nil {
 			return fmt.Errorf("requests that are under way have no entry: %w", err)
 		}
 	}
 	return nil
+}
+
+// UnderWay says whether an exchange has begun that has no complete entry yet.
+func (w *Writer) UnderWay() bool {
+	return slices.ContainsFunc(w.underWay.list(), func(x *Exchange) bool {
+		if !x.mu.TryLock() {
+			return true // it is being written
+		}
+		defer x.mu.Unlock()
+		return !x.written
+	})
 }
 
 // interrupt holds the exchanges up while their entries are written, so that no outcome

@@ -16,6 +16,7 @@ type Metrics struct {
 	refused       atomic.Uint64
 	unknownRoutes atomic.Uint64
 	hookFailures  atomic.Uint64
+	suppressed    atomic.Uint64
 	rolledUp      [len(rollUpKinds)]atomic.Uint64
 
 	writes       [len(writeBounds) + 1]atomic.Uint64 // the last is beyond all bounds
@@ -112,6 +113,13 @@ func (m *Metrics) HookFailed() {
 	}
 }
 
+// Suppressed counts an entry that a hook has suppressed.
+func (m *Metrics) Suppressed() {
+	if m != nil {
+		m.suppressed.Add(1)
+	}
+}
+
 // WriteDuration counts a write to the store and how long it took.
 func (m *Metrics) WriteDuration(d time.Duration) {
 	if m == nil {
@@ -133,8 +141,8 @@ type MetricsSnapshot struct {
 	Lookups map[string]uint64
 	// RolledUp events by kind: unknown, check, sign-in.
 	RolledUp map[string]uint64
-	// Refused requests, UnknownRoutes, HookFailures as the methods count them.
-	Refused, UnknownRoutes, HookFailures uint64
+	// Refused requests, UnknownRoutes, HookFailures and Suppressed as the methods count them.
+	Refused, UnknownRoutes, HookFailures, Suppressed uint64
 	// Writes is the histogram of WriteDuration: how many took at most so many
 	// seconds, WriteCount of all, and their sum in seconds.
 	Writes     map[float64]uint64
@@ -149,7 +157,7 @@ func (m *Metrics) Snapshot() MetricsSnapshot {
 	}
 	s := MetricsSnapshot{
 		Entries: make(map[string]map[storage.Status]uint64), Lookups: make(map[string]uint64), Writes: make(map[float64]uint64),
-		Refused: m.refused.Load(), UnknownRoutes: m.unknownRoutes.Load(), HookFailures: m.hookFailures.Load(),
+		Refused: m.refused.Load(), UnknownRoutes: m.unknownRoutes.Load(), HookFailures: m.hookFailures.Load(), Suppressed: m.suppressed.Load(),
 		WriteSum: time.Duration(m.writtenNanos.Load()).Seconds(),
 	}
 	for c, class := range metricClasses {

@@ -122,6 +122,9 @@ func TestADeletedUsersEntriesStayWithoutTheUser(t *testing.T) {
 				who = "s-admin"
 			}
 			g.do(c.method, c.path, c.body, cookie(who), answers(c.status, c.answer))
+			if got := g.store.Entries()[0].UserID; got != c.want {
+				t.Errorf("a crash at this moment leaves the entry with user %q", got)
+			}
 			must(t, g.writer.Close(t.Context()))
 			entries := g.store.Entries()
 			if len(entries) != 2 || entries[0].UserID != c.want {

@@ -277,6 +277,18 @@ func (r *rollUps) sweep() {
 	}
 }
 
+// deliver ends all windows that have counted something.
+func (r *rollUps) deliver() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for _, key := range r.windows.Keys() {
+		if w, _ := r.windows.Peek(key); w.rolled != nil {
+			r.end(key, w, now)
+		}
+	}
+}
+
 // close ends all windows and returns what is left to write. From then on every
 // failure is written singly.
 func (r *rollUps) close() []item {

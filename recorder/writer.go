@@ -22,6 +22,8 @@ const (
 	// writeTimeout bounds how long a request waits for its entry (threats.md
 	// E2.3).
 	writeTimeout = 3 * time.Second
+	// unlinkTimeout is that for the entries of a user whose account was deleted.
+	unlinkTimeout = time.Second
 	// queueCapacity bounds the entries that wait to be written in the background.
 	queueCapacity = 10000
 	// maxBatch and linger: what the background collects before it commits. Nobody waits
@@ -207,11 +209,18 @@ func (w *Writer) putSoon(i item) bool {
 	return false
 }
 
-// Unlink leaves it to the background to take a deleted user's id out of the
-// entries, after those that are queued. A store that cannot do it is left alone.
-func (w *Writer) Unlink(userID string) {
-	if _, ok := storage.As[storage.Unlinker](w.store); !ok {
+// Unlink takes a deleted user's id out of the entries: at once, as far as that can be done in
+// unlinkTimeout, if a crash must not forget it, and in the background, after the entries that are
+// queued. A store that cannot do it is left alone.
+func (w *Writer) Unlink(userID string, atOnce bool) {
+	u, ok := storage.As[storage.Unlinker](w.store)
+	if !ok {
 		return
+	}
+	if atOnce {
+		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), storage.Fsync), unlinkTimeout)
+		_, _ = u.Unlink(ctx, userID) // what it could not do is the background's
+		cancel()
 	}
 	w.rollUps.unlink(userID)
 	if !w.put(item{unlink: userID}) {

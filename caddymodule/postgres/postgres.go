@@ -139,6 +139,10 @@ func (s *Store) Validate() error {
 // Files implements caddymodule.FileStore.
 func (s *Store) Files() []string { return []string{s.journal} }
 
+// Journal is the journal's file: two stores of one configuration that have the same one must be
+// the same store.
+func (s *Store) Journal() string { return s.journal }
+
 // Identity implements caddymodule.StoreModule. It is a hash, because options are secret.
 func (s *Store) Identity() string {
 	o := s.options
@@ -161,7 +165,7 @@ func (s *Store) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store,
 	return caddymodule.OpenSpilled(caddymodule.Spilled{
 		Journal: s.journal, Limit: s.SpillBytes, Logger: log,
 		Open: func() (storage.Store, error) { return postgres.Keep(ctx, o) },
-		Join: func(open storage.Store) error {
+		Join: func(ctx context.Context, open storage.Store) error {
 			k, ok := storage.As[*postgres.Keeper](open)
 			if !ok {
 				return fmt.Errorf("store postgres: the journal %s is another store's: give this one a spill_path of its own", s.journal)

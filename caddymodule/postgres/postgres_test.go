@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // the http app
 
@@ -155,7 +157,7 @@ func TestReloadsKeepTheLog(t *testing.T) {
 	signIn := func() {
 		var resp *http.Response
 		err := io.EOF
-		for errors.Is(err, io.EOF) { // an old server may take a connection just when it ends, and reads nothing from it
+		for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // an old server may take a connection just when it ends, and reads nothing from it
 			resp, err = client.Post(fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), "application/json", strings.NewReader(`{"email":"a@example.com"}`))
 		}
 		if err != nil {
@@ -200,5 +202,32 @@ func TestReloadsKeepTheLog(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dir, "caddy.log"))
 	if err != nil || strings.Contains(string(text), secret) || strings.Contains(string(text), server.Password) || strings.Contains(string(text), "panic") || !strings.Contains(string(text), "audit log") {
 		t.Errorf("the log has a secret, a panic, or nothing: %v", err)
+	}
+}
+
+// TestTwoStoresOfAConfigurationHaveTwoJournals: with one, the log would be in the database of
+// whichever was opened last.
+func TestTwoStoresOfAConfigurationHaveTwoJournals(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	for lines, says := range map[string]string{
+		"dsn postgres://u@eu.invalid/audit":                               "",
+		"dsn postgres://u@us.invalid/audit":                               "two stores with different options have the journal",
+		"dsn postgres://reader@eu.invalid/audit":                          "two stores with different options have the journal",
+		"dsn postgres://u@us.invalid/audit\n spill_path us.spill":         "",
+		"dsn postgres://u@us.invalid/audit\n schema other":                "",
+		"dsn postgres://u@eu.invalid/audit\n password another\n schema s": "",
+	} {
+		text := fmt.Sprintf("{\n audit_log {\n store postgres {\n dsn postgres://u@eu.invalid/audit\n }\n }\n}\nhttp://127.0.0.1:9 {\n audit_log_api {\n store postgres {\n %s\n }\n }\n}\n", lines)
+		config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", lines, err)
+		}
+		var c caddy.Config
+		if err := json.Unmarshal(config, &c); err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Validate(&c); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", lines, err)
+		}
 	}
 }

@@ -69,9 +69,11 @@ type Runner struct {
 	guard     guard
 	compacted time.Time
 
-	// mu protects the field below.
+	// mu protects the fields below.
 	mu     sync.Mutex
 	status Status
+	// stopRun ends the run that is under way; nil while none is.
+	stopRun context.CancelFunc
 }
 
 // New returns a Runner that keeps everything until Keep says otherwise. It looks at
@@ -90,7 +92,8 @@ func New(ctx context.Context, o Options) *Runner {
 }
 
 // Keep sets how long entries are kept; 0 means for ever. A change takes effect
-// within seconds.
+// within seconds: a run that is under way ends, so that a value that was a mistake
+// deletes no more.
 func (r *Runner) Keep(keep time.Duration) error {
 	if keep != 0 && r.pruner == nil {
 		return ErrCannotDelete
@@ -101,6 +104,9 @@ func (r *Runner) Keep(keep time.Duration) error {
 		return nil
 	}
 	r.status.Keep, r.status.NextRun = keep, time.Time{}
+	if r.stopRun != nil {
+		r.stopRun()
+	}
 	if keep > 0 {
 		r.status.NextRun = time.Now().Add(firstAfter + rand.N(firstWithin-firstAfter))
 	}
@@ -150,14 +156,22 @@ func (r *Runner) loop() {
 
 // run is one run of the schedule.
 func (r *Runner) run() {
-	keep, began := r.Status().Keep, time.Now()
-	before := r.Now().Add(-keep)
-	n, err := 0, r.check(keep)
+	ctx, keep := r.begin()
+	defer r.end()
+	if keep == 0 {
+		return // it has changed at this moment
+	}
+	began, before := time.Now(), r.Now().Add(-keep)
+	n, err := 0, r.check(ctx, keep)
 	if err == nil {
-		n, err = r.delete(r.ctx, before)
+		n, err = r.delete(ctx, before)
 	}
 	if r.ctx.Err() != nil {
 		return // the store is about to be closed, the next process goes on
+	}
+	if ctx.Err() != nil {
+		r.Logger.Info("retention: a run ended early, because the configuration keeps entries for another time now", "kept", keep, "deleted", n)
+		return
 	}
 	if n > 0 && err == nil {
 		err = r.compact()
@@ -168,6 +182,23 @@ func (r *Runner) run() {
 		return
 	}
 	r.Logger.Info("retention: old audit log entries deleted", "keep", keep, "before", before.UTC(), "deleted", n, "took", time.Since(began), "next", next)
+}
+
+// begin begins a run, which Keep ends.
+func (r *Runner) begin() (context.Context, time.Duration) {
+	ctx, stop := context.WithCancel(r.ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopRun = stop
+	return ctx, r.status.Keep
+}
+
+// end forgets the run that begin has begun.
+func (r *Runner) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopRun()
+	r.stopRun = nil
 }
 
 // finished notes a run and returns when the next one is due.
@@ -181,14 +212,14 @@ func (r *Runner) finished(keep time.Duration, began time.Time, n int, err error)
 	return r.status.NextRun
 }
 
-func (r *Runner) check(keep time.Duration) error {
-	newest, err := r.newest(r.ctx)
+func (r *Runner) check(ctx context.Context, keep time.Duration) error {
+	newest, err := r.newest(ctx)
 	if err != nil {
 		return fmt.Errorf("looking for the newest entry: %w", err)
 	}
 	var theirs time.Time
 	if c, ok := storage.As[storage.Clock](r.Store); ok {
-		if theirs, err = c.Time(r.ctx); err != nil {
+		if theirs, err = c.Time(ctx); err != nil {
 			return fmt.Errorf("asking for the database's time: %w", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +138,40 @@ func TestANewSettingTakesEffectWithinSeconds(t *testing.T) {
 		keep(t, r, 0)
 		if next := r.Status().NextRun; !next.IsZero() {
 			t.Errorf("without retention the next run is %v", next)
+		}
+	})
+}
+
+// endless is a store of which there is always more to delete.
+type endless struct {
+	*memory.Store
+	deleted atomic.Int64
+}
+
+func (e *endless) Prune(_ context.Context, _ time.Time, limit int) (int, error) {
+	e.deleted.Add(int64(limit))
+	return limit, nil
+}
+
+// TestANewSettingEndsTheRunUnderWay: what was a mistake deletes no more.
+func TestANewSettingEndsTheRunUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, next := range []time.Duration{300 * day, 0} {
+			s := &endless{Store: memory.New(0)}
+			r := retention.New(t.Context(), retention.Options{Store: s, Logger: slog.New(slog.DiscardHandler)})
+			keep(t, r, 30*day)
+			time.Sleep(11 * time.Second)
+			if s.deleted.Load() == 0 {
+				t.Fatal("it has not begun")
+			}
+			keep(t, r, next)
+			synctest.Wait()
+			before := s.deleted.Load()
+			time.Sleep(time.Second)
+			if after := s.deleted.Load(); after != before {
+				t.Errorf("%d were deleted after a reload with %s", after-before, next)
+			}
+			r.Close()
 		}
 	})
 }
