@@ -14,7 +14,7 @@ import (
 
 func schemaCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "schema [--schema <name>] [--table <name>] [--role <role>] | psql",
+		Use:   "schema [--schema <name>] [--table <name>] [--role <role>] | psql -v ON_ERROR_STOP=1",
 		Short: "Prints the SQL that makes the tables in PostgreSQL",
 		Long: `
 Prints the SQL that makes the tables of the store postgres, or brings those of an earlier version up to date, and

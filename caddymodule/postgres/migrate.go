@@ -70,7 +70,7 @@ func runMigrate(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	err = errors.Join(m.run(ctx), m.from.Close(), m.to.Close())
+	err = errors.Join(m.run(ctx), m.to.Close())
 	switch {
 	case errors.Is(err, context.Canceled):
 		return caddy.ExitCodeFailedStartup, errors.New("interrupted: run the same command again to go on")
@@ -84,10 +84,10 @@ func runMigrate(f caddycmd.Flags) (int, error) {
 
 // migration is a move from one log to another.
 type migration struct {
-	from   *sqlite.Store
+	from   *sqlite.Reader
 	to     *postgres.Store
 	source string // names from in the notes of to
-	total  int
+	total  int64  // of the entries; -1 if nobody knows
 }
 
 func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
@@ -99,20 +99,15 @@ func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(file); err != nil { // opening it would make it
-		return nil, fmt.Errorf("--from: %w", err)
-	}
 	if err := nothingWaits(file, f.String("from-table")); err != nil {
 		return nil, err
 	}
 	m := &migration{source: file + "|" + f.String("from-table")}
-	if m.from, err = sqlite.Open(ctx, sqlite.Options{Path: file, Table: f.String("from-table")}); err != nil {
-		return nil, err
+	if m.from, err = sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: f.String("from-table")}); err != nil {
+		return nil, fmt.Errorf("--from: %w", err)
 	}
-	if m.to, err = postgres.Open(ctx, s.options); err != nil {
-		return nil, errors.Join(err, m.from.Close())
-	}
-	return m, nil
+	m.to, err = postgres.Open(ctx, s.options)
+	return m, err
 }
 
 // nothingWaits refuses a database whose journal has entries that it does not have.
@@ -130,9 +125,12 @@ func nothingWaits(file, table string) error {
 
 // run copies, compares, and says what came of it.
 func (m *migration) run(ctx context.Context) error {
-	var err error
-	if m.total, err = m.from.CountBefore(ctx, time.Now().AddDate(200, 0, 0)); err != nil {
+	all, err := m.from.List(ctx, storage.Query{Limit: 1})
+	if err != nil {
 		return fmt.Errorf("counting the entries: %w", err)
+	}
+	if m.total = int64(all.Total); all.TotalIsCapped {
+		m.total = -1
 	}
 	if err := m.copy(ctx); err != nil {
 		return err
@@ -145,7 +143,7 @@ func (m *migration) run(ctx context.Context) error {
 	if err := m.to.SetMoved(ctx, m.source, 0); err != nil || theirs == ours {
 		return err
 	}
-	return fmt.Errorf("%w: entries were changed or deleted in one of them meanwhile; see that only one is written to, and run the same command again, which begins anew", errDiffers)
+	return fmt.Errorf("%w: entries were changed or deleted in one of them meanwhile, by a Caddy that still uses the file, or by the retention in PostgreSQL, which deletes what is old: see that only one is written to, run a Caddy with the retention on the file before (or none until the move is over), and run the same command again, which begins anew", errDiffers)
 }
 
 // copy goes on where an earlier run was.
@@ -159,17 +157,20 @@ func (m *migration) copy(ctx context.Context) error {
 		from = storage.EncodeCursor(key)
 		fmt.Fprintln(os.Stderr, "going on where the last run was interrupted")
 	}
-	bar := caddymodule.NewProgress("moving", int64(m.total), false)
+	bar := caddymodule.NewProgress("moving", m.total, false)
 	defer bar.End()
 	done := 0
 	return m.pages(ctx, from, func(p storage.Page) error {
 		// Oldest first: of two entries with one sort key the older one comes first.
 		slices.Reverse(p.Entries)
-		if err := m.write(ctx, p.Entries); err != nil {
-			return fmt.Errorf("after %d entries: %w", done, err)
+		for rest := p.Entries; len(rest) > 0; {
+			n := fitting(rest)
+			if err := m.write(ctx, rest[:n]); err != nil {
+				return fmt.Errorf("after %d entries: %w", done, err)
+			}
+			rest, done = rest[n:], done+n
+			bar.At(int64(done))
 		}
-		done += len(p.Entries)
-		bar.At(int64(done))
 		if p.NextCursor == "" {
 			return nil
 		}
@@ -179,6 +180,20 @@ func (m *migration) copy(ctx context.Context) error {
 		}
 		return m.to.SetMoved(ctx, m.source, next)
 	})
+}
+
+// writeBytes bounds what is written at once, as the journal does: a slow network has 2.5 s for it.
+const writeBytes = 1 << 20
+
+// fitting is how many of the entries are written at once: one at least.
+func fitting(entries []storage.Entry) int {
+	size := 0
+	for i := range entries {
+		if size += len(entries[i].Metadata); size > writeBytes {
+			return max(i, 1)
+		}
+	}
+	return len(entries)
 }
 
 // write tries again for a while when the server is busy or gone: a move takes long.
@@ -233,7 +248,7 @@ func (d *digest) add(e *storage.Entry) error {
 
 // compare reads both logs, of the second what the first one has.
 func (m *migration) compare(ctx context.Context) (theirs, ours digest, err error) {
-	bar := caddymodule.NewProgress("comparing", int64(m.total), false)
+	bar := caddymodule.NewProgress("comparing", m.total, false)
 	defer bar.End()
 	err = m.pages(ctx, "", func(p storage.Page) error {
 		ids := make([]string, len(p.Entries))

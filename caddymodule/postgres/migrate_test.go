@@ -1,6 +1,8 @@
 package postgres_test
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +34,26 @@ func move(t *testing.T, file, dsn, password string) (int, string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
+// folder says what is in the folder of a database: names, sizes and hashes, but for journals.
+func folder(t *testing.T, file string) string {
+	t.Helper()
+	all, err := filepath.Glob(file + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, name := range all {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(name, ".spill") {
+			said = append(said, fmt.Sprintf("%s %d %x", filepath.Base(name), len(b), sha256.Sum256(b)))
+		}
+	}
+	return strings.Join(said, ", ")
+}
+
 // TestALogMovesFromSQLite: interrupted, gone on, found to differ, begun anew, repeated.
 func TestALogMovesFromSQLite(t *testing.T) {
 	server := pgtest.Start(t)
@@ -46,6 +68,9 @@ func TestALogMovesFromSQLite(t *testing.T) {
 		e := storagetest.Entry(i)
 		if i%7 == 0 {
 			e = storagetest.Attempt(i, fmt.Sprint("tag-", i), storage.Failed)
+		}
+		if i >= 40 && i < 100 { // more than is written at once
+			e.Metadata = json.RawMessage(`{"p":"` + strings.Repeat("x", 60<<10) + `"}`)
 		}
 		entries = append(entries, e)
 	}
@@ -64,6 +89,12 @@ func TestALogMovesFromSQLite(t *testing.T) {
 		t.Fatal(err)
 	}
 	dsn := strings.Replace(server.DSN(), ":"+server.Password+"@", "@", 1)
+	before := folder(t, file)
+	defer func() {
+		if after := folder(t, file); after != before {
+			t.Errorf("the file was not only read: %s before, %s after", before, after)
+		}
+	}()
 	if status, said := move(t, file, dsn, server.Password); status != 2 || !strings.Contains(said, "going on where") || !strings.Contains(said, "1300 entries") || !strings.Contains(said, "1299 of them") {
 		t.Errorf("gone on: %d %s", status, said)
 	}

@@ -18,7 +18,7 @@ const (
 	// firstWait is how long Keep waits for a server, and openWait how long an attempt to
 	// open goes on after that: another process may be making the tables.
 	firstWait = 3 * time.Second
-	openWait  = migrationTimeout + connectTimeout
+	openWait  = migrationTimeout*5/4 + connectTimeout
 	// goneFor is how long a Keeper's write tries a server again that is gone: whoever
 	// asked has a journal.
 	goneFor = 250 * time.Millisecond
@@ -46,7 +46,9 @@ type Keeper struct {
 	why     error  // why there is none
 	opening *opening
 	looked  time.Time // when the server was last asked something
-	closed  bool
+	// notBefore is when it may be opened again, after its tables could not be changed in time.
+	notBefore time.Time
+	closed    bool
 }
 
 // opening is an attempt to open the Store.
@@ -125,6 +127,9 @@ func (k *Keeper) open(ctx context.Context) error {
 	if k.opening == o {
 		k.opening = nil
 		k.store, k.why = o.store, o.err
+		if slow := (*tooSlow)(nil); errors.As(o.err, &slow) {
+			k.notBefore = time.Now().Add(slow.pause)
+		}
 	}
 	return o.err
 }
@@ -135,6 +140,9 @@ func (k *Keeper) attempt() (*opening, error) {
 	defer k.mu.Unlock()
 	if k.closed {
 		return nil, storage.ErrClosed
+	}
+	if k.opening == nil && time.Now().Before(k.notBefore) {
+		return nil, k.why
 	}
 	if k.opening == nil {
 		k.opening = begun(k.options)
@@ -361,7 +369,7 @@ func (k *Keeper) Use(ctx context.Context, o Options) error {
 func (k *Keeper) swap(o Options, next *opening) error {
 	k.mu.Lock()
 	old, before := k.store, k.opening
-	k.options, k.store, k.opening, k.why = o, nil, next, errNotOpen
+	k.options, k.store, k.opening, k.why, k.notBefore = o, nil, next, errNotOpen, time.Time{}
 	k.mu.Unlock()
 	var err error
 	if before != nil {

@@ -142,10 +142,11 @@ func (s *Store) dropMonths(ctx context.Context, before time.Time) (int, error) {
 		n, err := s.dropMonth(ctx, m)
 		switch c := code(err); {
 		case c == noPrivilege:
-			s.parts.giveUp(nil, err)
+			s.parts.leaveAlone(hopelessFor)
+			s.log.Warn("the role of the DSN may not drop a partition, whose entries are deleted row by row: make the role that the others belong to its owner", "month", m.begins().Format("2006-01"), "error", err)
 			return 0, nil
 		case c == lockNotAvailable:
-			s.parts.leaveAlone()
+			s.parts.leaveAlone(dropAgainAfter)
 			return 0, nil
 		case err != nil || n > 0:
 			return n, err
@@ -232,10 +233,10 @@ func (p *partitions) mayNotDrop() bool {
 	return p.powerless || time.Now().Before(p.noDropUntil)
 }
 
-func (p *partitions) leaveAlone() {
+func (p *partitions) leaveAlone(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.noDropUntil = time.Now().Add(dropAgainAfter)
+	p.noDropUntil = time.Now().Add(d)
 }
 
 // forget notes that a month has no partition any more.

@@ -38,7 +38,8 @@ const (
 	// callTimeout bounds every call of a Store: nobody waits longer than 3 s for the
 	// database (threats.md E7.3), with what a busy machine needs to notice.
 	callTimeout = 2500 * time.Millisecond
-	// connectTimeout bounds the making of a connection.
+	// connectTimeout bounds the making of a connection to a host; of several, each has a part of
+	// callTimeout, so that one which swallows packets leaves time for the next.
 	connectTimeout = 3 * time.Second
 	// statementTimeout and lockTimeout are the server's own bounds, for statements
 	// whose client is not there to end them.
@@ -249,8 +250,12 @@ func dsnError(err error) error {
 // tune sets what a DSN does not say.
 func tune(c *pgxpool.Config) {
 	conn := c.ConnConfig
-	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > connectTimeout {
-		conn.ConnectTimeout = connectTimeout
+	longest := connectTimeout
+	if hosts := strings.Count(target(conn), ",") + 1; hosts > 1 {
+		longest = callTimeout / time.Duration(hosts+1)
+	}
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > longest {
+		conn.ConnectTimeout = longest
 	}
 	if conn.ValidateConnect == nil {
 		// A standby would refuse every entry for as long as the pool keeps the

@@ -25,6 +25,9 @@ const (
 	// entries wait for.
 	ddlTimeout   = time.Second
 	shortTimeout = 500 * time.Millisecond
+	// makeTimeout bounds the making of one: it may scan the default partition, to which nobody
+	// can write meanwhile, and entries may wait for it.
+	makeTimeout = time.Second
 	// hopelessFor is how long nobody tries again to make a partition.
 	hopelessFor = time.Hour
 	// dropAgainAfter is how long a partition that is in use is left alone.
@@ -80,7 +83,8 @@ type partitions struct {
 	hopeless map[month]time.Time
 	// powerless: the role may not make partitions.
 	powerless bool
-	// noDropUntil is set when a partition could not be dropped because of a lock.
+	// noDropUntil is set when a partition could not be dropped because of a lock, or because
+	// it belongs to another role.
 	noDropUntil time.Time
 }
 
@@ -134,28 +138,27 @@ func (s *Store) ensure(ctx context.Context, months []month, wait time.Duration) 
 	if months = s.parts.missing(months, time.Now()); len(months) == 0 {
 		return
 	}
-	err := s.makePartitions(ctx, months, wait)
+	var err error
+	for _, m := range months { // each has its own time, and what is made stays
+		err = errors.Join(err, s.makePartition(ctx, m, wait))
+	}
 	if lookErr := s.lookForPartitions(ctx); lookErr != nil {
 		err = errors.Join(err, lookErr)
 	}
-	if !s.parts.giveUp(months, err) || ctx.Err() != nil {
+	if ctx.Err() != nil || !s.parts.giveUp(months, err) {
 		return
 	}
 	if code(err) == noPrivilege {
 		s.log.Warn("the role of the DSN may not make partitions: entries of months without one go to the default partition, and retention deletes them row by row; let somebody who may run this once a month",
-			"command", fmt.Sprintf("%s --schema %s --table %s | psql", SchemaCommand, s.schema, s.table))
+			"command", fmt.Sprintf("%s --schema %s --table %s | psql -v ON_ERROR_STOP=1", SchemaCommand, s.schema, s.table))
 		return
 	}
 	s.log.Warn("a partition could not be made, entries go to the default partition until the next try", "months", fmt.Sprint(months), "error", err)
 }
 
-func (s *Store) makePartitions(ctx context.Context, months []month, wait time.Duration) error {
-	var script strings.Builder
-	_, _ = fmt.Fprintf(&script, "SET LOCAL lock_timeout = %d; SELECT pg_advisory_xact_lock(%d);", wait.Milliseconds(), s.lock())
-	for _, m := range months {
-		_, _ = script.WriteString(s.partition(m))
-	}
-	return s.change(ctx, script.String())
+func (s *Store) makePartition(ctx context.Context, m month, wait time.Duration) error {
+	script := fmt.Sprintf("SET LOCAL lock_timeout = %d; SELECT pg_advisory_xact_lock(%d);", wait.Milliseconds(), s.lock())
+	return s.change(ctx, script+s.partition(m), makeTimeout)
 }
 
 // lookForPartitions asks the database which months have a partition.

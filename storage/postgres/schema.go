@@ -144,22 +144,37 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.change(ctx, script)
+	err = s.change(ctx, script, migrationTimeout)
 	switch c := code(err); {
 	case err == nil:
 		return s.checkColumns(ctx)
 	case c == noPrivilege:
-		return unfitf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql",
+		return unfitf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, SchemaCommand, s.schema, s.table)
 	case c == duplicateTable, c == duplicateRelation, c == undefinedObject:
 		return unfitf("%w: something of another program has that name; give the audit log another table or schema", err)
 	}
 	if c := code(err); c == queryCanceled || c == lockNotAvailable {
-		return fmt.Errorf("making the tables, which a log with many entries or a busy one does not let happen in time: run %s --schema %s --table %s | psql while nobody uses it: %w",
+		err = fmt.Errorf("making the tables, which a log with many entries or a busy one does not let happen in time: run %s --schema %s --table %s | psql -v ON_ERROR_STOP=1 while nobody uses it: %w",
 			SchemaCommand, s.schema, s.table, err)
+		return &tooSlow{err, slowPauses[c]}
 	}
 	return fmt.Errorf("making the tables: %w", err)
 }
+
+// tooSlow says that tables could not be changed in time. While somebody tries nobody else can use
+// them, so it is not tried again before the pause is over.
+type tooSlow struct {
+	error
+	pause time.Duration
+}
+
+// Unwrap gives it back.
+func (e *tooSlow) Unwrap() error { return e.error }
+
+// slowPauses are the pauses by what the server said: a change that takes too long will take too
+// long again, a lock may be free soon.
+var slowPauses = map[string]time.Duration{queryCanceled: 10 * time.Minute, lockNotAvailable: 10 * time.Second}
 
 // helperTables are the tables beside that of the entries, as the first migration makes them.
 const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
@@ -190,9 +205,9 @@ ELSE
 	`+helperTables+`
 END IF;
 END $audit$;
-`)+all)
+`)+all, migrationTimeout)
 	if code(err) == noPrivilege {
-		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql",
+		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, s.table, s.schema, SchemaCommand, s.schema, s.table)
 	}
 	if err == nil {
@@ -201,13 +216,14 @@ END $audit$;
 	return err
 }
 
-// change runs a script in a transaction with time to wait for the advisory lock.
-func (s *Store) change(ctx context.Context, script string) error {
-	ctx, cancel := context.WithTimeout(ctx, migrationTimeout)
+// change runs a script in a transaction in which each statement may take so long. The server ends
+// it before we do: then its error says so.
+func (s *Store) change(ctx context.Context, script string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	return pgx.BeginFunc(ctx, s.read, func(tx pgx.Tx) error {
 		// The clients' own settings may be shorter than what another process needs.
-		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = 0; ", migrationTimeout.Milliseconds())+script)
+		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = 0; ", limit.Milliseconds())+script)
 		return err
 	})
 }
@@ -235,7 +251,7 @@ func (s *Store) checkColumns(ctx context.Context) error {
 	case undefinedTable, undefinedColumn:
 		return unfitf("%w: the tables are not as caddy-audit-log made them; put back what was changed, or give another table", err)
 	case noPrivilege:
-		return unfitf("%w: give the role of the DSN its rights with: %s --schema %s --table %s --role <role> | psql", err, SchemaCommand, s.schema, s.table)
+		return unfitf("%w: give the role of the DSN its rights with: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1", err, SchemaCommand, s.schema, s.table)
 	}
 	return err
 }

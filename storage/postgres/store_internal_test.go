@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -10,9 +11,13 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
 )
 
@@ -81,7 +86,7 @@ func TestAMonthThatCannotBeCountedIsDroppedAllTheSame(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	m := monthOf(time.Now().AddDate(0, -3, 0))
-	if err := s.makePartitions(t.Context(), []month{m}, time.Second); err != nil {
+	if err := s.makePartition(t.Context(), m, time.Second); err != nil {
 		t.Fatal(err)
 	}
 	from, _ := m.keys()
@@ -101,4 +106,145 @@ func TestAMonthThatCannotBeCountedIsDroppedAllTheSame(t *testing.T) {
 		}
 	}
 	t.Error("it is not dropped")
+}
+
+// slowDDL makes all changes of tables slow for those who connect under the name that is returned.
+func slowDDL(t *testing.T) string {
+	t.Helper()
+	name := "slow_" + pgtest.Table(t)
+	err := pgtest.Exec(t, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF current_setting('application_name') = '%[1]s' THEN PERFORM pg_sleep(60); END IF;
+	END $$;
+	CREATE EVENT TRIGGER %[1]s ON ddl_command_start EXECUTE FUNCTION %[1]s()`, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pgtest.Exec(t, fmt.Sprintf(`DROP EVENT TRIGGER %[1]s; DROP FUNCTION %[1]s()`, name)); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+// with is a DSN with a parameter more.
+func with(t *testing.T, dsn, parameter string) string {
+	t.Helper()
+	if strings.Contains(dsn, "?") {
+		return dsn + "&" + parameter
+	}
+	return dsn + "?" + parameter
+}
+
+// TestAPartitionThatTakesTooLongCostsNoEntry: the entry goes to the default partition, and nobody
+// tries again for a while.
+func TestAPartitionThatTakesTooLongCostsNoEntry(t *testing.T) {
+	table, name := pgtest.Table(t), slowDDL(t)
+	first, err := Open(t.Context(), Options{DSN: pgtest.DSN(t), Table: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Options{DSN: with(t, pgtest.DSN(t), "application_name="+name), Table: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	for i := range 2 {
+		e := storage.Entry{Action: "x", CreatedAt: time.Now().AddDate(-3, 0, 0).Add(time.Duration(i))}
+		e.Sanitize()
+		began := time.Now()
+		if err := s.Write(t.Context(), e); err != nil {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+		if took := time.Since(began); i == 1 && took > makeTimeout {
+			t.Errorf("the second one took %s", took)
+		}
+	}
+}
+
+// TestAChangeOfTheTablesThatIsBlockedIsNotTriedAgainAtOnce: who tries makes everybody wait.
+func TestAChangeOfTheTablesThatIsBlockedIsNotTriedAgainAtOnce(t *testing.T) {
+	table := pgtest.Table(t)
+	first, err := Open(t.Context(), Options{DSN: pgtest.DSN(t), Table: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgtest.Exec(t, fmt.Sprintf(`ALTER TABLE "%[1]s_entries" DROP COLUMN class; DELETE FROM "%[1]s_schema" WHERE version = 2`, table)); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := pgx.Connect(t.Context(), pgtest.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := reader.Exec(t.Context(), fmt.Sprintf(`BEGIN; SELECT count(*) FROM "%s_entries"`, table)); err != nil {
+		t.Fatal(err)
+	}
+	k, err := Keep(t.Context(), Options{DSN: pgtest.DSN(t), Table: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	for range 3 {
+		if err := k.Revive(t.Context()); err == nil || !strings.Contains(err.Error(), "| psql -v ON_ERROR_STOP=1 while nobody uses it") {
+			t.Fatalf("revived: %v", err)
+		}
+		if k.opening != nil || time.Until(k.notBefore) > slowPauses[lockNotAvailable] || time.Until(k.notBefore) < time.Second {
+			t.Fatalf("it tries again in %s, or now: %v", time.Until(k.notBefore), k.opening)
+		}
+	}
+	if _, err := reader.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	k.notBefore = time.Time{}
+	if err := k.Revive(t.Context()); err != nil {
+		t.Errorf("when nobody is in the way: %v", err)
+	}
+}
+
+// TestAPartitionOfAnotherRoleStopsNoOther: it is emptied row by row, and new ones are made.
+func TestAPartitionOfAnotherRoleStopsNoOther(t *testing.T) {
+	server := pgtest.Start(t)
+	if err := server.Exec(`CREATE ROLE caddy LOGIN PASSWORD 'p'; CREATE SCHEMA audit AUTHORIZATION caddy`); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Options{DSN: strings.Replace(server.DSN(), "postgres:"+server.Password+"@", "caddy:p@", 1), Schema: "audit"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	old := storage.Entry{Action: "x", CreatedAt: time.Now().AddDate(-1, 0, 0)}
+	old.Sanitize()
+	if err := s.Write(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	m := monthOf(old.CreatedAt)
+	if err := server.Exec(fmt.Sprintf(`ALTER TABLE audit."auditLog_p%s" OWNER TO postgres`, m)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Prune(t.Context(), time.Now().AddDate(0, -1, 0), 100); err != nil || n != 1 {
+		t.Errorf("%d pruned, %v", n, err)
+	}
+	s.ensure(t.Context(), []month{m - 1}, time.Second)
+	if !s.parts.there[m-1] {
+		t.Error("no partition is made any more")
+	}
+}
+
+// TestAHostThatSwallowsPacketsLeavesTimeForTheNext.
+func TestAHostThatSwallowsPacketsLeavesTimeForTheNext(t *testing.T) {
+	for dsn, most := range map[string]time.Duration{
+		"host=a dbname=d": connectTimeout, "host=a,b dbname=d sslmode=prefer": callTimeout / 3, "host=a,b,c dbname=d": callTimeout / 4, "host=a,b dbname=d connect_timeout=60": callTimeout / 3,
+	} {
+		c, err := Options{DSN: dsn}.parse()
+		if err != nil || c.ConnConfig.ConnectTimeout != most {
+			t.Errorf("%s: %v %v, want %s", dsn, c.ConnConfig.ConnectTimeout, err, most)
+		}
+	}
 }
