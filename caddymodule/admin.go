@@ -42,7 +42,7 @@ const maxAdminBody = 64 << 10
 //	GET  /audit-log/coverage
 //	GET  /audit-log/doctor
 //	GET  /audit-log/health
-//	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true}
+//	POST /audit-log/prune   {"olderThan": "90d", "dryRun": true, "store": "..."}
 //	GET  /audit-log/entries/...   the operators' surface, see docs/api.md
 //
 // It holds nothing itself: Caddy never cleans admin modules up.
@@ -169,6 +169,8 @@ type pruneRequest struct {
 	OlderThan string `json:"olderThan"`
 	// DryRun only counts.
 	DryRun bool `json:"dryRun"`
+	// Store is the path or the backend of the store; it may be missing if there is only one.
+	Store string `json:"store"`
 }
 
 // pruneResult is what it says of one store.
@@ -196,18 +198,15 @@ func servePrune(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return apiError(http.StatusBadRequest, fmt.Errorf("olderThan: %w", err))
 	}
-	results := []pruneResult{}
-	for _, p := range pooledStores() {
-		result, err := p.prune(r.Context(), time.Now().Add(-age), q.DryRun)
-		if err != nil {
-			return apiError(pruneStatus(err), fmt.Errorf("%s %s: %w (%d of %d entries were deleted)", result.Store, result.Path, err, result.Deleted, result.Matched))
-		}
-		results = append(results, result)
+	p, err := chooseStore(q.Store)
+	if err != nil {
+		return err // with several stores nobody deletes in one that he did not mean
 	}
-	if len(results) == 0 {
-		return apiError(http.StatusNotFound, errors.New("the running configuration has no audit_log"))
+	result, err := p.prune(r.Context(), time.Now().Add(-age), q.DryRun)
+	if err != nil {
+		return apiError(pruneStatus(err), fmt.Errorf("%s %s: %w (%d of %d entries were deleted)", result.Store, result.Path, err, result.Deleted, result.Matched))
 	}
-	return writeJSON(w, map[string]any{"stores": results})
+	return writeJSON(w, map[string]any{"stores": []pruneResult{result}})
 }
 
 func pruneStatus(err error) int {

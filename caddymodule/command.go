@@ -68,7 +68,7 @@ func interruptible() (context.Context, context.CancelFunc) {
 
 func pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "prune --older-than <age> [--dry-run] [--db <file> [--table <name>] | --address <admin> | --config <file>]",
+		Use:   "prune --older-than <age> [--dry-run] [--db <file> [--table <name>] | [--store <store>] [--address <admin> | --config <file>]]",
 		Short: "Deletes old entries now",
 		Long: `
 Deletes the entries that are older than an age, such as 90d. It asks the running Caddy to do it, through its
@@ -84,6 +84,7 @@ when no Caddy runs. --dry-run only counts.`,
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
+	f.String("store", "", storeHelp)
 	cmd.RunE = Command(runPrune)
 	return cmd
 }
@@ -93,12 +94,13 @@ func runPrune(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("--older-than: %w", err)
 	}
-	if db := f.String("db"); db != "" && (f.String("address") != "" || f.String("config") != "") {
-		return caddy.ExitCodeFailedStartup, errors.New("--db works on a file, --address and --config name a running Caddy: give one of them")
+	db, err := databaseFile(f)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
 	}
 	var results []pruneResult
-	if f.String("db") != "" {
-		results, err = pruneFile(f.String("db"), f.String("table"), age, f.Bool("dry-run"))
+	if db != "" {
+		results, err = pruneFile(db, f.String("table"), age, f.Bool("dry-run"))
 	} else {
 		results, err = pruneRunning(f, age)
 	}
@@ -122,7 +124,7 @@ func pruneRunning(f caddycmd.Flags, age time.Duration) ([]pruneResult, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the admin address: %w", err)
 	}
-	body, err := json.Marshal(pruneRequest{OlderThan: age.String(), DryRun: f.Bool("dry-run")})
+	body, err := json.Marshal(pruneRequest{OlderThan: age.String(), DryRun: f.Bool("dry-run"), Store: f.String("store")})
 	if err != nil {
 		return nil, err
 	}

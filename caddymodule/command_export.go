@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/filelock"
 )
 
 // The formats of an export, besides formatJSONL.
@@ -148,7 +149,10 @@ func exportToStdout(ctx context.Context, client *logclient.Client, w *wish, q ur
 // anything is exitNothing if the query selects nothing.
 func anything(ctx context.Context, client *logclient.Client, q url.Values) (int, error) {
 	page, err := client.List(ctx, parameters(q, "limit", "1"))
+	var refused *logclient.Error
 	switch {
+	case errors.As(err, &refused) && refused.Code == "QUERY_TOO_SLOW":
+		return caddy.ExitCodeSuccess, nil // an export has more time, and does not count
 	case err != nil:
 		return caddy.ExitCodeFailedStartup, err
 	case len(page.Entries) == 0:
@@ -220,6 +224,9 @@ func newPart(name string, w *wish) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := notUnderWay(name + partSuffix); err != nil {
+		return nil, err
+	}
 	for _, old := range []string{partSuffix, querySuffix} {
 		if err := os.Remove(name + old); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -229,10 +236,37 @@ func newPart(name string, w *wish) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := own(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
 	if err := os.WriteFile(name+querySuffix, note, 0o600); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return &part{name: name, format: w.Format, file: file}, nil
+}
+
+// own keeps other exports from the file until it is closed, where files can be locked.
+func own(file *os.File) error {
+	err := filelock.Try(file)
+	switch {
+	case errors.Is(err, filelock.ErrHeld):
+		return fmt.Errorf("another export writes to %s: wait for its end, or give another name", file.Name())
+	case errors.Is(err, filelock.ErrUnsupported):
+		return nil
+	}
+	return err
+}
+
+// notUnderWay says whether another export writes to the file.
+func notUnderWay(part string) error {
+	file, err := os.Open(part)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(own(file), file.Close())
 }
 
 // fill writes what comes, until it is complete.
@@ -265,15 +299,23 @@ func (w *progressWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// finish gives the file its name.
+// finish gives the file its name, while nobody else may write to it.
 func (p *part) finish() error {
-	if err := errors.Join(p.file.Sync(), p.file.Close()); err != nil {
-		return err
+	if err := p.file.Sync(); err != nil {
+		return errors.Join(err, p.file.Close())
 	}
-	if err := os.Rename(p.name+partSuffix, p.name); err != nil {
-		return err
+	mine, err := p.file.Stat()
+	if err != nil {
+		return errors.Join(err, p.file.Close())
 	}
-	return os.Remove(p.name + querySuffix)
+	if now, err := os.Stat(p.name + partSuffix); err != nil || !os.SameFile(mine, now) {
+		return errors.Join(fmt.Errorf("%s%s was replaced or removed meanwhile: begin anew", p.name, partSuffix), p.file.Close())
+	}
+	err = os.Rename(p.name+partSuffix, p.name)
+	if err == nil {
+		err = os.Remove(p.name + querySuffix)
+	}
+	return errors.Join(err, p.file.Close())
 }
 
 func (p *part) close() error { return p.file.Close() }

@@ -75,12 +75,15 @@ func runHash(ctx context.Context, f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
+	if f.Bool("find") && f.String("key-file") == "" && f.String("db") == "" {
+		return find(ctx, f, identifierField, value) // the running Caddy knows its key
+	}
 	redactor, err := keyedRedactor(f.String("key-file"), f.String("db"))
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	if f.Bool("find") {
-		return find(ctx, f, hashOf(redactor, identifierField, value))
+		return find(ctx, f, "identifierHash", hashOf(redactor, identifierField, value))
 	}
 	if len(fields) == 1 {
 		_, err := fmt.Fprintln(Stdout(), hashOf(redactor, fields[0], value))
@@ -96,8 +99,8 @@ func runHash(ctx context.Context, f caddycmd.Flags) (int, error) {
 	return caddy.ExitCodeSuccess, t.Flush()
 }
 
-// find lists the entries that have a hash as identifier.
-func find(ctx context.Context, f caddycmd.Flags, hash string) (int, error) {
+// find lists the entries that have a value as identifier, by the parameter that says it.
+func find(ctx context.Context, f caddycmd.Flags, parameter, value string) (int, error) {
 	q, err := filters(f, time.Now())
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
@@ -107,7 +110,7 @@ func find(ctx context.Context, f caddycmd.Flags, hash string) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	defer done()
-	return list(ctx, f, client, parameters(q, "identifierHash", hash))
+	return list(ctx, f, client, parameters(q, parameter, value))
 }
 
 // hashOf is the hash as entries carry it.

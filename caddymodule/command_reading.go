@@ -68,15 +68,32 @@ func sourceFlags(cmd *cobra.Command) {
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
 	f.StringP("adapter", "a", "", "the adapter of that file")
-	f.String("store", "", "which store of that Caddy, by its file or backend, if it has several open")
+	f.String("store", "", storeHelp)
+}
+
+// storeHelp is the help of the flag --store.
+const storeHelp = "which store of that Caddy, by its file or backend, if it has several open"
+
+// databaseFile is the file of --db, "" for the running Caddy. A file that is named by nothing
+// is a mistake, such as a variable that is not set: the running Caddy has another log.
+func databaseFile(f caddycmd.Flags) (string, error) {
+	db := f.String("db")
+	switch named := f.Lookup("db").Changed; {
+	case named && db == "":
+		return "", errors.New("--db is empty: name the database file, or leave --db out to ask the running Caddy")
+	case named && (f.String("address") != "" || f.String("config") != "" || f.String("store") != ""):
+		return "", errors.New("--db names a file; --address, --config and --store name a running Caddy: give one of them")
+	}
+	return db, nil
 }
 
 // openLog reaches the log that the flags name. The caller calls close.
 func openLog(ctx context.Context, f caddycmd.Flags) (client *logclient.Client, done func(), err error) {
-	if db := f.String("db"); db != "" {
-		if f.String("address") != "" || f.String("config") != "" || f.String("store") != "" {
-			return nil, nil, errors.New("--db reads a file; --address, --config and --store name a running Caddy: give one of them")
-		}
+	db, err := databaseFile(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	if db != "" {
 		typed := f.Lookup("identifier")
 		return openFile(ctx, db, f.String("table"), f.String("key-file"), typed != nil && typed.Value.String() != "")
 	}
@@ -142,7 +159,7 @@ func filterFlags(cmd *cobra.Command) {
 // timeFlags bound the time.
 func timeFlags(f *pflag.FlagSet) {
 	f.String("from", "", "not before this time: ISO 8601 such as 2026-01-31T12:00:00Z, or an age such as 7d")
-	f.String("to", "", "not after this time")
+	f.String("to", "", "not after this time; a day, a month or a year counts to its end")
 	f.String("since", "", "another word for --from")
 }
 
@@ -163,9 +180,14 @@ func filters(f caddycmd.Flags, now time.Time) (url.Values, error) {
 		"user": "userId", "action": "action", "class": "class", "status": "status", "severity": "severity", "ip": "ip",
 		"identifier": "identifier", "identifier-hash": "identifierHash", "text": "q",
 	} {
-		if found := f.Lookup(flag); found != nil && found.Changed && (found.Value.String() != "" || flag == "user") {
-			q.Set(parameter, found.Value.String())
+		found := f.Lookup(flag)
+		if found == nil || !found.Changed {
+			continue
 		}
+		if found.Value.String() == "" && flag != "user" { // a variable that is not set must not mean all
+			return nil, fmt.Errorf("--%s is empty: give a value, or leave it out", flag)
+		}
+		q.Set(parameter, found.Value.String())
 	}
 	if err := oneOf("--status", q.Get("status"), statuses); err != nil {
 		return nil, err
@@ -187,9 +209,15 @@ func times(f caddycmd.Flags, q url.Values, now time.Time) error {
 	for _, bound := range []struct{ flag, parameter string }{{"from", "from"}, {"since", "from"}, {"to", "to"}} {
 		text := f.String(bound.flag)
 		if text == "" {
+			if f.Lookup(bound.flag).Changed {
+				return fmt.Errorf("--%s is empty: give a time, or leave it out", bound.flag)
+			}
 			continue
 		}
 		t, err := parseTime(text, now)
+		if err == nil && bound.flag == "to" {
+			t = endOf(text, t)
+		}
 		if err != nil {
 			return fmt.Errorf("--%s: %w", bound.flag, err)
 		}
@@ -212,6 +240,17 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("bad time %q: give ISO 8601 such as 2026-01-31T12:00:00Z or 2026-01-31, or an age such as 7d or 24h", text)
+}
+
+// endOf is the last moment of the day, the month or the year that text names and t begins; t if
+// it names a time.
+func endOf(text string, t time.Time) time.Time {
+	for layout, next := range map[string][3]int{"2006": {1, 0, 0}, "2006-01": {0, 1, 0}, time.DateOnly: {0, 0, 1}} {
+		if _, err := time.Parse(layout, text); err == nil {
+			return t.AddDate(next[0], next[1], next[2]).Add(-time.Millisecond)
+		}
+	}
+	return t
 }
 
 // oneOf says that a flag's value is none of a few words.

@@ -35,6 +35,9 @@ func resumePart(name string, now *wish) (*part, url.Values, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := own(file); err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
 	s, err := survey(bufio.NewReaderSize(file, 64<<10), then.Format)
 	if err == nil {
 		err = file.Truncate(s.size)
@@ -106,11 +109,17 @@ func survey(in *bufio.Reader, format string) (*skipper, error) {
 
 // leaveOut copies what the file does not have of the time of its last entry, and stops
 // behind the first entry of another time.
+//
+// A log that has none of those is another one, or its retention has deleted them.
 func (s *skipper) leaveOut(in *bufio.Reader, out io.Writer, format string) error {
+	met := false
 	for first := true; ; first = false {
 		b, err := record(in, format)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && met {
 			return nil
+		}
+		if errors.Is(err, io.EOF) {
+			return errOtherLog
 		}
 		if err != nil {
 			return err
@@ -126,13 +135,20 @@ func (s *skipper) leaveOut(in *bufio.Reader, out io.Writer, format string) error
 			return err
 		}
 		if at.Equal(s.at) && s.has[id] {
+			met = true
 			continue
+		}
+		if !at.Equal(s.at) && !met {
+			return errOtherLog
 		}
 		if _, err := out.Write(b); err != nil || !at.Equal(s.at) {
 			return err
 		}
 	}
 }
+
+// errOtherLog says that an export cannot go on with what is read.
+var errOtherLog = errors.New("the last entry of the stopped export is not in this log: name the log that it was of (--db, --table, --address, --store), or, if its retention has deleted it, begin anew with --force")
 
 // record reads one record with its end: io.EOF if there is none, io.ErrUnexpectedEOF if it
 // has no end. Lines end a record, but for those within quotes of a CSV file.

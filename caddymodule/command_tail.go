@@ -31,7 +31,8 @@ func tailCommand() *cobra.Command {
 		Long: `
 Shows the last entries, then new ones as they are written, until Ctrl-C. An entry that was written before its request
 was forwarded (an intent, status unknown) is shown again when its outcome is known, under the same id. When the
-connection is lost it is made again, and nothing is missed.
+connection is lost it is made again, and what was written meanwhile is shown: the newest 5,000 entries of it; if there
+were more, it says of which time they are. A tail begins with the last 5 seconds, also with --lines 0.
 ` + whereHelp + `
 Exit status: 0 after Ctrl-C, 1 after an error.`,
 		Example: `  caddy audit-log tail
@@ -111,6 +112,9 @@ func (t *tailer) stream(client *logclient.Client, q url.Values, lines int) logcl
 			return t.first(ctx, client, q, lines)
 		},
 		Entry: t.print,
+		Missed: func(from, to string) {
+			fmt.Fprintf(os.Stderr, "more was written meanwhile than is shown again: for all of it see caddy audit-log list --from %s --to %s\n", oneLine(from), oneLine(to))
+		},
 		Lost: func(err error) {
 			fmt.Fprintf(os.Stderr, "the connection was lost, trying again: %s\n", oneLine(err.Error()))
 		},

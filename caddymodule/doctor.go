@@ -109,6 +109,9 @@ type diskSpace struct {
 
 // serveDoctor answers with facts.
 func serveDoctor(w http.ResponseWriter, r *http.Request) error {
+	// Servers that hang take longer together than Caddy's admin server gives a request to be
+	// read, whose end would end the questions to all others.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	f := facts{Now: time.Now().UTC(), Handlers: []handlerFacts{}, Stores: []storeFacts{}, Upstreams: []string{}}
 	for _, p := range pooledStores() {
 		f.Stores = append(f.Stores, p.facts(r.Context()))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/filelock"
 )
 
 // contentOf reads a file.
@@ -135,6 +136,53 @@ func TestAStoppedExportGoesOn(t *testing.T) {
 		write(t, out, "part."+format+".part-query", fmt.Sprintf(`{"format":%q,"flags":{},"query":""}`, format))
 		expect(t, auditLog(t, "", "export", "--db", db, "--format", format, "--output", part, "--resume"), 1, "", "begin anew with --force")
 	}
+}
+
+// TestAnExportGoesOnWithItsOwnLogAlone: what another log has does not come into the file, nor what
+// another export writes.
+func TestAnExportGoesOnWithItsOwnLogAlone(t *testing.T) {
+	db, other, out := database(t.TempDir()), database(t.TempDir()), t.TempDir()
+	fill(t, db, fills(40)...)
+	fill(t, other, filled(10), filled(2000))
+	whole, part := filepath.Join(out, "whole.jsonl"), filepath.Join(out, "part.jsonl")
+	expect(t, auditLog(t, "", "export", "--db", db, "--output", whole), 0, "", "")
+	lines := bytes.SplitAfter(contentOf(t, whole), []byte("\n"))
+	write(t, out, "part.jsonl.part", string(bytes.Join(lines[:7], nil)))
+	write(t, out, "part.jsonl.part-query", `{"format":"jsonl","flags":{},"query":""}`)
+	for range 2 {
+		expect(t, auditLog(t, "", "export", "--db", other, "--output", part, "--resume"), 2, "", "the last entry of the stopped export is not in this log")
+	}
+	running, err := os.OpenFile(part+".part", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := filelock.Try(running); err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"--resume", "--force"} {
+		expect(t, auditLog(t, "", "export", "--db", db, "--output", part, flag), 1, "", "another export writes to")
+	}
+	if err := running.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, auditLog(t, "", "export", "--db", db, "--output", part, "--resume"), 0, "", "")
+	if got := contentOf(t, part); !bytes.Equal(got, contentOf(t, whole)) {
+		t.Errorf("%d bytes, and others", len(got))
+	}
+}
+
+// TestWhatIsNotSetSelectsNotAll: a variable that is not set must not mean the whole log.
+func TestWhatIsNotSetSelectsNotAll(t *testing.T) {
+	db, all := database(t.TempDir()), fills(5)
+	fill(t, db, all...)
+	for _, flag := range []string{"--identifier", "--ip", "--action", "--status", "--severity", "--class", "--text", "--from", "--to"} {
+		expect(t, auditLog(t, "", "list", "--db", db, flag, ""), 1, "", flag+" is empty")
+	}
+	expect(t, auditLog(t, "", "list", "--db", "", "--limit", "1"), 1, "", "--db is empty")
+	day := all[4].CreatedAt.UTC().Format(time.DateOnly)
+	expect(t, auditLog(t, "", "export", "--db", db, "--from", day, "--to", day), 0, all[4].ID, "")
+	expect(t, auditLog(t, "", "export", "--db", db, "--to", day[:4]), 0, all[4].ID, "")
+	expect(t, auditLog(t, "", "export", "--db", db, "--to", day+"T00:00:00Z"), 3, "", "nothing found")
 }
 
 // TestAKilledExportGoesOn after a real kill, Ctrl-C, and the end of its Caddy.

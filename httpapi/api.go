@@ -388,8 +388,12 @@ func (q *request) invalid(problems ...string) {
 	q.fail(http.StatusBadRequest, "VALIDATION_ERROR", strings.Join(problems, "; "))
 }
 
-// storeFailed answers for a store that could not do it.
+// storeFailed answers for a store that could not do it. If the client has left meanwhile it is
+// not the store's failure.
 func (q *request) storeFailed(err error, message string) {
+	if q.ctx.Err() != nil {
+		return
+	}
 	if errors.Is(err, storage.ErrBadCursor) {
 		q.invalid("[query.cursor] " + err.Error())
 		return

@@ -1,9 +1,11 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -154,6 +156,37 @@ func TestAnInsertIsMarkedAndRedacted(t *testing.T) {
 	must(t, json.Unmarshal(e.Metadata, &v))
 	if strings.Contains(m, "hunter2") || v["source"] != "api" || !strings.Contains(m, "9007199254740993") || strings.Contains(m, `\u0000`) {
 		t.Errorf("metadata %s", m)
+	}
+}
+
+// TestAnInsertPosesAsNoCapturedEntry: who lists deleted accounts finds those alone.
+func TestAnInsertPosesAsNoCapturedEntry(t *testing.T) {
+	for metadata, want := range map[string]string{
+		`{"class":"account","n":1}`:               `{"source":"api","n":1}`,
+		`{"class":"x","cl\u0061ss":"sign-in"}`:    `{"source":"api","class":"x"}`,
+		`{"class":"custom","targetUserId":"bob"}`: `{"source":"api","class":"custom","targetUserId":"bob"}`,
+		`{"class":["account"]}`:                   `{"source":"api","class":["account"]}`,
+	} {
+		store := memory.New(0)
+		if got := newAPI(t, store).do(t, insert(`{"action":"deleted","metadata":`+metadata+`}`), "alice", "192.0.2.1"); got.Code != 200 {
+			t.Fatalf("%d %s", got.Code, got.Body)
+		}
+		if got := string(store.Entries()[0].Metadata); got != want {
+			t.Errorf("%s is stored as %s, want %s", metadata, got, want)
+		}
+	}
+}
+
+// TestAClientThatLeavesIsNoFailureOfTheStore.
+func TestAClientThatLeavesIsNoFailureOfTheStore(t *testing.T) {
+	var said bytes.Buffer
+	api := httpapi.NewOperator(httpapi.OperatorOptions{Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	ctx, leave := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, leave)
+	w := httptest.NewRecorder()
+	api.Handler(slow{}).ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/list", nil))
+	if ctx.Err() == nil || said.Len() > 0 {
+		t.Errorf("it says: %s", said.String())
 	}
 }
 

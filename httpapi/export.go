@@ -67,6 +67,7 @@ func (q *request) export() {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
 	}
+	mayLast(q.w)
 	q.attachment(f)
 	if err := q.stream(lister, wanted, first, f.encoder(q, q.w)); err != nil {
 		q.Logger.Warn("an export of the audit log broke off: the connection is cut, so that what came does not look complete", "error", err)

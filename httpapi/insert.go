@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -142,7 +143,8 @@ func (q *request) checkMetadata(m gjson.Result) bool {
 	return false
 }
 
-// metadata is what was inserted, redacted, and marked as inserted.
+// metadata is what was inserted, redacted, and marked as inserted. It has no class of captured
+// entries: whoever lists those shall not find what anybody who is signed in has made.
 func (q *request) metadata(raw string) json.RawMessage {
 	const mark = `"source":"api"`
 	if raw == "" {
@@ -154,7 +156,8 @@ func (q *request) metadata(raw string) json.RawMessage {
 	}
 	out := []byte("{" + mark)
 	gjson.ParseBytes(redacted).ForEach(func(key, value gjson.Result) bool {
-		if key.Str != "source" { // the mark is the only one, whichever a reader takes
+		posing := key.Str == "class" && value.Str != "custom" && profile.IsClass(value.Str)
+		if key.Str != "source" && !posing { // the mark is the only one, whichever a reader takes
 			out = append(append(append(append(out, ','), key.Raw...), ':'), value.Raw...)
 		}
 		return true

@@ -149,6 +149,12 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
+// mayLast takes away the deadline by which a request is to be read: a server that has one (Caddy's
+// read_body) would end the request then, although it was read long ago, and with it the answer.
+func mayLast(w http.ResponseWriter) {
+	_ = http.NewResponseController(innermost(w)).SetReadDeadline(time.Time{}) // some have none
+}
+
 // hurry ends a write that is under way in time. It goes on saying so: a writer in between may
 // set a deadline of its own at the same moment.
 func (p *pace) hurry(connection *http.ResponseController) {

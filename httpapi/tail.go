@@ -55,7 +55,8 @@ type tail struct {
 
 // tail answers with server-sent events (WHATWG HTML, section 9.2): an event "entry" for
 // each entry that is written and each that changes, by id; an event "left" for one whose
-// outcome does not fit the filters that it has fitted before.
+// outcome does not fit the filters that it has fitted before; an event "missed" for a time of
+// which a tail that continues does not tell all.
 func (q *request) tail() {
 	lister, ok := storage.As[storage.Lister](q.Store)
 	if !ok || q.Streams == nil {
@@ -97,6 +98,7 @@ func (q *request) tail() {
 		defer t.watch.Close()
 	}
 	t.untimed()
+	mayLast(q.w)
 	q.w.Header().Set("Content-Type", "text/event-stream")
 	q.w.Header().Set("X-Accel-Buffering", "no")
 	q.w.WriteHeader(http.StatusOK)
@@ -147,6 +149,9 @@ func (t *tail) replay(lister storage.Lister, since time.Time) bool {
 		begins = append(begins, query.Cursor)
 		query.Cursor = page.NextCursor
 		page, ok = list()
+	}
+	if ok && page.NextCursor != "" && len(page.Entries) > 0 {
+		t.missed(since, page.Entries[len(page.Entries)-1].CreatedAt)
 	}
 	for ok {
 		slices.Reverse(page.Entries)
@@ -281,6 +286,23 @@ func (t *tail) entry(e *storage.Entry) {
 	t.buf.WriteString("id: " + storage.EncodeCursor(e.SortKey()) + "\nevent: " + event + "\ndata: ")
 	t.buf.Write(escaped(b)) // one line: JSON has no line breaks of its own
 	t.buf.WriteString("\n\n")
+}
+
+// missed says that of a time not all is told: more was written than maxReplay pages.
+func (t *tail) missed(from, to time.Time) {
+	b, err := json.Marshal(untold{from.UTC().Format(storage.TimeLayout), to.UTC().Format(storage.TimeLayout)})
+	if err != nil {
+		return // cannot happen: two texts
+	}
+	t.buf.WriteString("event: missed\ndata: ")
+	t.buf.Write(b)
+	t.buf.WriteString("\n\n")
+}
+
+// untold is a time of which not all is told.
+type untold struct {
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 // leaving is an entry that is not what a tail shows any more.

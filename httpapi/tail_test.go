@@ -155,6 +155,32 @@ func TestATailSaysWhatDoesNotFitAnyMore(t *testing.T) {
 	}
 }
 
+// TestATailSaysOfWhichTimeItDoesNotTellAll: more than 5,000 entries came while a client was away.
+func TestATailSaysOfWhichTimeItDoesNotTellAll(t *testing.T) {
+	store := memory.New(0)
+	s, _ := following(t, store, t.Context())
+	began := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
+	var all []storage.Entry
+	for i := range 5200 {
+		e := entryOf("alice", "n")
+		e.CreatedAt = began.Add(time.Duration(i) * time.Millisecond)
+		all = append(all, e)
+	}
+	must(t, store.Write(t.Context(), all...))
+	_, in := tailed(t, s.URL+"/tail", "Last-Event-ID", storage.EncodeCursor(storage.TimeKey(began)))
+	first := all[200].CreatedAt.UTC().Format(storage.TimeLayout)
+	if e := next(t, in); e.name != "missed" || !strings.HasSuffix(e.data, `","to":"`+first+`"}`) || e.id != "" {
+		t.Errorf("first %+v, want missed up to %s", e, first)
+	}
+	if e := next(t, in); e.name != "entry" || !strings.Contains(e.data, all[200].ID) {
+		t.Errorf("then %+v", e)
+	}
+	_, in = tailed(t, s.URL+"/tail", "Last-Event-ID", storage.EncodeCursor(storage.TimeKey(all[5000].CreatedAt.Add(2*time.Minute))))
+	if e := next(t, in); e.name != "entry" {
+		t.Errorf("who was not away for long: %+v", e)
+	}
+}
+
 func TestATailEndsWithItsServer(t *testing.T) {
 	ending, end := context.WithCancel(t.Context())
 	s, _ := following(t, memory.New(0), ending)

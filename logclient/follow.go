@@ -32,6 +32,9 @@ type Stream struct {
 	// Entry is called for each entry. Entries are upserts by id: an intent comes before
 	// its outcome, and after a connection was lost some come again. An error ends Follow.
 	Entry func(Entry) error
+	// Missed is called when not all of a time is told, because more was written while the
+	// connection was lost than is told again; may be nil. The log has it.
+	Missed func(from, to string)
 	// Lost is called when a connection was lost and will be tried again; may be nil.
 	Lost func(error)
 }
@@ -140,6 +143,14 @@ func (s *Stream) take(e event, last *string) error {
 		}
 		if err := s.Entry(entry); err != nil {
 			return callerError{err}
+		}
+	case "missed":
+		var of struct{ From, To string }
+		if err := json.Unmarshal([]byte(e.data), &of); err != nil {
+			return fmt.Errorf("reading what the stream has missed: %w", err)
+		}
+		if s.Missed != nil {
+			s.Missed(of.From, of.To)
 		}
 	case "end":
 		var said struct{ Code, Message string }

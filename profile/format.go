@@ -324,6 +324,9 @@ var classes = map[string]bool{
 	"account": true, "token": true, "admin": true, "organization": true, "custom": true,
 }
 
+// IsClass says whether a name is that of a class of events, custom included.
+func IsClass(name string) bool { return classes[name] }
+
 // ActionName is the route's action, such as "sign-in:email".
 func (r *Route) ActionName() string { return r.action }
 
