@@ -1,6 +1,9 @@
 package profile_test
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
@@ -25,4 +28,54 @@ func TestKratosSendsToItsOtherPort(t *testing.T) {
 	} {
 		c.check(t, p)
 	}
+}
+
+// TestKratosAdministratesWithoutThePrefix: its admin port adds /admin to every path that lacks it.
+func TestKratosAdministratesWithoutThePrefix(t *testing.T) {
+	p, err := profile.Builtin("kratos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []asked{
+		{request: "DELETE /identities/5", status: 204, action: "admin:delete-user", outcome: storage.Success, target: "5"},
+		{request: "DELETE /identities/5", status: 307, to: "http://127.0.0.1:4434/admin/identities/5", action: "admin:delete-user", outcome: storage.Failed, target: "5"},
+		{request: "POST /identities", body: `{"traits":{"email":"a@b.c"}}`, status: 201, answer: `{"id":"5"}`, action: "admin:create-user", outcome: storage.Success, identifier: "a@b.c", target: "5"},
+		{request: "PATCH /identities", body: `{"identities":[{"create":{"traits":{"email":"a@b.c"}}}]}`, status: 200, answer: `{"identities":[{"action":"error"}]}`, action: "admin:create-users", outcome: storage.Unknown, identifier: "a@b.c"},
+		{request: "PUT /identities/5", body: `{"state":"inactive"}`, status: 200, action: "admin:ban-user", outcome: storage.Success, target: "5"},
+		{request: "DELETE /identities/5/credentials/totp", status: 204, action: "admin:delete-credential", outcome: storage.Success, target: "5"},
+		{request: "DELETE /identities/5/sessions", status: 204, action: "admin:revoke-user-sessions", outcome: storage.Success, target: "5"},
+		{request: "POST /recovery/code", body: `{"identity_id":"5"}`, status: 201, action: "admin:recovery-code", outcome: storage.Success, target: "5"},
+		{request: "POST /recovery/link", body: `{"identity_id":"5"}`, status: 200, action: "admin:recovery-link", outcome: storage.Success, target: "5"},
+		{request: "POST /sessions", body: `{"identities":["5"]}`, status: 200, action: "admin:revoke-sessions", outcome: storage.Success, target: "5"},
+		{request: "PATCH /sessions/7/extend", status: 200, answer: `{"identity":{"id":"5"}}`, action: "admin:extend-session", outcome: storage.Success, target: "5"},
+		{request: "DELETE /sessions/7", status: 204, action: "session:revoke", outcome: storage.Success}, // one's own, on the public port
+		{request: "GET /sessions", status: 200, action: "session:list", outcome: storage.Success},
+	} {
+		c.check(t, p)
+	}
+	destroys(t, p, "DELETE /identities/5", "admin:delete-user", true)
+	destroys(t, p, "POST /sessions", "admin:revoke-sessions", false)
+	same := 0
+	for _, r := range p.Routes {
+		bare, prefixed := strings.CutPrefix(r.Path, "/admin/")
+		if !prefixed || r.Class != "admin" {
+			continue
+		}
+		for _, other := range p.Routes {
+			if other.Path == "/"+bare && other.Method == r.Method && other.Class == "admin" && sameWhen(other, r) {
+				same++
+				if other.ActionName() != r.ActionName() || other.Timing != r.Timing || other.Record != r.Record || other.Unlink != r.Unlink || other.Rules != r.Rules || len(other.Target) != len(r.Target) || len(other.Identifier) != len(r.Identifier) {
+					t.Errorf("%s %s is not as it is with the prefix", r.Method, other.Path)
+				}
+			}
+		}
+	}
+	if same != 25 {
+		t.Errorf("%d routes are there without the prefix, too", same)
+	}
+}
+
+// sameWhen says whether two routes have the same conditions.
+func sameWhen(a, b *profile.Route) bool {
+	return maps.EqualFunc(a.When, b.When, func(x, y profile.Values) bool { return slices.Equal(x, y) })
 }
