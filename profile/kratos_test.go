@@ -79,3 +79,58 @@ func TestKratosAdministratesWithoutThePrefix(t *testing.T) {
 func sameWhen(a, b *profile.Route) bool {
 	return maps.EqualFunc(a.When, b.When, func(x, y profile.Values) bool { return slices.Equal(x, y) })
 }
+
+// TestKratosSettingsAreWhatIsDone: Kratos tries its strategies in a fixed order, and most go by their
+// own fields, whatever method the request names. All but the last take GET, too.
+func TestKratosSettingsAreWhatIsDone(t *testing.T) {
+	p, err := profile.Builtin("kratos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		post = "POST /self-service/settings?flow=f"
+		get  = "GET /self-service/settings?flow=f&"
+		done = `{"identity":{"id":"5"},"state":"success"}`
+	)
+	for _, c := range []asked{
+		{request: post, body: `{"method":"x","totp_unlink":true}`, action: "two-factor:disable-totp"},
+		{request: post, body: `{"totp_unlink":"t"}`, action: "two-factor:disable-totp"},
+		{request: post, body: `{"method":"lookup_secret","lookup_secret_disable":true,"totp_unlink":true}`, action: "two-factor:disable-totp"},
+		{request: post, body: `{"method":"totp","totp_unlink":false,"totp_code":"1"}`, action: "two-factor:enable-totp"},
+		{request: post, body: `{"method":"x","lookup_secret_disable":true}`, action: "two-factor:disable-lookup-secrets"},
+		{request: post, body: `{"method":"x","lookup_secret_regenerate":true}`, action: "two-factor:lookup-secrets"},
+		{request: post, body: `{"method":"totp","totp_code":"1","lookup_secret_disable":true}`, action: "two-factor:enable-totp"},
+		{request: post, body: `{"method":"totp","totp_code":"1","unlink":"google"}`, action: "user:unlink-provider"},
+		{request: post, body: `{"method":"x","totp_unlink":true,"unlink":"google"}`, action: "user:unlink-provider"},
+		{request: post + "&unlink=google", body: `{"method":"totp","totp_code":"1"}`, action: "user:unlink-provider"},
+		{request: post, body: `{"method":"totp","webauthn_remove":"k","totp_code":"1"}`, action: "two-factor:enable-totp"},
+		{request: post, body: `{"method":"x","webauthn_remove":"k","passkey_remove":"k"}`, action: "passkey:remove"},
+		{request: post, body: `{"method":"password","password":"n","totp_unlink":true,"unlink":"google"}`, action: "user:change-password"},
+		{request: post, body: `{"method":"profile","traits":{"email":"a@b.c"},"unlink":"google"}`, action: "user:update", identifier: "a@b.c"},
+		{request: post, body: "method=x&totp_unlink=true", action: "two-factor:disable-totp"},
+		{request: post, body: `{"method":"x"}`, action: "user:update-settings"},
+		{request: get + "method=totp&totp_unlink=true", action: "two-factor:disable-totp"},
+		{request: get + "totp_unlink=1", action: "two-factor:disable-totp"},
+		{request: get + "method=totp&totp_code=1", action: "two-factor:enable-totp"},
+		{request: get + "unlink=google", action: "user:unlink-provider"},
+		{request: get + "webauthn_remove=k", action: "two-factor:remove-webauthn"},
+		{request: get + "passkey_remove=k", action: "passkey:remove"},
+		{request: get + "method=password&password=n&totp_unlink=true", action: "user:change-password"},
+		{request: get + "method=profile&traits.email=a@b.c", action: "user:update", identifier: "a@b.c"},
+		{request: get + "lookup_secret_disable=true", action: "user:update-settings"},
+		{request: strings.TrimSuffix(get, "&"), action: "user:update-settings"},
+	} {
+		c.status, c.answer, c.outcome = 200, done, storage.Success
+		c.check(t, p)
+		c.status, c.answer, c.outcome = 303, "", storage.Failed
+		if r := c.check(t, p); r != nil && r.Record != profile.Always {
+			t.Errorf("%s %s: record %s", c.request, c.body, r.Record)
+		}
+	}
+	for _, c := range []asked{
+		{request: post + "&link=google", body: `{}`, status: 422, action: "user:link-provider", outcome: profile.None},
+		{request: get + "link=google", status: 303, to: "https://google.example/auth", action: "user:link-provider", outcome: profile.None},
+	} {
+		c.check(t, p)
+	}
+}
