@@ -134,3 +134,36 @@ func TestKratosSettingsAreWhatIsDone(t *testing.T) {
 		c.check(t, p)
 	}
 }
+
+// TestKratosTakesCodesAndTokensAnywhere: recovery and verification read the query and the body together,
+// and a token counts in a POST, too. With an address a mail is sent, and no code is tried.
+func TestKratosTakesCodesAndTokensAnywhere(t *testing.T) {
+	p, err := profile.Builtin("kratos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const recovery, verification = "POST /self-service/recovery?flow=f", "POST /self-service/verification?flow=f"
+	const (
+		sent   = `{"state":"sent_email","ui":{"messages":[{"id":1060003,"type":"info"}]}}`
+		guess  = `{"state":"sent_email","ui":{"messages":[{"id":4060006,"type":"error"}]}}`
+		passed = `{"state":"passed_challenge"}`
+	)
+	for _, c := range []asked{
+		{request: recovery + "&code=123456", body: `{"method":"code"}`, status: 200, answer: guess, action: "recovery:code", outcome: storage.Failed},
+		{request: recovery + "&code=123456", body: `{"method":"code"}`, status: 422, answer: `{"redirect_browser_to":"https://a.example/settings?flow=g"}`, action: "recovery:code", outcome: storage.Success},
+		{request: recovery + "&code=123456", body: "method=code", status: 303, to: "https://a.example/recovery?flow=f", action: "recovery:code", outcome: storage.Failed},
+		{request: recovery, body: `{"method":"link","token":"t"}`, status: 303, to: "https://a.example/recovery?flow=g", action: "recovery:link", outcome: storage.Failed},
+		{request: recovery + "&token=t", body: `{"method":"link"}`, status: 303, to: "https://a.example/recovery?flow=g", action: "recovery:link", outcome: storage.Failed},
+		{request: recovery + "&code=123456&email=", body: `{"method":"code","email":"a@b.c"}`, status: 200, answer: guess, action: "recovery:code", outcome: storage.Failed},
+		{request: recovery + "&code=123456", body: `{"method":"code","email":"a@b.c"}`, status: 200, answer: sent, action: "recovery:code", outcome: storage.Unknown}, // a mail is sent instead
+		{request: recovery, body: "method=code&code=123456", status: 303, to: "https://a.example/recovery?flow=f", action: "recovery:code", outcome: storage.Failed},
+		{request: recovery, body: "method=code&code=123456&email=a@b.c", status: 303, to: "https://a.example/recovery?flow=f", action: "recovery:code", outcome: storage.Unknown},
+		{request: recovery + "&token=t", body: `{"method":"code","email":"a@b.c"}`, status: 200, answer: sent, action: "recovery:link", outcome: storage.Unknown}, // so it is, where codes are
+		{request: recovery, body: `{"method":"code","email":"a@b.c"}`, status: 200, answer: sent, action: "recovery:request", outcome: storage.Success, identifier: "a@b.c"},
+		{request: verification + "&code=123456", body: `{"method":"code"}`, status: 200, answer: guess, action: "verification:code", outcome: storage.Failed},
+		{request: verification + "&code=123456", body: `{"method":"code"}`, status: 200, answer: passed, action: "verification:code", outcome: storage.Success},
+		{request: verification, body: `{"method":"code","email":"a@b.c"}`, status: 200, answer: sent, action: "verification:request", outcome: storage.Success, identifier: "a@b.c"},
+	} {
+		c.check(t, p)
+	}
+}
