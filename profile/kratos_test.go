@@ -167,3 +167,24 @@ func TestKratosTakesCodesAndTokensAnywhere(t *testing.T) {
 		c.check(t, p)
 	}
 }
+
+// TestKratosSignsUpWithAProvider: its own button sends no method, and what follows is a step; with the
+// provider's token it is done at once.
+func TestKratosSignsUpWithAProvider(t *testing.T) {
+	p, err := profile.Builtin("kratos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sign, away = "POST /self-service/registration?flow=f", "https://google.example/auth?state=s"
+	for _, c := range []asked{
+		{request: sign, body: "provider=google", status: 303, to: away, action: "sign-up:provider", outcome: profile.None},
+		{request: sign, body: `{"provider":"google"}`, status: 422, answer: `{"redirect_browser_to":"` + away + `"}`, action: "sign-up:provider", outcome: profile.None},
+		{request: sign + "&provider=google", body: `{"traits":{}}`, status: 422, answer: `{"redirect_browser_to":"` + away + `"}`, action: "sign-up:provider", outcome: profile.None},
+		{request: sign, body: "provider=google", status: 303, to: "https://a.example/registration?flow=f", action: "sign-up:provider", outcome: storage.Failed},
+		{request: sign, body: `{"method":"oidc","provider":"google","id_token":"t"}`, status: 200, answer: `{"identity":{"id":"5"}}`, action: "sign-up:provider", outcome: storage.Success},
+		{request: sign, body: `{"method":"oidc","provider":"google","id_token":"t"}`, status: 400, answer: `{"ui":{}}`, action: "sign-up:provider", outcome: storage.Failed},
+		{request: sign, body: `{"method":"password","provider":"google","traits":{"email":"a@b.c"}}`, status: 200, answer: `{"identity":{"id":"5"}}`, action: "sign-up", outcome: storage.Success, identifier: "a@b.c"},
+	} {
+		c.check(t, p)
+	}
+}
