@@ -2,6 +2,7 @@ package profile_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
@@ -34,6 +35,36 @@ func TestASAMLResponseIsNoSignOn(t *testing.T) {
 		}
 		if got, user := m.Route.Outcome(x), profile.FirstSure(m.Route.User, x); m.Route.ActionName() != "saml:sign-on" || got != c.outcome || user != c.user {
 			t.Errorf("%s -> %d %v is %q, %s of %q, want %s of %q", c.request, c.status, c.header, m.Route.ActionName(), got, user, c.outcome, c.user)
+		}
+	}
+}
+
+// TestTheAccountAPIOfKeycloakHasAVersion, which its path may name or not.
+func TestTheAccountAPIOfKeycloakHasAVersion(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, account := range []string{" /realms/m/account", " /realms/m/account/v1alpha1"} {
+		for _, c := range []asked{
+			{request: "POST" + account, body: `{"firstName":"x"}`, action: "user:update"},
+			{request: "DELETE" + account + "/sessions", action: "session:revoke-all"},
+			{request: "DELETE" + account + "/sessions/7", action: "session:revoke"},
+			{request: "PUT" + account + "/credentials/7/label", action: "credential:rename"},
+			{request: "DELETE" + account + "/credentials/7", action: "credential:remove"},
+			{request: "POST" + account + "/credentials/password", body: `{}`, action: "user:change-password"},
+			{request: "DELETE" + account + "/linked-accounts/google", action: "account:unlink"},
+			{request: "PUT" + account + "/applications/app/consent", body: `{}`, action: "oauth:consent"},
+			{request: "DELETE" + account + "/applications/app/consent", action: "oauth:revoke-consent"},
+			{request: "DELETE" + account + "/applications/app/sessions", action: "session:revoke-client"},
+			{request: "DELETE" + account + "/issued-verifiable-credentials/7", action: "account:remove"},
+			{request: "PUT" + account + "/resources/7/permissions", body: `[]`, action: "account:update"},
+		} {
+			c.status, c.outcome = 204, storage.Success
+			r := c.check(t, p)
+			if r != nil && (r.Record != profile.Always || strings.HasPrefix(c.request, "DELETE") != (r.Timing == profile.Before)) {
+				t.Errorf("%s: record %s, timing %s", c.request, r.Record, r.Timing)
+			}
 		}
 	}
 }
