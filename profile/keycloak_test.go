@@ -68,3 +68,16 @@ func TestTheAccountAPIOfKeycloakHasAVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestAPreflightIsNoEventOfKeycloak: browsers ask first before they send a token elsewhere.
+func TestAPreflightIsNoEventOfKeycloak(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/realms/m/protocol/openid-connect/token", "/realms/m/account/sessions", "/realms/m/account/v1alpha1/sessions", "/realms/m/account/resources", "/admin/realms/m/users/7"} {
+		if m, ok := p.Match("OPTIONS", target(t, path)); !ok || m.Route.Record != profile.Failures {
+			t.Errorf("OPTIONS %s is %q, record %s", path, m.Route.ActionName(), m.Route.Record)
+		}
+	}
+}
