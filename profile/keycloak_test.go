@@ -81,3 +81,27 @@ func TestAPreflightIsNoEventOfKeycloak(t *testing.T) {
 		}
 	}
 }
+
+// TestAnUpdateOfKeycloakMayBeMore: the request says whether an account is to be enabled, and brings
+// new passwords. What it asks for is named, whether or not it was so before.
+func TestAnUpdateOfKeycloakMayBeMore(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const put = "PUT /admin/realms/m/users/7"
+	for _, c := range []asked{
+		{request: put, body: `{"enabled":false}`, action: "admin:ban-user"},
+		{request: put, body: `{"username":"bob","enabled":"False","emailVerified":true}`, action: "admin:ban-user"},
+		{request: put, body: `{"enabled":false,"credentials":[{"type":"password","value":"n"}]}`, action: "admin:ban-user"},
+		{request: put, body: `{"credentials":[{"type":"password","value":"n"}]}`, action: "admin:set-user-password"},
+		{request: put, body: `{"enabled":true,"firstName":"x"}`, action: "admin:update-user"},
+		{request: put, body: `{"credentials":[]}`, action: "admin:update-user"},
+	} {
+		c.status, c.outcome, c.target = 204, storage.Success, "7"
+		c.check(t, p)
+		c.status, c.outcome = 403, storage.Failed
+		c.check(t, p)
+	}
+	destroys(t, p, put, "admin:update-user", false) // before its body is read nobody knows
+}
