@@ -105,3 +105,24 @@ func TestAnUpdateOfKeycloakMayBeMore(t *testing.T) {
 	}
 	destroys(t, p, put, "admin:update-user", false) // before its body is read nobody knows
 }
+
+// TestDeletionsByPOST: Keycloak takes some in a POST, and they are no creation of anything.
+func TestDeletionsByPOST(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const admin = "POST /admin/realms/m/"
+	for _, c := range []asked{
+		{request: admin + "user-storage/3/remove-imported-users", action: "admin:remove-imported-users"},
+		{request: admin + "user-storage/3/unlink-users", action: "admin:unlink-users"},
+		{request: admin + "ui-ext/role-mapping-delete/users/7", body: `[{"roleId":"1"}]`, action: "admin:remove-role", target: "7"},
+		{request: admin + "ui-ext/role-mapping-delete/groups/7", body: `[{"roleId":"1"}]`, action: "admin:remove-role"},
+	} {
+		c.status, c.outcome = 204, storage.Success
+		c.check(t, p)
+		destroys(t, p, c.request, c.action, false)
+	}
+	sync := asked{request: admin + "user-storage/3/sync?action=triggerFullSync", status: 200, action: "admin:create", outcome: storage.Success}
+	sync.check(t, p)
+}
