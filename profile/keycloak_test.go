@@ -126,3 +126,22 @@ func TestDeletionsByPOST(t *testing.T) {
 	sync := asked{request: admin + "user-storage/3/sync?action=triggerFullSync", status: 200, action: "admin:create", outcome: storage.Success}
 	sync.check(t, p)
 }
+
+// TestTheEndOfASignOutIsNoSignIn: the provider sends the browser back to its endpoint after both.
+func TestTheEndOfASignOutIsNoSignIn(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const endpoint = "GET /realms/m/broker/google/endpoint"
+	for _, c := range []asked{
+		{request: endpoint + "/logout_response?state=s", status: 302, to: "https://app.example/", action: "sign-out:broker", outcome: storage.Success},
+		{request: endpoint + "/logout_response?state=s", status: 200, answer: `<p id="kc-info-message">You are logged out`, action: "sign-out:broker", outcome: storage.Success},
+		{request: endpoint + "/logout_response?state=s", status: 400, action: "sign-out:broker", outcome: storage.Failed},
+		{request: endpoint + "?state=s&code=c", status: 302, to: "https://app.example/?code=d", action: "sign-in:broker", outcome: storage.Success},
+	} {
+		if r := c.check(t, p); r != nil && (r.Class == "sign-out") != strings.Contains(c.request, "logout") {
+			t.Errorf("%s: class %s", c.request, r.Class)
+		}
+	}
+}
