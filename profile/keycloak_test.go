@@ -145,3 +145,39 @@ func TestTheEndOfASignOutIsNoSignIn(t *testing.T) {
 		}
 	}
 }
+
+// TestKeycloakIsAdministratedElsewhere: by SCIM, and by the second version of its API.
+func TestKeycloakIsAdministratedElsewhere(t *testing.T) {
+	p, err := profile.Builtin("keycloak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const scim, api = " /realms/m/scim/v2/", " /admin/api/m/"
+	for _, c := range []asked{
+		{request: "POST" + scim + "Users", body: `{"userName":"bob"}`, status: 201, answer: `{"id":"5"}`, action: "admin:create-user", outcome: storage.Success, identifier: "bob", target: "5"},
+		{request: "PUT" + scim + "Users/5", body: `{"userName":"bob"}`, status: 200, action: "admin:update-user", outcome: storage.Success, target: "5"},
+		{request: "PATCH" + scim + "Users/5", body: `{"Operations":[]}`, status: 200, action: "admin:update-user", outcome: storage.Success, target: "5"},
+		{request: "DELETE" + scim + "Users/5", status: 204, action: "admin:delete-user", outcome: storage.Success, target: "5"},
+		{request: "DELETE" + scim + "Users/5", status: 404, action: "admin:delete-user", outcome: storage.Failed, target: "5"},
+		{request: "POST" + scim + "Groups", body: `{}`, status: 201, action: "admin:scim", outcome: storage.Success},
+		{request: "DELETE" + scim + "Groups/6", status: 204, action: "admin:scim", outcome: storage.Success},
+		{request: "POST" + scim + "Bulk", body: `{}`, status: 200, action: "admin:scim", outcome: storage.Success},
+		{request: "POST" + api + "clients/v2", body: `{}`, status: 201, action: "admin:update", outcome: storage.Success},
+		{request: "PATCH" + api + "clients/v2/app", body: `{}`, status: 200, action: "admin:update", outcome: storage.Success},
+		{request: "DELETE" + api + "clients/v2/app", status: 204, action: "admin:delete", outcome: storage.Success},
+		{request: "DELETE" + api + "clients/v2/app", status: 403, action: "admin:delete", outcome: storage.Failed},
+	} {
+		if r := c.check(t, p); r != nil && (r.Class != "admin" || r.Record != profile.Always) {
+			t.Errorf("%s: class %s, record %s", c.request, r.Class, r.Record)
+		}
+	}
+	destroys(t, p, "DELETE"+scim+"Users/5", "admin:delete-user", true)
+	destroys(t, p, "POST"+scim+"Bulk", "admin:scim", false)
+	destroys(t, p, "DELETE"+api+"clients/v2/app", "admin:delete", false)
+	for _, request := range []string{"GET" + scim + "Users", "GET" + scim + "Users/5", "POST" + scim + "Users/.search", "GET" + api + "clients/v2", "OPTIONS" + api + "clients/v2"} {
+		method, path, _ := strings.Cut(request, " ")
+		if m, ok := p.Match(method, target(t, path)); !ok || m.Route.Record != profile.Failures {
+			t.Errorf("%s: record %s", request, m.Route.Record)
+		}
+	}
+}
