@@ -64,6 +64,7 @@ func TestWhatServersMean(t *testing.T) {
 	session := http.Header{"Set-Cookie": {"authelia_session=fresh; Path=/; HttpOnly"}}
 	token := http.Header{"Authorization": {"Negotiate YIIB"}}
 	challenge := http.Header{"Www-Authenticate": {"Negotiate"}}
+	signedIn := http.Header{"Location": {"/"}, "Set-Cookie": {"next-auth.session-token=fresh; Path=/; HttpOnly"}}
 	superuser := http.Header{"Authorization": {unsigned(`{"collectionId":"pbc_3142635823","id":"root"}`)}}
 	for _, c := range []struct {
 		served
@@ -139,6 +140,13 @@ func TestWhatServersMean(t *testing.T) {
 		{served{"authjs", "POST /api/auth/callback/credentials", nil, "username=a&password=b&action=register", 302, http.Header{"Location": {"/api/auth/signin?error=CredentialsSignin"}}, ""}, "callback::provider", profile.Always, storage.Failed},
 		{served{"authjs", "POST /api/auth/callback/passkey", nil, "username=a&action=authenticate", 302, nil, ""}, "sign-in:passkey", profile.Always, storage.Failed},
 		{served{"authjs", "POST /api/auth/callback/webauthn", nil, "username=a&action=register", 302, nil, ""}, "passkey:register", profile.Always, storage.Failed},
+
+		// The fourth version takes whatever follows a path, the fifth refuses it.
+		{served{"authjs", "POST /api/auth/callback/credentials/x", nil, "username=a&password=b", 302, signedIn, ""}, "callback::provider", profile.Always, storage.Success},
+		{served{"authjs", "POST /api/auth/callback/credentials/x/y", nil, "username=a&password=b", 401, nil, ""}, "callback::provider", profile.Always, storage.Failed},
+		{served{"authjs", "POST /api/auth/callback/credentials/x", nil, "username=a&password=b", 400, nil, ""}, "callback::provider", profile.Always, storage.Failed},
+		{served{"authjs", "GET /api/auth/callback/email/x?email=a&token=t", nil, "", 302, signedIn, ""}, "callback::provider", profile.Always, storage.Success},
+		{served{"authjs", "POST /api/auth/signin/email/x", nil, "email=a", 302, http.Header{"Location": {"/api/auth/verify-request?provider=email"}}, ""}, "signin::provider", profile.Always, storage.Success},
 	} {
 		m, x := c.read(t)
 		if got := m.Route.Outcome(x); m.Route.ActionName() != c.action || m.Route.Record != c.record || got != c.outcome {
@@ -147,6 +155,26 @@ func TestWhatServersMean(t *testing.T) {
 		}
 		if c.profile == "authjs" && profile.First(m.Route.Identifier, x) != "a" {
 			t.Errorf("%s: %s with %s: nobody knows who was typed", c.profile, c.request, c.body)
+		}
+	}
+}
+
+// TestASignOutOfNextAuthEndsWhateverFollows: the fourth version looks at no more of the path.
+func TestASignOutOfNextAuthEndsWhateverFollows(t *testing.T) {
+	cleared := http.Header{"Set-Cookie": {"next-auth.session-token=; Path=/; Max-Age=0"}}
+	for _, c := range []struct {
+		served
+		action  string
+		record  profile.Record
+		outcome storage.Status
+	}{
+		{served{"authjs", "POST /api/auth/signout/x", nil, "csrfToken=c", 302, cleared, ""}, "signout", profile.Always, storage.Success},
+		{served{"authjs", "POST /api/auth/signout/x", nil, "csrfToken=c", 400, nil, ""}, "signout", profile.Always, storage.Failed},
+		{served{"authjs", "GET /api/auth/signout/x", nil, "", 200, nil, ""}, "signout", profile.Never, storage.Success},
+	} {
+		m, x := c.read(t)
+		if got := m.Route.Outcome(x); !m.Method || m.Route.ActionName() != c.action || m.Route.Record != c.record || got != c.outcome || (m.Route.Timing == profile.Before) != (x.Method == "POST") {
+			t.Errorf("%s -> %d is %q, recorded %s %s, %s; want %q, %s, %s", c.request, c.status, m.Route.ActionName(), m.Route.Record, m.Route.Timing, got, c.action, c.record, c.outcome)
 		}
 	}
 }

@@ -294,7 +294,7 @@ func (x *Exchange) completeNow() error {
 // request that another server would have read as something else: nobody may talk
 // us into unlinking.
 func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
-	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous || x.match.Doubtful {
+	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous || x.match.Doubtful || !carriesOut(a.Status) {
 		return
 	}
 	user := ""
@@ -307,6 +307,12 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 	if user != "" {
 		x.rec.Writer.Unlink(user, x.rec.Durability != Async)
 	}
+}
+
+// carriesOut says whether an answer of that status can mean that a request was carried out. The other
+// redirects ask for it again at another address, which makes nothing of it here.
+func carriesOut(status int) bool {
+	return status >= 200 && status < 300 || status == http.StatusFound || status == http.StatusSeeOther
 }
 
 // answer is what the profile's rules look at.

@@ -107,6 +107,10 @@ func TestADeletedUsersEntriesStayWithoutTheUser(t *testing.T) {
 	}{
 		{"the own account", "POST", "/delete-user", `{}`, 200, `{"message":"User deleted"}`, false, ""},
 		{"by the link in a mail", "GET", "/delete-user/callback?token=x", ``, 302, ``, false, ""},
+		{"by the link in a mail, sent on to a page", "GET", "/delete-user/callback?token=x", ``, 303, ``, false, ""},
+		{"by the link in a mail, at another address", "GET", "/delete-user/callback?token=x", ``, 307, ``, false, "alice"},
+		{"at another address from now on", "POST", "/admin/remove-user", `{"userId":"alice"}`, 308, ``, false, "alice"},
+		{"at an address that has moved", "POST", "/admin/remove-user", `{"userId":"alice"}`, 301, ``, false, "alice"},
 		{"an anonymous account", "POST", "/delete-anonymous-user", `{}`, 200, `{}`, false, ""},
 		{"by an administrator", "POST", "/admin/remove-user", `{"userId":"alice"}`, 200, `{}`, false, ""},
 		{"a failure", "POST", "/delete-user", `{}`, 400, `{}`, false, "alice"},
