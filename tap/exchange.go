@@ -125,26 +125,29 @@ func (s *Scrubber) cookie(pair string) string {
 	return name + "=" + strings.Replace(v, bare, out, 1)
 }
 
-// body is a body without secrets: JSON, forms, and texts.
+// body is a body without secrets: JSON, also where it is not declared as such, forms, and texts.
 func (s *Scrubber) body(h map[string][]string, body string, answer bool) string {
 	if body == "" {
 		return ""
 	}
 	contentType := http.Header(h).Get("Content-Type")
 	media, params, _ := mime.ParseMediaType(contentType)
-	switch {
-	case exchange.IsJSON(media):
-		if out, ok := s.json(body, answer); ok {
-			return out
-		}
-	case media == "application/x-www-form-urlencoded":
-		return s.query(body)
-	case media == "multipart/form-data":
+	if media == "multipart/form-data" {
 		out, err := s.multipart(body, params["boundary"])
 		if err != nil {
 			return leftOut(int64(len(body)), "they are no whole form")
 		}
 		return out
+	}
+	first := strings.TrimLeft(strings.TrimPrefix(body, "\ufeff"), " \t\r\n")
+	object := strings.HasPrefix(first, "{")
+	if object || strings.HasPrefix(first, "[") || exchange.IsJSON(media) {
+		if out, ok := s.json(body, answer); ok {
+			return out
+		}
+	}
+	if media == "application/x-www-form-urlencoded" && !object {
+		return s.query(body)
 	}
 	return s.text(body)
 }

@@ -43,6 +43,8 @@ type Scrubber struct {
 	jwts         map[string]string
 	// again is true while only what is known counts, learning while nothing that is.
 	again, learning bool
+	// depth is how many texts the one stands in that is read now.
+	depth int
 	// find replaces parts; nil when it must be made anew.
 	find *strings.Replacer
 }

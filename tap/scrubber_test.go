@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/replay"
 )
@@ -41,6 +42,13 @@ func TestWhatIsSecretIsReplacedAndTheRestStays(t *testing.T) {
 		"an attribute":            {`<a data-token="abc123x" href="/home">`, "abc123x", `href="/home">`},
 		"JSON in a page":          {`<script>x = {"access_token":"abc123x","lang":"en"}</script>`, "abc123x", `"lang":"en"}</script>`},
 		"escaped JSON in a page":  {`<div data="{&quot;token&quot;:&quot;abc123x&quot;}">`, "abc123x", `:&#34;REDACTED-`},
+		"a number in broken JSON": {`{"otp":493021,"n":`, "493021", `{"otp":`},
+		"a code in a text":        {"otp: 493021, status: 40400", "493021", ", status: 40400"},
+		"a UUID after a colon":    {"id: 12345678-0000-4000-8000-000000000001", "8000-000000000001", "id: "},
+		"a quote in broken JSON":  {`{"password":"ab\"cdefgh","x":`, "cdefgh", `","x":`},
+		"a new line in it":        {"{\"password\":\"ab\ncdefgh\"", "cdefgh", `{"password":"REDACTED-`},
+		"a quote in JSON in JSON": {`{"a":"{\"password\":\"ab\\\"cdefgh\",\"x\":1`, "cdefgh", `\",\"x\":1`},
+		"a key that is cut off":   {"-----BEGIN EC PRIVATE KEY-----\nMHcC", "MHcC", "-----BEGIN EC PRIVATE KEY-----\nREDACTED-"},
 		"broken JSON":             {`{"password":"open ses`, "open", `{"password":"REDACTED-`},
 		"GraphQL":                 {`mutation { signIn(email: "a@corp.test", password: "hunter22") { id } }`, "hunter22", `signIn(email: "user1@example.com", password: "REDACTED-`},
 		"XML":                     {"<a:Password Type=\"text\">hunter22</a:Password><Lang>en</Lang>", "hunter22", `<a:Password Type="text">REDACTED-`},
@@ -313,6 +321,36 @@ func TestFormsOfSeveralParts(t *testing.T) {
 	}
 	if got := s.body(h, "--xyz\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nop", false); strings.Contains(got, "op\"") || !strings.Contains(got, "left out") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestJSONIsReadWhateverItIsCalled by a client that declares it as something else, or not.
+func TestJSONIsReadWhateverItIsCalled(t *testing.T) {
+	for _, media := range []string{"text/plain", "application/x-www-form-urlencoded", "", "application/json"} {
+		for body, gone := range map[string]string{
+			`{"otp":493021}`: "493021", ` {"password":"ab\"cdefgh"}`: "cdefgh", `{"password":"x&hunter2"}`: "hunter2", `[{"pin":[4,9,3,0]}]`: "4,9,3,0",
+			`{"password":"x&hunter2"`: "hunter2", "\ufeff{\"password\":\"x&hunter2\"}": "hunter2",
+		} {
+			h := map[string][]string{"Content-Type": {media}}
+			if got := scrubber(t, false).body(h, body, false); strings.Contains(got, gone) || !strings.Contains(got, "{") {
+				t.Errorf("%q: %s became %s", media, body, got)
+			}
+		}
+	}
+	form := map[string][]string{"Content-Type": {"application/x-www-form-urlencoded"}}
+	if got := scrubber(t, false).body(form, "[user]p%61ssword=hunter2&a=b", false); strings.Contains(got, "hunter2") || !strings.HasSuffix(got, "&a=b") {
+		t.Errorf("a form became %s", got)
+	}
+}
+
+// TestHostileTextsTakeNoTime: everybody else waits for the Scrubber meanwhile.
+func TestHostileTextsTakeNoTime(t *testing.T) {
+	for _, part := range []string{"a=", "a='", "<input a=b ", "-----BEGIN A-----a=b ", `"a":"`, `\"a\":\"`, "%41", "a:1111", "<a>", "&#34;a&#34;:&#34;", `{"a":"`} {
+		begin := time.Now()
+		scrubber(t, false).text(strings.Repeat(part, 100_000/len(part)))
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("%q again and again took %v", part, took)
+		}
 	}
 }
 
