@@ -196,6 +196,8 @@ type body struct {
 	mu   sync.Mutex
 	seen []byte
 	size int64
+	// ended says that its end was seen; without it the body broke off.
+	ended bool
 }
 
 // Write implements io.Writer. It never fails.
@@ -207,6 +209,19 @@ func (b *body) Write(p []byte) (int, error) {
 		b.seen = append(b.seen, p[:min(int64(len(p)), room)]...)
 	}
 	return len(p), nil
+}
+
+// end says that a body is whole.
+func (b *body) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+}
+
+// brokeOff says whether a body is not all of what was announced. Whoever has read as much as
+// that need not have seen the end. The caller holds mu.
+func (b *body) brokeOff(h http.Header) bool {
+	return !b.ended && h.Get("Content-Length") != strconv.FormatInt(b.size, 10)
 }
 
 // readable are the media types that say what an auth server does; images, scripts and
@@ -225,6 +240,9 @@ func readable(media string) bool {
 func (b *body) text(h http.Header) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.brokeOff(h) {
+		return leftOut(b.size, "it broke off")
+	}
 	if b.size == 0 {
 		return ""
 	}
