@@ -110,3 +110,36 @@ func TestAWrongSessionEndpointIsFound(t *testing.T) {
 		t.Errorf("nothing shows that it is wrong: %s", kinds(s))
 	}
 }
+
+// TestAutoReadsAsCaddyDoes until it is certain, and under the base path that it was given.
+func TestAutoReadsAsCaddyDoes(t *testing.T) {
+	all, err := profile.Builtins()
+	if err != nil {
+		t.Fatal(err)
+	}
+	generic, err := profile.Builtin("generic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := replay.Truth{Event: "signin", Outcome: "failed"}
+	shape := `{"record":{"id":"u1","collectionId":"c1"}}` // as PocketBase says, and as others could
+	t.Run("a likely server blinds nobody", func(t *testing.T) {
+		s, _ := check(t, generic, replay.Options{Recognizer: profile.NewRecognizer(all)},
+			exchange(1, "POST", "/api/collections/users/auth-with-password", "", 200, shape, replay.Truth{}), exchange(2, "POST", "/auth/login", "", 401, `{}`, failed))
+		if kinds(s) != "" {
+			t.Errorf("%+v", s.Misses)
+		}
+	})
+	t.Run("the base path is that of the recognised server", func(t *testing.T) {
+		under, err := generic.WithBasePath("/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := exchange(1, "POST", "/x/sign-in/email", "", 200, `{}`, replay.Truth{})
+		seen.Response.Headers["Set-Cookie"] = []string{"better-auth.session_token=t"} // says nothing of the path
+		s, _ := check(t, under, replay.Options{Recognizer: profile.NewRecognizer(all)}, seen, exchange(2, "POST", "/x/sign-in/email", "", 401, `{}`, failed))
+		if kinds(s) != "" {
+			t.Errorf("%+v", s.Misses)
+		}
+	})
+}
