@@ -12,7 +12,8 @@ const maxNesting = 3
 // "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
 // characters (UUIDs stay), the value in `key=value`, `key: value`,
 // `"key":"value"` and `--key value` when the key is sensitive, and in URLs
-// what URL masks. The answer is valid UTF-8 without NUL. It is not cut.
+// what URL masks; where a secret is named, also what is quoted behind "value". The answer is
+// valid UTF-8 without NUL. It is not cut.
 func (r *Redactor) Text(s string) string {
 	s, whole := r.clean(s, shortestInText)
 	if whole {
