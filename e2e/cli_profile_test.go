@@ -74,7 +74,7 @@ func TestProfilesFromTheCommandLine(t *testing.T) {
 		{"with traffic", []string{"check", good, "--traffic", fine}, 0, "fine          2        0        0       2        2     2     2", ""},
 		{"with traffic that it gets wrong", []string{"check", good, "--traffic", fine, "--traffic", wrong}, 3, "wrong    wrong f#1: want failed by nobody, got success by nobody (POST /auth/login -> 200)", "the log would be wrong about what was recorded, 1 times"},
 		{"with traffic that says nothing", []string{"check", good, "--traffic", unlabelled}, 0, "unlabelled f#1: POST /auth/login -> 200: login success by u1", ""},
-		{"with the base path of the recording", []string{"check", good, "--traffic", fine, "--base-path", "/other"}, 0, "fine          0        2", ""},
+		{"with another base path than that of the recording", []string{"check", good, "--traffic", fine, "--base-path", "/other"}, 3, "fine          0        2", "the log would be wrong about what was recorded, 2 times"},
 		{"as auto", []string{"check", "auto", "--traffic", "../testdata/traffic/better-auth/core-auth.jsonl"}, 0, "core-auth         58", ""},
 		{"with traffic that is not there", []string{"check", good, "--traffic", filepath.Join(dir, "no.jsonl")}, 1, "", "--traffic"},
 		{"without a name", []string{"check"}, 2, "", "the command is caddy audit-log profile check"},

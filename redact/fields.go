@@ -18,16 +18,23 @@ const (
 	oneTime
 )
 
-// defaultFields are grouped by where the names come from. Plurals, trailing
-// digits ("password2") and the rules below are not repeated here.
-var defaultFields = []string{
-	// Passwords: the plugin's list, Better Auth bodies, threats.md D3.
+// passwordFields are the names of passwords: the plugin's list, Better Auth bodies,
+// threats.md D3.
+var passwordFields = []string{
 	"password", "newPassword", "currentPassword", "oldPassword", "confirmPassword",
-	"passwordConfirmation", "confirm", "retype", "passwd", "pwd", "pass", "passphrase", "passwordHash",
+	"passwordConfirmation", "passwd", "pwd", "pass", "passphrase", "passwordHash",
 	"passConfirm", "passConfirmation", "passUser", "pw", "pswd",
 	// The same in other languages' forms.
 	"passwort", "kennwort", "senha", "contraseña", "contrasena", "motDePasse", "wachtwoord", "lösenord", "losenord",
 	"hasło", "haslo", "parola", "heslo", "salasana", "jelszó", "jelszo", "пароль", "密码", "密碼", "パスワード", "비밀번호",
+	"passord", "adgangskode", "clave", "mdp", "şifre", "sifre",
+}
+
+// defaultFields are grouped by where the names come from. Plurals, trailing
+// digits ("password2") and the rules below are not repeated here.
+var defaultFields = append(slices.Clone(passwordFields),
+	// Where a password is typed a second time.
+	"confirm", "retype",
 	// Tokens: Better Auth, RFC 6749, OpenID Connect, RFC 7636.
 	"token", "accessToken", "refreshToken", "idToken", "sessionToken", "csrfToken",
 	"xsrf", "csrf", "jwt", "jws", "jwe", "bearer", "verifier", "code_verifier", "code_challenge",
@@ -54,7 +61,7 @@ var defaultFields = []string{
 	"ssn", "socialSecurityNumber", "creditCard", "creditCardNumber", "cardNumber", "pan",
 	"cvv", "cvc", "iban", "bankAccount", "accountNumber", "routingNumber", "taxId",
 	"nationalId", "passportNumber", "driversLicense",
-}
+)
 
 // DefaultFields is a fresh copy of the field names that are secret unless
 // Options.Fields replaces them. Matching ignores case, "_" and "-".
@@ -89,6 +96,16 @@ var (
 		[]byte("monkey"), []byte("compass"), []byte("bypass"), []byte("encompass"), []byte("trespass"),
 		[]byte("surpass"), []byte("overpass"), []byte("underpass"),
 	}
+	// passwordParts, passwordEndings and passwordNames are the names of passwords among them.
+	passwordParts   = [][]byte{[]byte("password"), []byte("passwd"), []byte("passphrase")}
+	passwordEndings = [][]byte{[]byte("pass"), []byte("pwd"), []byte("pw")}
+	passwordNames   = func() map[string]bool {
+		names := make(map[string]bool)
+		for _, name := range passwordFields {
+			names[string(appendNormal(nil, []byte(name)))] = true
+		}
+		return names
+	}()
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
 		"pinnumber": true, "otc": true,
@@ -101,6 +118,42 @@ var (
 // ("user[password]", "account.token") one secret part is enough.
 func (r *Redactor) Sensitive(key string) bool {
 	return r.classify([]byte(key)) != harmless
+}
+
+// NamesPassword reports whether what stands under key is a password by its name, whatever
+// Options say. The match is that of Sensitive.
+func NamesPassword(key string) bool {
+	name := []byte(key)
+	if isPassword(appendNormal(nil, name)) {
+		return true
+	}
+	if bytes.IndexFunc(name, separatesNames) < 0 {
+		return false
+	}
+	for part := range bytes.FieldsFuncSeq(name, separatesNames) {
+		if isPassword(appendNormal(nil, part)) {
+			return true
+		}
+	}
+	return false
+}
+
+// isPassword looks at one normalised name as match does.
+func isPassword(name []byte) bool {
+	for _, part := range passwordParts {
+		if bytes.Contains(name, part) {
+			return true
+		}
+	}
+	for ; len(name) > 1; name = name[:len(name)-1] {
+		if passwordNames[string(name)] || endsIn(name, passwordEndings) && !endsIn(name, ordinaryEndings) {
+			return true
+		}
+		if last := name[len(name)-1]; last != 's' && !isDigit(last) {
+			return false
+		}
+	}
+	return false
 }
 
 // classify looks at the whole name, then at the parts of a compound one.

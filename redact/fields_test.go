@@ -43,10 +43,23 @@ func TestEverySpellingIsSensitive(t *testing.T) {
 func TestOrdinaryNamesAreNotSensitive(t *testing.T) {
 	r := must(t, Options{})
 	for _, s := range strings.Fields(`email name userId id organizationId statusCode countryCode zip_code public_key
-	monkey keyboard tokenType provider error callbackURL rememberMe image createdAt _ 1 encode unicode mapping shipping __proto__ role
+	clavecin mdpi monkey keyboard tokenType provider error callbackURL rememberMe image createdAt _ 1 encode unicode mapping shipping __proto__ role
 	compass bypass passenger passport pass_through pwa answered`) {
 		if r.Sensitive(s) {
 			t.Errorf("%s is sensitive", s)
+		}
+	}
+}
+
+func TestNamesOfPasswords(t *testing.T) {
+	for _, name := range strings.Fields("password new_password user[pw] passConfirm pswd password2 smtpPass PASSWORT senha contraseña user.пароль şifre clave mdp") {
+		if !NamesPassword(name) {
+			t.Errorf("%s is no password", name)
+		}
+	}
+	for _, name := range strings.Fields("token otp secret confirm compass bypass passenger clavecin 1 _ email") {
+		if NamesPassword(name) {
+			t.Errorf("%s is a password", name)
 		}
 	}
 }

@@ -12,7 +12,8 @@ const maxNesting = 3
 // "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
 // characters (UUIDs stay), the value in `key=value`, `key: value`,
 // `"key":"value"` and `--key value` when the key is sensitive, and in URLs
-// what URL masks. The answer is valid UTF-8 without NUL. It is not cut.
+// what URL masks; where a secret is named, also what is quoted behind "value". The answer is
+// valid UTF-8 without NUL. It is not cut.
 func (r *Redactor) Text(s string) string {
 	s, whole := r.clean(s, shortestInText)
 	if whole {
@@ -64,7 +65,18 @@ type cleaner struct {
 	out      []byte // what is shown of s[:pos]; nil while that is all of it
 	shortest int
 	level    int // how deep in percent escapes and URLs, at most maxNesting
+	// named says whether s names a secret at all; unknown until somebody asks.
+	named truth
 }
+
+// truth is a bool that may not be known yet.
+type truth uint8
+
+const (
+	unknown truth = iota
+	yes
+	no
+)
 
 func (c *cleaner) run() string {
 	for c.pos < len(c.s) {
@@ -72,6 +84,9 @@ func (c *cleaner) run() string {
 		switch {
 		case strings.HasPrefix(rest, "-----BEGIN"):
 			c.pem(rest)
+		case strings.HasPrefix(rest, ")=(") && c.namesSecret(): // the columns and values of PostgreSQL
+			c.keep(len(")="))
+			c.secretValue("", false)
 		case !isAtomByte(rest[0]):
 			c.keep(1)
 		default:
@@ -133,7 +148,7 @@ func (c *cleaner) atom() {
 		c.url()
 	case hasPrefixFold(c.s[c.pos:], "otpauth:") || hasPrefixFold(c.s[c.pos:], "otpauth-migration:"):
 		c.mask(urlEnd(c.s, c.pos) - c.pos)
-	case c.scheme(atom, end) || c.pair(atom, end):
+	case c.scheme(atom, end) || c.pair(atom, end) || c.echo(atom, end):
 	default:
 		c.word(atom)
 	}
@@ -186,6 +201,83 @@ func (c *cleaner) pair(atom string, end int) bool {
 	return true
 }
 
+// echo masks what a message repeats of a request in a text that names a secret:
+// `"password" with value "hunter2" fails ...`, `field 'password': rejected value [hunter2]`,
+// "Path `password` (`hunter2`) is shorter ...". Of the words between only a few are known, so
+// that prose stays.
+func (c *cleaner) echo(atom string, end int) bool {
+	const aside = "` (`"
+	start, found := end+len(aside)-1, strings.HasPrefix(c.s[end:], aside) && c.r.Sensitive(atom)
+	if !found && saysValue(atom) {
+		start, found = literal(c.s, end)
+		found = found && c.namesSecret()
+	}
+	if !found {
+		return false
+	}
+	c.keep(start - c.pos)
+	c.secretValue("", false)
+	return true
+}
+
+// saysValue is true for names and words that announce a value: value, input_value, rejectedValue.
+func saysValue(atom string) bool {
+	const value, input = "value", "input"
+	return len(atom) >= len(value) && strings.EqualFold(atom[len(atom)-len(value):], value) || strings.EqualFold(atom, input)
+}
+
+// literal finds the quoted or bracketed text after a word that ends at i.
+func literal(s string, i int) (start int, found bool) {
+	if at, _, ok := separator(s, i); ok {
+		i = at
+	} else {
+		i = skipText(s, i)
+		for _, verb := range [...]string{"was", "is", "of"} {
+			if rest, ok := strings.CutPrefix(s[i:], verb); ok && rest != "" && !isAtomByte(rest[0]) {
+				i = skipText(s, i+len(verb))
+				break
+			}
+		}
+		if i < len(s) && s[i] == ':' {
+			i = skipText(s, i+1)
+		}
+	}
+	for i < len(s) && s[i] == '\\' {
+		i++
+	}
+	return i, i < len(s) && strings.IndexByte("\"'`[{", s[i]) >= 0
+}
+
+// namesSecret says whether a secret is named anywhere in the text: in quotes or brackets, or
+// a password without them. Words such as "code" and "key" alone are prose.
+func (c *cleaner) namesSecret() bool {
+	if c.named == unknown {
+		c.named = no
+		if c.r.namesSecret(c.s) {
+			c.named = yes
+		}
+	}
+	return c.named == yes
+}
+
+func (r *Redactor) namesSecret(s string) bool {
+	for i := 0; i < len(s); {
+		start := i
+		for i < len(s) && isAtomByte(s[i]) {
+			i++
+		}
+		if start == i {
+			i++
+			continue
+		}
+		quoted := start > 0 && strings.IndexByte("\"'`[(", s[start-1]) >= 0 && i < len(s) && strings.IndexByte("\"'`]),\\", s[i]) >= 0
+		if atom := s[start:i]; quoted && r.Sensitive(atom) || NamesPassword(atom) {
+			return true
+		}
+	}
+	return false
+}
+
 // shown is a sensitive name as it may be printed.
 func (c *cleaner) shown(atom string) string {
 	if looksJWT(atom) || len(atom) > maxKeyBytes {
@@ -216,7 +308,7 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 		stop := wordEnd(c.s, end, "&,;}])")
 		c.mask(stop - c.pos)
 		c.emit(string(first))
-	case first == '{' || first == '[':
+	case first == '{' || first == '[' || first == '(':
 		c.mask(wordEnd(c.s, bracketEnd(c.s, c.pos), "&,;}])") - c.pos)
 	case quoted:
 		c.mask(wordEnd(c.s, c.pos, "&,}]") - c.pos)
@@ -300,17 +392,18 @@ func (c *cleaner) escaped(atom string) {
 }
 
 // separator finds ":" or "=" after a name that ends at i, perhaps behind the
-// name's closing quote and spaces. start is where the value begins.
+// name's closing quotes, brackets and spaces. start is where the value begins.
 func separator(s string, i int) (start int, quoted, found bool) {
 	for i < len(s) && s[i] == '\\' {
 		i++
 	}
-	if i < len(s) && strings.IndexByte("\"'`]", s[i]) >= 0 {
-		quoted = true
+	aside := false // "(password): " begins prose
+	for i < len(s) && strings.IndexByte("\"'`])", s[i]) >= 0 {
+		quoted, aside = true, s[i] == ')'
 		i++
 	}
 	i = skipText(s, i)
-	if i >= len(s) || (s[i] != '=' && s[i] != ':') {
+	if i >= len(s) || s[i] != '=' && (s[i] != ':' || aside) {
 		return i, quoted, false
 	}
 	for i < len(s) && (s[i] == '=' || s[i] == ':' || s[i] == '>') {
@@ -375,13 +468,18 @@ func quoteEnd(s string, i int) int {
 	return len(s)
 }
 
-// bracketEnd is the index after the bracket that closes the one at i.
+// bracketEnd is the index after the bracket that closes the one at i. Round ones are a pair of
+// their own.
 func bracketEnd(s string, i int) int {
+	open, closing := "{[", "}]"
+	if s[i] == '(' {
+		open, closing = "(", ")"
+	}
 	for depth := 0; i < len(s); i++ {
-		switch s[i] {
-		case '{', '[':
+		switch {
+		case strings.IndexByte(open, s[i]) >= 0:
 			depth++
-		case '}', ']':
+		case strings.IndexByte(closing, s[i]) >= 0:
 			if depth--; depth == 0 {
 				return i + 1
 			}

@@ -47,6 +47,19 @@ func TestText(t *testing.T) {
 		{"a path with a token loses it", "GET /api/auth/reset-password/AbC123dEf456GhI789 404", "GET /api/auth/reset-password/:redacted 404"},
 		{"a path in escaped quotes loses its token", `x \"/reset/AbC123dEf456GhI789\" y`, `x \"/reset/:redacted\" y`},
 		{"what is escaped is found", "from=%2Fx%3Ftoken%3Dabc", "from=/x?token=[REDACTED]"},
+		{"what Joi repeats goes", `"password" with value "hunter2" fails to match the required pattern: /^[a-z]{9}$/`, `"password" with value "[REDACTED]" fails to match the required pattern: /^[a-z]{9}$/`},
+		{"what Spring repeats goes", `error on field 'password': rejected value [hunter2]; codes [Size]`, `error on field 'password': [REDACTED] value [REDACTED]; codes [Size]`},
+		{"what PostgreSQL repeats goes", `Key (otp)=(493021) already exists`, `Key (otp)=[REDACTED] already exists`},
+		{"of several columns too", `Key (otp, email)=(493 021, a@b.c) already exists`, `Key (otp, email)=[REDACTED] already exists`},
+		{"what MySQL repeats goes", `Incorrect integer value: 'hunter2' for column 'otp' at row 1`, `Incorrect integer value: '[REDACTED]' for column 'otp' at row 1`},
+		{"what Mongoose repeats goes", "Path `password` (`hunter2`) is shorter, (`x`)", "Path `password` (`[REDACTED]`) is shorter, (`x`)"},
+		{"what Pydantic repeats goes", `password: String should be longer [input_value='hunter2', input_type=str]`, `password: [REDACTED] should be longer [input_value='[REDACTED]', input_type=str]`},
+		{"a value after a verb goes", "invalid password, the value was: `a b`", "invalid password, the value was: `[REDACTED]`"},
+		{"an index before the value goes", `On instance['password']: 'hunter2'`, `On instance['password']: '[REDACTED]'`},
+		{"brackets inside of brackets are part of the value", `"token": {"a":"x)y","b":"hunter2"} z`, `"token": [REDACTED] z`},
+		{"a value under a harmless name stays", `"colour" with value "blue" is not allowed (code 42)`, `"colour" with value "blue" is not allowed (code 42)`},
+		{"values in prose stay", `duplicate key value violates unique constraint "users_password_key"`, `duplicate key value violates unique constraint "users_password_key"`},
+		{"a name in brackets before prose stays", `Invalid field (password): must be longer`, `Invalid field (password): must be longer`},
 		{"broken bytes and NUL go", "a\xff\x00", "a\ufffd\ufffd"},
 	}, must(t, Options{}).Text)
 }
@@ -75,6 +88,9 @@ func TestURL(t *testing.T) {
 		{"a matrix parameter goes", "/a;jsessionid=12/b", "/a;jsessionid=[REDACTED]/b"},
 		{"an @ in a web path stays", "https://h.x/@alice", "https://h.x/@alice"},
 		{"otpauth goes", "otpauth://totp/x?secret=y", "[REDACTED]"},
+		{"userinfo without a scheme goes", "//u:pass@host/a?code=1", "//[REDACTED]@host/a?code=[REDACTED]"},
+		{"a password alone too", "//:pass@host/a", "//[REDACTED]@host/a"},
+		{"a path that begins with two slashes keeps its rules", "//AbC123dEf456GhI789/@alice", "//:redacted/@alice"},
 	}, must(t, Options{}).URL)
 }
 

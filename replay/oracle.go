@@ -1,11 +1,15 @@
 package replay
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tidwall/sjson"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 )
@@ -17,11 +21,47 @@ type Oracle struct {
 	profile *profile.Profile
 	file    *File
 	owners  map[string]owner
+	// asked are the recorded answers of the session endpoint, see question.
+	asked []question
 
 	// current is the exchange under way, and answered says that its request has
 	// arrived: from then on its answer's session exists.
 	current  *Exchange
 	answered bool
+}
+
+// question is an exchange of the recording with a session endpoint that gave an answer. A
+// profile may name an endpoint several times, with one place of the user each.
+type question struct {
+	exchange  *Exchange
+	endpoints []*profile.Session
+}
+
+// user is whom the answer names by the profile, or "".
+func (q *question) user() string {
+	r := &q.exchange.Response
+	answer := &profile.Answer{Status: r.Status, Header: http.Header(r.Headers), Body: []byte(r.Body)}
+	for _, s := range q.endpoints {
+		if user := s.User.Value(&profile.Exchange{Answer: answer}); user != "" {
+			return user
+		}
+	}
+	return ""
+}
+
+// body is the answer. The session was good when it was recorded.
+func (q *question) body() []byte {
+	body := []byte(q.exchange.Response.Body)
+	for _, s := range q.endpoints {
+		if s.Expires == "" {
+			continue
+		}
+		path := strings.ReplaceAll(strings.TrimPrefix(s.Expires, "/"), "/", ".")
+		if b, err := sjson.SetBytes(body, path, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)); err == nil {
+			body = b
+		}
+	}
+	return body
 }
 
 // owner is whose a credential is, and from which exchange on it is nobody's.
@@ -36,6 +76,9 @@ type owner struct {
 func NewOracle(p *profile.Profile, f *File) *Oracle {
 	o := &Oracle{profile: p, file: f, owners: make(map[string]owner)}
 	for _, x := range f.Exchanges {
+		if s := o.endpointsOf(x); len(s) > 0 && x.Response.Status == http.StatusOK {
+			o.asked = append(o.asked, question{x, s})
+		}
 		t := &x.Truth
 		if t.Event == "" || t.User == "" || t.Outcome != "success" {
 			continue
@@ -120,6 +163,9 @@ func (o *Oracle) Answer(r *http.Request) (status int, body []byte, problem strin
 		return http.StatusOK, body, problem + p
 	}
 	if user := o.userOf(r); user != "" {
+		if body := o.recorded(r, user); body != nil {
+			return http.StatusOK, body, problem
+		}
 		return http.StatusOK, endpoint[0].Sample(user), problem
 	}
 	return http.StatusUnauthorized, []byte(`{"error":"nobody"}`), problem
@@ -134,15 +180,59 @@ func asks(r *http.Request, base string, s *profile.Session) bool {
 	})
 }
 
-// userOf is whose credentials a question carries, by what other exchanges prove.
-func (o *Oracle) userOf(r *http.Request) string {
-	at := slices.Index(o.file.Exchanges, o.current)
-	for _, token := range o.sent(r.Header) {
-		own, ok := o.owners[token]
-		if !ok || own.ended != nil && slices.Index(o.file.Exchanges, own.ended) < at {
+// endpointsOf are the session endpoints that an exchange is with.
+func (o *Oracle) endpointsOf(x *Exchange) []*profile.Session {
+	target, err := url.ParseRequestURI(x.Request.Path)
+	if err != nil {
+		return nil
+	}
+	var out []*profile.Session
+	for _, s := range o.profile.Session {
+		if cmp.Or(s.Method, http.MethodGet) == x.Request.Method && asks(&http.Request{URL: target}, o.profile.Base(), s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// recorded is what the server itself said to the same question of a user, or nil: what is made
+// up from the profile proves nothing about the profile.
+func (o *Oracle) recorded(r *http.Request, user string) []byte {
+	sent := o.sent(r.Header)
+	for _, q := range o.asked {
+		x := q.exchange
+		if x.Request.Path != r.URL.RequestURI() || !mentions(x, user) {
 			continue
 		}
-		if slices.ContainsFunc(own.proved, func(x *Exchange) bool { return x != o.current }) || o.answered && slices.Contains(o.issued(o.current), token) {
+		if slices.ContainsFunc(o.sent(http.Header(x.Request.Headers)), func(token string) bool { return slices.Contains(sent, token) }) {
+			return q.body()
+		}
+	}
+	return nil
+}
+
+// mentions says whether an answer names a user.
+func mentions(x *Exchange, user string) bool {
+	for part := range strings.SplitSeq(user, "/") {
+		if !strings.Contains(x.Response.Body, `"`+part+`"`) {
+			return false
+		}
+	}
+	return true
+}
+
+// userOf is whose credentials a question carries, by what other exchanges prove.
+func (o *Oracle) userOf(r *http.Request) string { return o.ownerOf(o.current, o.sent(r.Header)) }
+
+// ownerOf is whose the credentials are at the time of an exchange.
+func (o *Oracle) ownerOf(at *Exchange, tokens []string) string {
+	now := slices.Index(o.file.Exchanges, at)
+	for _, token := range tokens {
+		own, ok := o.owners[token]
+		if !ok || own.ended != nil && slices.Index(o.file.Exchanges, own.ended) < now {
+			continue
+		}
+		if slices.ContainsFunc(own.proved, func(x *Exchange) bool { return x != at }) || o.answered && at == o.current && slices.Contains(o.issued(at), token) {
 			return own.user
 		}
 	}

@@ -137,6 +137,9 @@ func (x *Exchange) Place(p *profile.Profile) Place {
 	return Inside
 }
 
+// MaxLine is how long an exchange in a recording may be, in bytes.
+const MaxLine = 1 << 30
+
 // Read reads one recording, or all *.jsonl files in a folder and below.
 func Read(path string) ([]*File, error) {
 	var files []*File
@@ -162,13 +165,17 @@ func readFile(name string) (*File, error) {
 	defer func() { _ = in.Close() }()
 	f := &File{Name: strings.TrimSuffix(filepath.Base(name), ".jsonl")}
 	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, 16<<20)
-	for n := 1; lines.Scan(); n++ {
+	lines.Buffer(nil, MaxLine)
+	n := 1
+	for ; lines.Scan(); n++ {
 		x := new(Exchange)
 		if err := json.Unmarshal(lines.Bytes(), x); err != nil {
 			return nil, fmt.Errorf("%s, line %d: %w", name, n, err)
 		}
 		f.Exchanges = append(f.Exchanges, x)
 	}
-	return f, lines.Err()
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s, line %d: %w", name, n, err)
+	}
+	return f, nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -37,6 +39,19 @@ func TestServersThatDoNotRunHere(t *testing.T) {
 		if f.percent(f.both) < 90 || f.noise > 0 {
 			t.Errorf("%s: %s", f.name, strings.Join(f.misses, "\n"))
 		}
+	}
+}
+
+// TestALongLineIsRead: the recorder keeps bodies of many MiB if it is told to.
+func TestALongLineIsRead(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.jsonl")
+	line := `{"flow":"f","seq":1,"response":{"body":"` + strings.Repeat("x", 17<<20) + "\"}}\n"
+	if err := os.WriteFile(file, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files, err := replay.Read(file)
+	if err != nil || len(files[0].Exchanges[0].Response.Body) != 17<<20 {
+		t.Error(err)
 	}
 }
 

@@ -26,7 +26,7 @@ type Options struct {
 	// Profile to read the exchanges with.
 	Profile *profile.Profile
 	// Recognizer, if given, makes Profile the first one only, until the server is
-	// recognised.
+	// recognised. A base path that Profile was given is that of the recognised one, too.
 	Recognizer *profile.Recognizer
 	// Alone: the session endpoint does not answer.
 	Alone bool
@@ -40,6 +40,10 @@ func Run(f *File, o Options) (map[*Exchange][]storage.Entry, error) {
 	pl.writer = recorder.NewWriter(store, pl.log)
 	if err := pl.use(o.Profile); err != nil {
 		return nil, err
+	}
+	pl.first = pl.rec
+	if base := o.Profile.Base(); base != strings.TrimRight(o.Profile.BasePath, "/") {
+		pl.base = base
 	}
 	for i, x := range f.Exchanges {
 		if x.Place(pl.rec.Profile) == OwnAPI {
@@ -65,7 +69,11 @@ type player struct {
 	known      profile.Certainty
 	alone      bool
 	rec        *recorder.Recorder
-	oracle     *Oracle
+	// first is the recorder of the profile to begin with, and base the base path that it was
+	// given; "" if that is its own.
+	first  *recorder.Recorder
+	base   string
+	oracle *Oracle
 }
 
 // use makes the recorder and the oracle for a profile.
@@ -102,10 +110,28 @@ func (pl *player) recognize(x *profile.Exchange) *recorder.Recorder {
 		return nil
 	}
 	pl.known = found.Certainty
-	if err := pl.use(found.Profile); err != nil {
+	p := found.Profile
+	if pl.base != "" {
+		var err error
+		if p, err = p.WithBasePath(pl.base); err != nil {
+			return nil
+		}
+	}
+	if err := pl.use(p); err != nil {
 		return nil
 	}
 	return pl.rec
+}
+
+// match reads a request as Caddy does: as long as nobody knows the server for certain, what the
+// profile that seems to be its own does not take is read with the first one.
+func (pl *player) match(r *http.Request) (*recorder.Recorder, profile.Match, bool) {
+	m, mine := pl.rec.Profile.Match(r.Method, r.URL)
+	if mine || pl.recognizer == nil || pl.known == profile.Certain {
+		return pl.rec, m, mine
+	}
+	m, mine = pl.first.Profile.Match(r.Method, r.URL)
+	return pl.first, m, mine
 }
 
 // play plays one exchange.
@@ -114,12 +140,12 @@ func (pl *player) play(x *Exchange, id string) error {
 	if err != nil {
 		return nil //nolint:nilerr // a server would refuse it before any handler
 	}
-	m, mine := pl.rec.Profile.Match(r.Method, r.URL)
-	if !mine || !pl.rec.Wants(m) {
+	rec, m, mine := pl.match(r)
+	if !mine || !rec.Wants(m) {
 		return nil
 	}
 	w := &sink{header: make(http.Header)}
-	exchange, err := pl.rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.1", RequestID: id, Asker: asker{pl}})
+	exchange, err := rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.1", RequestID: id, Asker: asker{pl}})
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package replay
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"text/tabwriter"
 
@@ -16,7 +18,7 @@ type Score struct {
 	// Name of the recording.
 	Name string
 	// Exchanges that the auth server answered under the audit log's eyes; Outside
-	// and Own went elsewhere (see Place).
+	// and Own went elsewhere (see Place). Those outside are compared, too.
 	Exchanges, Outside, Own int
 	// Unlabelled exchanges do not say what really happened: nothing is compared.
 	Unlabelled int
@@ -31,7 +33,8 @@ type Score struct {
 	Actions, SameAction int
 	// Plugin is the plugin's figure on the same exchanges.
 	Plugin Figure
-	// Misses are all entries that are wrong, missing or too many.
+	// Misses are all entries that are wrong, missing or too many, and answers of the session
+	// endpoint that are misread.
 	Misses []Miss
 }
 
@@ -43,9 +46,9 @@ type Figure struct{ Wanted, Outcome, User, Both, Missing, Noise int }
 type Miss struct {
 	File     string
 	Exchange *Exchange
-	// Kind is "wrong", "missing", "noise", "extra" or "action".
+	// Kind is "wrong", "missing", "noise", "extra", "action" or "session".
 	Kind string
-	// Want and Got are "outcome user" or actions.
+	// Want and Got are "outcome user", actions or, of the session endpoint, users.
 	Want, Got string
 	// Entry in question; nil if missing.
 	Entry *storage.Entry
@@ -89,25 +92,47 @@ func ScoreFile(f *File, p *profile.Profile, entries map[*Exchange][]storage.Entr
 		switch x.Place(p) {
 		case OwnAPI:
 			s.Own++
-		case Outside:
+		case Outside: // an entry there is of a route that says so; without any the base path may be wrong
 			s.Outside++
-			if x.Labelled() {
-				s.noise(x, entries[x])
-			}
+			s.compare(x, entries[x])
 		case Inside:
 			s.Exchanges++
 			s.plugin(x)
-			switch {
-			case !x.Labelled():
+			if !x.Labelled() {
 				s.Unlabelled++
-			case x.Wanted():
-				s.wanted(x, entries[x])
-			default:
-				s.noise(x, entries[x])
 			}
+			s.compare(x, entries[x])
 		}
 	}
+	s.sessions(f, p)
 	return s
+}
+
+// compare compares the entries of an exchange with its truth, if it says that.
+func (s *Score) compare(x *Exchange, entries []storage.Entry) {
+	switch {
+	case !x.Labelled():
+	case x.Wanted():
+		s.wanted(x, entries)
+	default:
+		s.noise(x, entries)
+	}
+}
+
+// sessions looks for answers of the session endpoint that name a user whom the profile does not
+// find in them.
+func (s *Score) sessions(f *File, p *profile.Profile) {
+	o := NewOracle(p, f)
+	for _, q := range o.asked {
+		x := q.exchange
+		user := o.ownerOf(x, o.sent(http.Header(x.Request.Headers)))
+		if user == "" || !mentions(x, user) {
+			continue // nobody is signed in, as far as is known
+		}
+		if got := q.user(); got != user {
+			s.miss(x, "session", user, cmp.Or(got, "nobody"), nil)
+		}
+	}
 }
 
 func (s *Score) miss(x *Exchange, kind, want, got string, e *storage.Entry) {

@@ -125,26 +125,29 @@ func (s *Scrubber) cookie(pair string) string {
 	return name + "=" + strings.Replace(v, bare, out, 1)
 }
 
-// body is a body without secrets: JSON, forms, and texts.
+// body is a body without secrets: JSON, also where it is not declared as such, forms, and texts.
 func (s *Scrubber) body(h map[string][]string, body string, answer bool) string {
 	if body == "" {
 		return ""
 	}
 	contentType := http.Header(h).Get("Content-Type")
 	media, params, _ := mime.ParseMediaType(contentType)
-	switch {
-	case exchange.IsJSON(media):
-		if out, ok := s.json(body, answer); ok {
-			return out
-		}
-	case media == "application/x-www-form-urlencoded":
-		return s.query(body)
-	case media == "multipart/form-data":
+	if media == "multipart/form-data" {
 		out, err := s.multipart(body, params["boundary"])
 		if err != nil {
 			return leftOut(int64(len(body)), "they are no whole form")
 		}
 		return out
+	}
+	first := strings.TrimLeft(strings.TrimPrefix(body, "\ufeff"), " \t\r\n")
+	object := strings.HasPrefix(first, "{")
+	if object || strings.HasPrefix(first, "[") || exchange.IsJSON(media) {
+		if out, ok := s.json(body, answer); ok {
+			return out
+		}
+	}
+	if media == "application/x-www-form-urlencoded" && !object {
+		return s.query(body)
 	}
 	return s.text(body)
 }
@@ -193,6 +196,8 @@ type body struct {
 	mu   sync.Mutex
 	seen []byte
 	size int64
+	// ended says that its end was seen; without it the body broke off.
+	ended bool
 }
 
 // Write implements io.Writer. It never fails.
@@ -204,6 +209,19 @@ func (b *body) Write(p []byte) (int, error) {
 		b.seen = append(b.seen, p[:min(int64(len(p)), room)]...)
 	}
 	return len(p), nil
+}
+
+// end says that a body is whole.
+func (b *body) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+}
+
+// brokeOff says whether a body is not all of what was announced. Whoever has read as much as
+// that need not have seen the end. The caller holds mu.
+func (b *body) brokeOff(h http.Header) bool {
+	return !b.ended && h.Get("Content-Length") != strconv.FormatInt(b.size, 10)
 }
 
 // readable are the media types that say what an auth server does; images, scripts and
@@ -222,6 +240,9 @@ func readable(media string) bool {
 func (b *body) text(h http.Header) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.brokeOff(h) {
+		return leftOut(b.size, "it broke off")
+	}
 	if b.size == 0 {
 		return ""
 	}

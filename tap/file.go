@@ -137,7 +137,7 @@ func (f *File) again() (err error) {
 		}
 	}()
 	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, 1<<30)
+	lines.Buffer(nil, replay.MaxLine)
 	for lines.Scan() {
 		x := new(replay.Exchange)
 		if err := json.Unmarshal(lines.Bytes(), x); err != nil {

@@ -1,6 +1,10 @@
 package tap
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
+)
 
 // kind says what the name of a value tells about it.
 type kind uint8
@@ -42,15 +46,14 @@ func normal(name string) string {
 
 // kindOf says what a name tells about its value.
 func (s *Scrubber) kindOf(name string) kind {
-	n := normal(name)
 	switch {
-	case n == "pass" || strings.Contains(n, "password") || strings.Contains(n, "passwd") || strings.Contains(n, "passphrase") || strings.HasSuffix(n, "pwd"):
+	case redact.NamesPassword(name):
 		return passwordKind
 	case s.keep:
 		return harmless
 	case s.names.Sensitive(name):
 		return secret
-	case personalNames[n]:
+	case personalNames[normal(name)]:
 		return personal
 	}
 	return harmless

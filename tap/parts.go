@@ -72,6 +72,15 @@ func (s *Scrubber) json(body string, answer bool) (string, bool) {
 
 // value writes a JSON value that stands under a name; each string as text says.
 func (s *Scrubber) value(b *bytes.Buffer, v gjson.Result, name string, text func(name, v string) string) {
+	s.valueIn(b, v, name, shortestNumber, text)
+}
+
+// shortestNumber is how many digits a number has that may be a secret: "code":400 is a word of
+// a program. Inside of what is secret every number is, such as the digits of a code.
+const shortestNumber = 4
+
+// valueIn is value, and replaces numbers of so many digits and more under secret names.
+func (s *Scrubber) valueIn(b *bytes.Buffer, v gjson.Result, name string, shortest int, text func(name, v string) string) {
 	switch {
 	case v.IsObject():
 		s.object(b, v, name, text)
@@ -83,13 +92,13 @@ func (s *Scrubber) value(b *bytes.Buffer, v gjson.Result, name string, text func
 				b.WriteByte(',')
 			}
 			first = false
-			s.value(b, element, name, text)
+			s.valueIn(b, element, name, 1, text)
 			return true
 		})
 		b.WriteByte(']')
 	case v.Type == gjson.String:
 		writeString(b, text(name, v.Str))
-	case v.Type == gjson.Number && len(v.Raw) > 3 && strings.Trim(v.Raw, "0123456789") == "" && s.kindOf(name) != harmless && !s.again:
+	case v.Type == gjson.Number && len(v.Raw) >= shortest && strings.Trim(v.Raw, "0123456789") == "" && s.kindOf(name) != harmless && !s.again:
 		b.WriteString(s.digits(v.Raw))
 	default:
 		b.WriteString(v.Raw)
@@ -102,7 +111,7 @@ func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, under string, text fu
 		ofPerson = ofPerson || member.Type == gjson.String && wholeMail.MatchString(member.Str)
 		return !ofPerson
 	})
-	named, all := s.nameIn(v), s.kindOf(under) == passwordKind // {"password":{"value":"..."}}
+	named := s.nameIn(v)
 	b.WriteByte('{')
 	first := true
 	v.ForEach(func(key, member gjson.Result) bool {
@@ -113,11 +122,11 @@ func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, under string, text fu
 		writeString(b, s.text(key.Str))
 		b.WriteByte(':')
 		switch {
-		case all:
-			s.value(b, member, under, text)
+		case s.holds(under, key.Str):
+			s.valueIn(b, member, under, 1, text)
 			return true
 		case named != "" && redact.HoldsValue(key.Str):
-			s.value(b, member, named, text)
+			s.valueIn(b, member, named, 1, text)
 			return true
 		}
 		if member.Type == gjson.String && ofPerson && key.Str == "name" && !s.keep {
@@ -130,11 +139,34 @@ func (s *Scrubber) object(b *bytes.Buffer, v gjson.Result, under string, text fu
 	b.WriteByte('}')
 }
 
+// holds says whether what an object has under key is what the object's own name says:
+// {"password":{"old":"..."}}, {"otp":{"value":"493021"}}. An object under the name of another
+// secret may be about it, {"token":{"id":17,"token":"..."}}.
+func (s *Scrubber) holds(under, key string) bool {
+	switch s.kindOf(under) {
+	case passwordKind:
+		return true
+	case secret:
+		if spoken[normal(under)] {
+			return redact.HoldsValue(key)
+		}
+		return s.kindOf(key) == harmless && !says(key)
+	case harmless, personal:
+	}
+	return false
+}
+
+// says is true for the names of what profiles look at, or what says nothing of a person.
+func says(name string) bool { return told[name] || strings.HasSuffix(strings.ToLower(name), "id") }
+
 // nameIn is what an object says that it is the value of, if that is a secret: "password" of
-// {"type":"password","value":"..."}; "" otherwise.
+// {"type":"password","value":"..."} or {"loc":["body","password"],"input":"..."}; "" otherwise.
 func (s *Scrubber) nameIn(v gjson.Result) (name string) {
 	v.ForEach(func(key, member gjson.Result) bool {
-		if member.Type == gjson.String && redact.HoldsName(key.Str) {
+		if path := member.Array(); member.IsArray() && len(path) > 0 {
+			member = path[len(path)-1]
+		}
+		if member.Type == gjson.String && (key.Str == "loc" || redact.HoldsName(key.Str)) {
 			if kind := s.kindOf(member.Str); kind == secret || kind == passwordKind {
 				name = member.Str
 			}
@@ -149,6 +181,13 @@ func writeString(b *bytes.Buffer, v string) {
 	e.SetEscapeHTML(false)
 	_ = e.Encode(v) // a string into a buffer
 	b.Truncate(b.Len() - 1)
+}
+
+// escapeJSON is a text as it stands in a JSON string.
+func escapeJSON(v string) string {
+	b := new(bytes.Buffer)
+	writeString(b, v)
+	return b.String()[1 : b.Len()-1]
 }
 
 // told are claims that profiles look at, or that say nothing of a person.
@@ -170,7 +209,7 @@ func (s *Scrubber) jwt(token string) string {
 	}
 	parts := strings.Split(token, ".")
 	for i, part := range parts {
-		claims := i == 1 && len(parts) == 3 // the other parts of an encrypted one say nothing
+		claims := i == 0 || i == 1 && len(parts) == 3 // the other parts of an encrypted one say nothing
 		if out, ok := s.jwtPart(part, i == 0, claims); ok {
 			parts[i] = out
 		} else if !s.again {
@@ -184,14 +223,16 @@ func (s *Scrubber) jwt(token string) string {
 	return out
 }
 
-// jwtPart is the head or the claims of a token; false for the other parts.
-func (s *Scrubber) jwtPart(part string, head, claims bool) (string, bool) {
+// jwtPart is the head or the claims of a token; false for the other parts. First counts as a
+// head only if it is one (RFC 7515, 7516): in a cookie of Flask the claims come first.
+func (s *Scrubber) jwtPart(part string, first, claims bool) (string, bool) {
 	raw, err := base64.RawURLEncoding.DecodeString(part)
-	if err != nil || !head && !claims || !profile.Readable(raw) {
+	if err != nil || !claims || !profile.Readable(raw) {
 		return "", false
 	}
-	b := new(bytes.Buffer)
-	s.claims(b, gjson.ParseBytes(raw), head)
+	b, v := new(bytes.Buffer), gjson.ParseBytes(raw)
+	head := first && (v.Get("alg").Type == gjson.String || v.Get("enc").Type == gjson.String)
+	s.claims(b, v, head)
 	return base64.RawURLEncoding.EncodeToString(b.Bytes()), true
 }
 
@@ -211,7 +252,7 @@ func (s *Scrubber) claims(b *bytes.Buffer, v gjson.Result, all bool) {
 		writeString(b, key.Str)
 		b.WriteByte(':')
 		switch {
-		case all || told[key.Str] || strings.HasSuffix(strings.ToLower(key.Str), "id"):
+		case all || says(key.Str):
 			s.value(b, member, "", func(_, v string) string { return s.text(v) })
 		case member.IsObject():
 			s.claims(b, member, false)
@@ -228,6 +269,8 @@ func (s *Scrubber) claims(b *bytes.Buffer, v gjson.Result, all bool) {
 // claim is a claim that no profile looks at.
 func (s *Scrubber) claim(name, v string) string {
 	switch kind := s.kindOf(name); {
+	case kind == passwordKind:
+		return s.password(v)
 	case kind == secret:
 		return s.mask(v)
 	case kind == personal || name == "name":

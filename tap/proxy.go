@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/replay"
@@ -27,6 +28,8 @@ type Proxy struct {
 	maxBody int64
 	log     *slog.Logger
 	proxy   *httputil.ReverseProxy
+	// unanswered are the requests that the server gave no answer to: they are not recorded.
+	unanswered atomic.Int64
 }
 
 // NewProxy returns a Proxy to a server, given as ParseTarget does. Of a body maxBody
@@ -80,7 +83,8 @@ func ListenAddress(text string) (address string, open bool, err error) {
 	return text, !ip.IsLoopback(), nil
 }
 
-// Serve answers on l until ctx ends, and then lets what is under way end for a moment.
+// Serve answers on l until ctx ends, and then lets what is under way end for a moment. At last
+// it says what is missing from the recording.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{Handler: p, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
 	var wg sync.WaitGroup
@@ -97,6 +101,9 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	wg.Wait()
+	if n := p.unanswered.Load(); n > 0 {
+		p.log.Warn("requests without an answer are not in the recording", "requests", n)
+	}
 	return nil
 }
 
@@ -118,6 +125,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.exchange.Request.Method, rec.exchange.Request.Path = r.Method, r.RequestURI
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &tee{ReadCloser: r.Body, to: &rec.request}
+	} else {
+		rec.request.end()
 	}
 	p.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), recordingKey{}, rec)))
 }
@@ -153,6 +162,7 @@ func (p *Proxy) answered(resp *http.Response) error {
 		resp.Header.Set("Location", rec.self+strings.TrimPrefix(v, p.to.String()))
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		rec.response.end() // what follows is no body
 		p.done(rec)
 		return nil
 	}
@@ -172,6 +182,7 @@ func (p *Proxy) done(rec *recording) {
 
 // failed answers when the server does not.
 func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
+	p.unanswered.Add(1)
 	if r.Context().Err() != nil {
 		return // the client has left
 	}
@@ -179,10 +190,10 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 	w.WriteHeader(http.StatusBadGateway)
 }
 
-// tee copies what is read.
+// tee copies what is read, and tells when that was all.
 type tee struct {
 	io.ReadCloser
-	to     io.Writer
+	to     *body
 	closed func() // may be nil
 }
 
@@ -190,6 +201,9 @@ type tee struct {
 func (t *tee) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	_, _ = t.to.Write(p[:n]) // it never fails
+	if err == io.EOF {       //nolint:errorlint // one that is cut off wraps io.EOF
+		t.to.end()
+	}
 	return n, err
 }
 

@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -90,6 +91,12 @@ func synthetic() http.Handler {
 // record records what a client does, and returns the file.
 func record(t *testing.T, server http.Handler, keep bool, client func(base, upstream string)) string {
 	t.Helper()
+	return recordInto(t, server, keep, slog.New(slog.DiscardHandler), client)
+}
+
+// recordInto is record with a log.
+func recordInto(t *testing.T, server http.Handler, keep bool, log *slog.Logger, client func(base, upstream string)) string {
+	t.Helper()
 	upstream := httptest.NewServer(server)
 	defer upstream.Close()
 	to, err := ParseTarget(strings.TrimPrefix(upstream.URL, "http://"))
@@ -107,7 +114,7 @@ func record(t *testing.T, server http.Handler, keep bool, client func(base, upst
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- NewProxy(to, file, 4096, slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
+	go func() { ended <- NewProxy(to, file, 4096, log).Serve(ctx, l) }()
 	client("http://"+l.Addr().String(), upstream.URL)
 	cancel()
 	if err := <-ended; err != nil {
@@ -351,6 +358,67 @@ func TestAServerThatDoesNotAnswerIsSaidSo(t *testing.T) {
 	file.Add(&replay.Exchange{})
 	if err := file.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWhatBreaksOffIsNotRecordedAsWhole: the server dies in the middle of an answer, or the
+// client leaves. Without any answer there is nothing to record.
+func TestWhatBreaksOffIsNotRecordedAsWhole(t *testing.T) {
+	var log bytes.Buffer
+	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/dies":
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, "half of it")
+			_ = http.NewResponseController(w).Flush() // what goes wrong shows below
+			panic(http.ErrAbortHandler)
+		case "/silent":
+			panic(http.ErrAbortHandler)
+		case "/slow":
+			_, _ = io.WriteString(w, "half of it")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	})
+	path := recordInto(t, server, false, slog.New(slog.NewTextHandler(&log, nil)), func(base, _ string) {
+		for _, path := range []string{"/dies", "/silent", "/slow"} {
+			c, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	files, err := replay.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, x := range files[0].Exchanges {
+		got[x.Request.Path] = x.Response.Body
+	}
+	if broken := "[10 bytes are left out: it broke off]"; len(got) != 2 || got["/dies"] != broken || got["/slow"] != broken {
+		t.Errorf("%q", got)
+	}
+	half := body{limit: 100}
+	if _, err := half.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	for length, want := range map[string]string{"9": "[4 bytes are left out: it broke off]", "": "[4 bytes are left out: it broke off]", "4": "half"} {
+		if got := half.text(http.Header{"Content-Length": {length}}); got != want {
+			t.Errorf("of %s bytes: %q", length, got)
+		}
+	}
+	if !strings.Contains(log.String(), "requests without an answer are not in the recording\" requests=1") {
+		t.Error(log.String())
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -42,6 +43,8 @@ type Scrubber struct {
 	jwts         map[string]string
 	// again is true while only what is known counts, learning while nothing that is.
 	again, learning bool
+	// depth is how many texts the one stands in that is read now.
+	depth int
 	// find replaces parts; nil when it must be made anew.
 	find *strings.Replacer
 }
@@ -201,8 +204,8 @@ func (s *Scrubber) veil(v string) string {
 	case strings.Trim(v, "0123456789") == "":
 		return s.digits(v)
 	}
-	if n := len(wordRun.FindAllString(v, -1)); n == 0 || n > maxWords {
-		return s.stand(v)
+	if n := len(wordRun.FindAllString(v, -1)); n == 0 || n > maxWords || strings.ContainsFunc(v, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return s.stand(v) // a word of other letters would stay
 	}
 	return wordRun.ReplaceAllStringFunc(v, s.stand)
 }
@@ -215,26 +218,51 @@ func (s *Scrubber) password(v string) string {
 	if s.again || v == "" || strings.HasPrefix(v, placeholder) {
 		return v
 	}
-	s.learn(v, s.stand(v))
-	return s.stand(v)
+	stands := s.stand(v)
+	s.learnPassword(v, stands)
+	return stands
+}
+
+// The shortest passwords that count as a whole value, and inside of texts.
+const (
+	shortestWhole = 3
+	shortestPart  = 6
+)
+
+// learnPassword remembers a password, also one that is a word: servers repeat it in what
+// they say of it. What many values are in any recording is not looked for.
+func (s *Scrubber) learnPassword(password, stands string) {
+	bare := strings.TrimSpace(password)
+	switch {
+	case common[strings.ToLower(bare)] || ordinary[strings.ToLower(bare)] || len(bare) < shortestWhole:
+	case telling(password) || len(password) >= shortestPart:
+		s.learnPart(password, stands)
+	default:
+		s.whole[bare] = stands
+	}
 }
 
 // learn remembers a secret. Inside of texts it is looked for only if it cannot be an
 // ordinary word.
 func (s *Scrubber) learn(secret, stands string) {
 	if telling(secret) {
-		if _, known := s.parts[secret]; known {
-			return
-		}
-		for _, spelling := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), html.EscapeString(secret)} {
-			s.parts[spelling] = stands
-		}
-		s.find = nil
+		s.learnPart(secret, stands)
 		return
 	}
 	if len(secret) >= 4 && strings.ContainsAny(secret, "0123456789") {
 		s.whole[secret] = stands
 	}
+}
+
+// learnPart remembers what is looked for inside of texts, in every spelling.
+func (s *Scrubber) learnPart(secret, stands string) {
+	if _, known := s.parts[secret]; known {
+		return
+	}
+	for _, spelling := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), html.EscapeString(secret), escapeJSON(secret)} {
+		s.parts[spelling] = stands
+	}
+	s.find = nil
 }
 
 // person remembers a name of somebody, which counts as a whole value only.
@@ -257,6 +285,15 @@ func (s *Scrubber) person(name string) string {
 var ordinary = map[string]bool{
 	"admin": true, "administrator": true, "root": true, "user": true, "users": true, "test": true, "guest": true, "default": true,
 	"email": true, "password": true, "username": true, "name": true, "login": true, "anonymous": true,
+}
+
+// common are words of programs, which some people take as a password.
+var common = map[string]bool{
+	"true": true, "false": true, "null": true, "none": true, "yes": true, "off": true, "undefined": true,
+	"passwd": true, "passphrase": true, "secret": true, "token": true, "code": true, "session": true, "account": true, "cookie": true, "totp": true, "otp": true,
+	"signin": true, "sign-in": true, "signup": true, "sign-up": true, "logout": true, "register": true, "verify": true, "profile": true, "client": true, "server": true,
+	"string": true, "number": true, "object": true, "value": true, "required": true, "invalid": true, "missing": true, "unknown": true, "redacted": true,
+	"success": true, "failed": true, "error": true, "message": true, "status": true, "method": true, "action": true, "submit": true, "application": true,
 }
 
 // telling says whether a secret may be looked for inside of texts: it is long, and has

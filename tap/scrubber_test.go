@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/replay"
 )
@@ -41,6 +42,13 @@ func TestWhatIsSecretIsReplacedAndTheRestStays(t *testing.T) {
 		"an attribute":            {`<a data-token="abc123x" href="/home">`, "abc123x", `href="/home">`},
 		"JSON in a page":          {`<script>x = {"access_token":"abc123x","lang":"en"}</script>`, "abc123x", `"lang":"en"}</script>`},
 		"escaped JSON in a page":  {`<div data="{&quot;token&quot;:&quot;abc123x&quot;}">`, "abc123x", `:&#34;REDACTED-`},
+		"a number in broken JSON": {`{"otp":493021,"n":`, "493021", `{"otp":`},
+		"a code in a text":        {"otp: 493021, status: 40400", "493021", ", status: 40400"},
+		"a UUID after a colon":    {"id: 12345678-0000-4000-8000-000000000001", "8000-000000000001", "id: "},
+		"a quote in broken JSON":  {`{"password":"ab\"cdefgh","x":`, "cdefgh", `","x":`},
+		"a new line in it":        {"{\"password\":\"ab\ncdefgh\"", "cdefgh", `{"password":"REDACTED-`},
+		"a quote in JSON in JSON": {`{"a":"{\"password\":\"ab\\\"cdefgh\",\"x\":1`, "cdefgh", `\",\"x\":1`},
+		"a key that is cut off":   {"-----BEGIN EC PRIVATE KEY-----\nMHcC", "MHcC", "-----BEGIN EC PRIVATE KEY-----\nREDACTED-"},
 		"broken JSON":             {`{"password":"open ses`, "open", `{"password":"REDACTED-`},
 		"GraphQL":                 {`mutation { signIn(email: "a@corp.test", password: "hunter22") { id } }`, "hunter22", `signIn(email: "user1@example.com", password: "REDACTED-`},
 		"XML":                     {"<a:Password Type=\"text\">hunter22</a:Password><Lang>en</Lang>", "hunter22", `<a:Password Type="text">REDACTED-`},
@@ -91,7 +99,7 @@ func TestWhatAnObjectNamesIsJudgedByThatName(t *testing.T) {
 		for _, body := range []string{
 			`{"type":"password","value":"hunter2","temporary":false}`, `{"credentials":[{"value":"hunter2","type":"password"}]}`,
 			`{"formFields":[{"id":"email","value":"a@b.test"},{"id":"password","value":"hunter2"}]}`, `[{"op":"replace","path":"/password","value":"hunter2"}]`,
-			`{"password":{"value":"hunter2"}}`, `{"password":{"old":["hunter2"]}}`,
+			`{"password":{"value":"hunter2"}}`, `{"password":{"old":["hunter2"]}}`, `{"loc":["body","password"],"type":"too_short","input":"hunter2"}`,
 		} {
 			if got, ok := s.json(body, false); !ok || strings.Contains(got, "hunter2") {
 				t.Errorf("keeping secrets: %v: %s became %s", keep, body, got)
@@ -100,6 +108,84 @@ func TestWhatAnObjectNamesIsJudgedByThatName(t *testing.T) {
 		if got, _ := s.json(`{"type":"colour","value":"blue"}`, false); got != `{"type":"colour","value":"blue"}` {
 			t.Error(got)
 		}
+	}
+}
+
+// TestWhatAnObjectUnderASecretNameHolds is secret, and what it says about itself stays.
+func TestWhatAnObjectUnderASecretNameHolds(t *testing.T) {
+	s := scrubber(t, false)
+	for body, gone := range map[string]string{
+		`{"otp":{"value":"493021"}}`: "493021", `{"otp":{"value":493}}`: "493", `{"otp":[4,9,3,0,2,1]}`: "4,9,3,0,2,1", `{"secret":{"data":"hunter2"}}`: "hunter2",
+		`{"secret":{"parts":{"a":["hunter2"]}}}`: "hunter2", `{"code":{"value":"493021"}}`: "493021",
+	} {
+		if got, ok := s.json(body, false); !ok || strings.Contains(got, gone) {
+			t.Errorf("%s became %s", body, got)
+		}
+	}
+	for _, body := range []string{`{"token":{"id":17,"user_id":"u1","type":"bearer","revoked":false}}`, `{"code":{"message":"no such user"},"state":{"step":"choose"}}`} {
+		if got, _ := s.json(body, true); got != body {
+			t.Errorf("%s became %s", body, got)
+		}
+	}
+}
+
+// TestLettersOfOtherAlphabetsAreLetters of secrets, too.
+func TestLettersOfOtherAlphabetsAreLetters(t *testing.T) {
+	s := scrubber(t, false)
+	for _, body := range []string{
+		`{"securityAnswer":"Café Москва 7"}`, `{"passwort":"Café Москва"}`, `{"contraseña":"Café Москва"}`, `{"пароль":"Café Москва"}`, `{"user":{"pswd":"Café Москва"}}`,
+	} {
+		if got, ok := s.json(body, false); !ok || strings.Contains(got, "Москва") || strings.Contains(got, "é") {
+			t.Errorf("%s became %s", body, got)
+		}
+	}
+	if got, _ := scrubber(t, true).json(`{"senha":"abc","passConfirm":"abc","пароль":"abc"}`, false); strings.Contains(got, "abc") {
+		t.Errorf("with secrets kept: %s", got)
+	}
+}
+
+// TestSimplePasswordsAreTakenOutOfAnswersToo, which repeat them.
+func TestSimplePasswordsAreTakenOutOfAnswersToo(t *testing.T) {
+	for password, echo := range map[string]string{
+		"letmein": `{"detail":[{"type":"string_too_short","loc":["body"],"input":"letmein"}]}`, "hunter2": `{"message":"\"password\" with value \"hunter2\" fails to match"}`,
+		"abc": `{"errors":[{"value":"abc","path":["password"]}]}`, `quo"ted`: `{"message":"refused: {\"p\":\"quo\\\"ted\"}"}`,
+	} {
+		s := scrubber(t, false)
+		typed, err := json.Marshal(map[string]string{"password": password})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := map[string][]string{"Content-Type": {"application/json"}}
+		x := &replay.Exchange{Request: replay.Request{Headers: h, Body: string(typed)}, Response: replay.Response{Headers: h, Body: echo}}
+		s.Scrub(x)
+		if strings.Contains(x.Response.Body, password) || strings.Contains(x.Response.Body, "ted") {
+			t.Errorf("%s became %s", echo, x.Response.Body)
+		}
+	}
+	s := scrubber(t, false)
+	s.password("password")
+	s.password("true")
+	if got, _ := s.json(`{"type":"password","ok":"true"}`, true); got != `{"type":"password","ok":"true"}` {
+		t.Errorf("words of programs are gone: %s", got)
+	}
+}
+
+// TestACookieOfFlaskIsNoToken: its claims stand where a JWT has its head.
+func TestACookieOfFlaskIsNoToken(t *testing.T) {
+	s := scrubber(t, false)
+	cookie := base64.RawURLEncoding.EncodeToString([]byte(`{"_user_id":"7","full_name":"Alice Doe","password":"hunter2","totp":"493021"}`)) + ".ZxY1aB.c2lnbmF0dXJlLW9mLWZsYXNr"
+	out := s.jwt(cookie)
+	raw, err := base64.RawURLEncoding.DecodeString(strings.SplitN(out, ".", 2)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gone := range []string{"Alice", "hunter2", "493021"} {
+		if strings.Contains(string(raw), gone) {
+			t.Errorf("%q stands in %s", gone, raw)
+		}
+	}
+	if !strings.Contains(string(raw), `"_user_id":"7"`) {
+		t.Errorf("%s", raw)
 	}
 }
 
@@ -235,6 +321,36 @@ func TestFormsOfSeveralParts(t *testing.T) {
 	}
 	if got := s.body(h, "--xyz\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nop", false); strings.Contains(got, "op\"") || !strings.Contains(got, "left out") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestJSONIsReadWhateverItIsCalled by a client that declares it as something else, or not.
+func TestJSONIsReadWhateverItIsCalled(t *testing.T) {
+	for _, media := range []string{"text/plain", "application/x-www-form-urlencoded", "", "application/json"} {
+		for body, gone := range map[string]string{
+			`{"otp":493021}`: "493021", ` {"password":"ab\"cdefgh"}`: "cdefgh", `{"password":"x&hunter2"}`: "hunter2", `[{"pin":[4,9,3,0]}]`: "4,9,3,0",
+			`{"password":"x&hunter2"`: "hunter2", "\ufeff{\"password\":\"x&hunter2\"}": "hunter2",
+		} {
+			h := map[string][]string{"Content-Type": {media}}
+			if got := scrubber(t, false).body(h, body, false); strings.Contains(got, gone) || !strings.Contains(got, "{") {
+				t.Errorf("%q: %s became %s", media, body, got)
+			}
+		}
+	}
+	form := map[string][]string{"Content-Type": {"application/x-www-form-urlencoded"}}
+	if got := scrubber(t, false).body(form, "[user]p%61ssword=hunter2&a=b", false); strings.Contains(got, "hunter2") || !strings.HasSuffix(got, "&a=b") {
+		t.Errorf("a form became %s", got)
+	}
+}
+
+// TestHostileTextsTakeNoTime: everybody else waits for the Scrubber meanwhile.
+func TestHostileTextsTakeNoTime(t *testing.T) {
+	for _, part := range []string{"a=", "a='", "<input a=b ", "-----BEGIN A-----a=b ", `"a":"`, `\"a\":\"`, "%41", "a:1111", "<a>", "&#34;a&#34;:&#34;", `{"a":"`} {
+		begin := time.Now()
+		scrubber(t, false).text(strings.Repeat(part, 100_000/len(part)))
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("%q again and again took %v", part, took)
+		}
 	}
 }
 

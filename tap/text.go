@@ -2,6 +2,7 @@ package tap
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"html"
 	"net/url"
 	"regexp"
@@ -16,6 +17,10 @@ const (
 	mailForm = `[A-Za-z0-9._%+-]+(?:@|%40)(?:[A-Za-z0-9-]+\.)*(?:[A-Za-z]{2,24}|localhost)`
 	uuidForm = `[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}`
 	quote    = `(?:\\?"|&quot;|&#34;)`
+	// inQuotes is what stands between the quotes of a JSON string, inEscaped the same of one
+	// inside of another.
+	inQuotes  = `(?:\\[\s\S]|[^"\\])*`
+	inEscaped = `(?:[^"\\]|\\[^"\\]|\\\\\\?[\s\S])*`
 )
 
 var (
@@ -57,14 +62,21 @@ func allForms() []form {
 	return []form{
 		{pattern: `(` + jwtForm + `)`, write: func(s *Scrubber, g []string) string { return s.jwt(g[0]) }},
 		{pattern: `(data:[\w.+-]+/[\w.+-]+;base64,)([A-Za-z0-9+/=]+)`, write: func(s *Scrubber, g []string) string { return g[0] + s.stand(g[1]) }},
-		{pattern: `(-----BEGIN [A-Z0-9 ]+-----)([\s\S]*?)(-----END [A-Z0-9 ]+-----)`, write: func(s *Scrubber, g []string) string { return g[0] + "\n" + s.stand(g[1]) + "\n" + g[2] }},
+		{pattern: `(-----BEGIN [A-Z0-9 ]+-----)((?:[^-]|-[^-])*)(-----END [A-Z0-9 ]+-----|$)`, write: func(s *Scrubber, g []string) string { return g[0] + "\n" + s.stand(g[1]) + "\n" + g[2] }},
 		{password: true, pattern: `(://)([^/\s:@"'<>]+):([^/\s@"'<>]+)@`, write: func(s *Scrubber, g []string) string {
 			return g[0] + s.text(g[1]) + ":" + s.password(g[2]) + "@"
 		}},
-		{password: true, pattern: `(<(?:input|meta|button|option|param)\b[^>]*>)`, write: (*Scrubber).tag},
+		{password: true, pattern: `(<(?:input|meta|button|option|param)\b[^<>]*>)`, write: (*Scrubber).tag},
+		{password: true, pattern: `(")([\w.$-]+)("\s*:\s*")(` + inQuotes + `)("|\\?$)`, write: func(s *Scrubber, g []string) string {
+			return g[0] + s.text(g[1]) + g[2] + s.quoted(g[1], g[3], 1) + g[4]
+		}},
+		{password: true, pattern: `(\\")([\w.$-]+)(\\"\s*:\s*\\")(` + inEscaped + `)(\\"|\\*$)`, write: func(s *Scrubber, g []string) string {
+			return g[0] + s.text(g[1]) + g[2] + s.quoted(g[1], g[3], 2) + g[4]
+		}},
 		{password: true, pattern: `(` + quote + `)([\w.$-]+)(` + quote + `\s*:\s*` + quote + `)([^\n]*?)(` + quote + `|$)`, write: func(s *Scrubber, g []string) string {
 			return g[0] + s.text(g[1]) + g[2] + s.escaped(g[1], g[3]) + g[4]
 		}},
+		{password: true, pattern: `([A-Za-z_$][\w$-]*)(` + quote + `?\s*:\s*)([0-9]{3,})([\s,;}\])"'&<]|$)`, write: (*Scrubber).number},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)="([^"]*)"`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `="` + s.escaped(g[0], g[1]) + `"` }},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)='([^']*)'`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `='` + s.escaped(g[0], g[1]) + `'` }},
 		{password: true, pattern: `([A-Za-z_$][\w$]*)(\s*:\s*)"([^"\n]*)"`, write: func(s *Scrubber, g []string) string {
@@ -118,6 +130,11 @@ func (s *Scrubber) written(text string) string {
 	if plain(text) {
 		return text
 	}
+	if s.depth == maxTexts {
+		return s.stand(text)
+	}
+	s.depth++
+	defer func() { s.depth-- }()
 	var b strings.Builder
 	last := 0
 	for _, m := range s.anyForm.FindAllStringSubmatchIndex(text, -1) {
@@ -139,6 +156,10 @@ func (s *Scrubber) written(text string) string {
 	b.WriteString(text[last:])
 	return b.String()
 }
+
+// maxTexts is how many texts may stand in one another, such as a URL in a URL. A body could
+// have one in every second byte.
+const maxTexts = 8
 
 // plain says for certain, and fast, that no form is in a text: every form has one of
 // these characters, or a long run of letters and digits.
@@ -245,6 +266,33 @@ func (s *Scrubber) escaped(name, v string) string {
 		return html.EscapeString(out)
 	}
 	return v
+}
+
+// quoted is a named value that is written as in JSON, so many times.
+func (s *Scrubber) quoted(name, v string, times int) string {
+	plain := v
+	for range times {
+		if json.Unmarshal([]byte(`"`+plain+`"`), &plain) != nil {
+			return s.escaped(name, v)
+		}
+	}
+	out := s.named(name, plain, true)
+	if out == plain {
+		return v
+	}
+	for range times {
+		out = escapeJSON(out)
+	}
+	return out
+}
+
+// number writes a number under a name.
+func (s *Scrubber) number(groups []string) string {
+	name, v := groups[0], groups[2]
+	if kind := s.kindOf(name); kind == passwordKind || kind != harmless && len(v) >= shortestNumber {
+		v = s.digits(v)
+	}
+	return s.text(name) + groups[1] + v + groups[3]
 }
 
 // escapedQuery is a named value that is written as in a query.
