@@ -106,6 +106,12 @@ var (
 		}
 		return names
 	}()
+	longestPasswordName = func() (longest int) {
+		for name := range passwordNames {
+			longest = max(longest, len(name))
+		}
+		return longest
+	}()
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
 		"pinnumber": true, "otc": true,
@@ -146,7 +152,7 @@ func isPassword(name []byte) bool {
 		}
 	}
 	for ; len(name) > 1; name = name[:len(name)-1] {
-		if passwordNames[string(name)] || endsIn(name, passwordEndings) && !endsIn(name, ordinaryEndings) {
+		if len(name) <= longestPasswordName && passwordNames[string(name)] || endsIn(name, passwordEndings) && !endsIn(name, ordinaryEndings) {
 			return true
 		}
 		if last := name[len(name)-1]; last != 's' && !isDigit(last) {
