@@ -238,14 +238,12 @@ func TestAnAmbiguousPathCanBeRejected(t *testing.T) {
 
 // TestAHandlerThatDoesNotRecordLeavesItToTheNext: what one has switched off, another may record.
 func TestAHandlerThatDoesNotRecordLeavesItToTheNext(t *testing.T) {
-	for outer, want := range map[string]int{
-		"enabled off": 1,
-		"profile better_auth\n path /change-password": 1,
-		"profile better_auth":                         1,
-	} {
-		entries, _ := recordedBy(t, "audit_log {\n"+outer+"\n}\naudit_log {\nprofile better_auth\n}", act{"POST", "/sign-out", `{}`, "alice"})
-		if len(entries) != want || entries[0].Action != "sign-out" || entries[0].UserID != "alice" {
-			t.Errorf("%q: %+v", outer, entries)
-		}
+	for _, outer := range []string{"enabled off", "profile better_auth\n path /change-password", "profile better_auth"} {
+		t.Run(outer, func(t *testing.T) {
+			entries, _ := recordedBy(t, "audit_log {\n"+outer+"\n}\naudit_log {\nprofile better_auth\n}", act{"POST", "/sign-out", `{}`, "alice"})
+			if len(entries) != 1 || entries[0].Action != "sign-out" || entries[0].UserID != "alice" {
+				t.Errorf("%+v", entries)
+			}
+		})
 	}
 }
