@@ -31,7 +31,7 @@ func readOrMakeKey(path string) ([]byte, error) {
 }
 
 func readKey(path string) ([]byte, error) {
-	info, err := os.Lstat(path)
+	info, err := os.Stat(path) // of a link, which secrets in Kubernetes are, what it leads to
 	if err != nil {
 		return nil, fmt.Errorf("audit log key file: %w", err)
 	}

@@ -108,6 +108,8 @@ func (k *Keeper) open(ctx context.Context) error {
 
 // hurry makes the writer's transactions wait less for others.
 func (s *Store) hurry(ctx context.Context) error {
+	ctx, done := untimed(ctx) // it may be over, after an upgrade
+	defer done()
 	return s.writer.submit(ctx, &job{do: func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", busyWait))
 		return err

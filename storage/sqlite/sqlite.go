@@ -134,6 +134,11 @@ func (s *Store) open(ctx context.Context) error {
 		return errors.Join(err, s.write.Close())
 	}
 	s.db = s.read
+	if s.isEarlier(ctx) { // its upgrade takes as long as it takes: without it there is no log
+		free, done := untimed(ctx)
+		defer done()
+		ctx = free
+	}
 	upgraded, err := s.migrate(ctx)
 	if err = cmp.Or(err, s.readLegacy(ctx)); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
@@ -337,6 +342,27 @@ func inspect(ctx context.Context, path string) error {
 		return err
 	}
 	return errors.Join(checkOwner(ctx, db), db.Close())
+}
+
+// isEarlier says whether an earlier version made the database.
+func (s *Store) isEarlier(ctx context.Context) bool {
+	var version int
+	err := s.write.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version)
+	return err == nil && version > 0 && version < schemaVersion // what fails fails in migrate, too
+}
+
+// untimed is ctx without its deadline: it ends when ctx is cancelled, and with done.
+func untimed(ctx context.Context) (free context.Context, done func()) {
+	free, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			cancel()
+		}
+	})
+	return free, func() {
+		stop()
+		cancel()
+	}
 }
 
 // migrate makes the schema in one transaction, and says whether an earlier version had made

@@ -412,6 +412,44 @@ func TestAnEarlierVersionsEntriesAreIndexed(t *testing.T) {
 	}
 }
 
+// TestAnUpgradeTakesAsLongAsItTakes: whoever opens the database may have less time than that.
+func TestAnUpgradeTakesAsLongAsItTakes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.db")
+	s, e := open(t, path), storagetest.Entry(1)
+	if err := errors.Join(s.Write(t.Context(), e), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	asBefore(t, path, toSchema4)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	k, err := sqlite.Keep(ctx, sqlite.Options{Path: path, Logger: slog.New(&untilOver{slog.DiscardHandler, ctx})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	if ctx.Err() == nil {
+		t.Error("it was in time")
+	}
+	if page, err := k.List(t.Context(), storage.Query{UserID: &e.UserID}); err != nil || page.Total != 1 {
+		t.Errorf("%d entries, %v", page.Total, err)
+	}
+}
+
+// untilOver is a log in which the line of an upgrade takes until a context is over.
+type untilOver struct {
+	slog.Handler
+	ctx context.Context
+}
+
+func (u *untilOver) Enabled(context.Context, slog.Level) bool { return true }
+
+func (u *untilOver) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "of an earlier version") {
+		<-u.ctx.Done()
+	}
+	return nil
+}
+
 // What earlier versions would have made of a database.
 const (
 	toSchema4 = `DROP TABLE auditLog_unindexed; DROP TABLE auditLog_late; DROP TABLE auditLog_segments; DROP TABLE auditLog_postings;
