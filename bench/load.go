@@ -46,6 +46,10 @@ func (r *result) at(q float64) float64   { return float64(r.latency.ValueAtQuant
 
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60e6, 3) }
 
+// settle is how long a server has after a load for what it does in the background: async writes four
+// times a second.
+const settle = time.Second
+
 // closed lets clients send one request after the other, each on its own connection,
 // for a while.
 func closed(s *server, rq request, clients int, d time.Duration) (*result, error) {
@@ -73,6 +77,7 @@ func closed(s *server, rq request, clients int, d time.Duration) (*result, error
 	}
 	wg.Wait()
 	all.took, all.requests = time.Since(began), int(all.latency.TotalCount())
+	time.Sleep(settle) // what is left in queues costs CPU too
 	after, err := s.cpu()
 	all.cpu = after - before
 	return all, first(bad, err)
@@ -123,6 +128,7 @@ func open(s *server, rq request, perSecond int, d time.Duration) (*result, error
 		all.requests++
 		_ = all.latency.RecordValue(max(1, r.Latency.Microseconds()))
 	}
+	time.Sleep(settle)
 	after, err := s.cpu()
 	all.cpu = after - before
 	return all, first(bad, err)

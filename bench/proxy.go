@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
 
 // variant is one way to stand in front of the auth server.
@@ -63,7 +66,24 @@ func (f *fleet) stop() {
 		_ = s.stop()
 	}
 	_ = f.upstream.stop()
+	f.warnOfLosses()
 	_ = os.RemoveAll(f.dir)
+}
+
+// warnOfLosses says which logs have lost entries: what is not written costs nothing.
+func (f *fleet) warnOfLosses() {
+	files, _ := filepath.Glob(filepath.Join(f.dir, "*", "audit.db")) // its pattern is well formed
+	for _, file := range files {
+		ctx, dropped := context.Background(), storage.Query{Action: "audit-log:dropped", Limit: 1}
+		var page storage.Page
+		s, err := sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file})
+		if err == nil {
+			page, err = s.List(ctx, dropped)
+		}
+		if err != nil || len(page.Entries) > 0 {
+			fmt.Fprintf(os.Stderr, "WARNING: %s has lost entries, or cannot be read (%v): its figures are too good\n", filepath.Base(filepath.Dir(file)), err)
+		}
+	}
 }
 
 // startAll starts the variants; what is not on this machine is left out and named.

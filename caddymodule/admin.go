@@ -170,7 +170,7 @@ type pruneRequest struct {
 	// DryRun only counts.
 	DryRun bool `json:"dryRun"`
 	// Store is the path or the backend of the store; it may be missing if there is only one.
-	Store string `json:"store"`
+	Store string `json:"store,omitempty"`
 }
 
 // pruneResult is what it says of one store.

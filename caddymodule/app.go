@@ -134,7 +134,7 @@ func (a *App) keeps(module any) error {
 	}
 	journal, identity := s.Journal(), s.Identity()
 	if other, there := a.journals[journal]; there && other != identity {
-		return fmt.Errorf("two stores with different options have the journal %s: give one of them a spill_path of its own, or both the same options", journal)
+		return fmt.Errorf("two stores with different options have the journal %s: give both the same options, or one of them a log, or a spill_path, of its own", journal)
 	}
 	if a.journals == nil {
 		a.journals = map[string]string{}
@@ -186,10 +186,16 @@ func (a *App) Validate() error {
 // Start opens the store, so that a store that cannot be opened fails the
 // configuration instead of the first request. From then on the store keeps entries
 // as long as this configuration says.
-func (a *App) Start() error {
+func (a *App) Start() (err error) {
 	if err := a.checkServed(); err != nil {
 		return err
 	}
+	logTo(a)
+	defer func() {
+		if err != nil {
+			notTo(a)
+		}
+	}()
 	if err := a.pooled.start(); err != nil {
 		return err
 	}
@@ -222,6 +228,7 @@ func (a *App) Stop() error {
 	a.pooled.mu.Unlock()
 	a.pooled.flushNews(a.out)
 	a.pooled.withdraw(a)
+	notTo(a)
 	return nil
 }
 

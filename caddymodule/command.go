@@ -120,9 +120,9 @@ func runPrune(f caddycmd.Flags) (int, error) {
 
 // pruneRunning asks a running Caddy.
 func pruneRunning(f caddycmd.Flags, age time.Duration) ([]pruneResult, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	address, err := adminAddress(f)
 	if err != nil {
-		return nil, fmt.Errorf("finding the admin address: %w", err)
+		return nil, err
 	}
 	body, err := json.Marshal(pruneRequest{OlderThan: age.String(), DryRun: f.Bool("dry-run"), Store: f.String("store")})
 	if err != nil {

@@ -63,9 +63,9 @@ func runDoctor(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return exitFailures, err
 	}
-	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	address, err := adminAddress(f)
 	if err != nil {
-		return exitFailures, fmt.Errorf("finding the admin address: %w", err)
+		return exitFailures, err
 	}
 	d, err := visit(address, upstreams)
 	if err != nil {

@@ -78,6 +78,9 @@ type wish struct {
 
 // wishOf reads the flags.
 func wishOf(f caddycmd.Flags) (*wish, url.Values, error) {
+	if err := noneEmpty(f, "cursor"); err != nil {
+		return nil, nil, err
+	}
 	w := &wish{Format: f.String("format"), Flags: map[string]string{}}
 	if err := oneOf("--format", w.Format, []string{formatJSONL, formatCSV, formatParquet}); err != nil {
 		return nil, nil, err
@@ -214,6 +217,8 @@ type part struct {
 	file         *os.File
 	size         int64
 	resumed      bool
+	// locked is false where files cannot be locked: there it must be closed before it is renamed.
+	locked bool
 	// skip leaves out what the file has already; nil if it has nothing.
 	skip *skipper
 }
@@ -236,25 +241,26 @@ func newPart(name string, w *wish) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := own(file); err != nil {
+	locked, err := own(file)
+	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	if err := os.WriteFile(name+querySuffix, note, 0o600); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return &part{name: name, format: w.Format, file: file}, nil
+	return &part{name: name, format: w.Format, file: file, locked: locked}, nil
 }
 
 // own keeps other exports from the file until it is closed, where files can be locked.
-func own(file *os.File) error {
-	err := filelock.Try(file)
+func own(file *os.File) (locked bool, err error) {
+	err = filelock.Try(file)
 	switch {
 	case errors.Is(err, filelock.ErrHeld):
-		return fmt.Errorf("another export writes to %s: wait for its end, or give another name", file.Name())
+		return false, fmt.Errorf("another export writes to %s: wait for its end, or give another name", file.Name())
 	case errors.Is(err, filelock.ErrUnsupported):
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // notUnderWay says whether another export writes to the file.
@@ -266,7 +272,8 @@ func notUnderWay(part string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(own(file), file.Close())
+	_, err = own(file)
+	return errors.Join(err, file.Close())
 }
 
 // fill writes what comes, until it is complete.
@@ -311,11 +318,19 @@ func (p *part) finish() error {
 	if now, err := os.Stat(p.name + partSuffix); err != nil || !os.SameFile(mine, now) {
 		return errors.Join(fmt.Errorf("%s%s was replaced or removed meanwhile: begin anew", p.name, partSuffix), p.file.Close())
 	}
-	err = os.Rename(p.name+partSuffix, p.name)
+	if !p.locked {
+		err = p.file.Close()
+	}
+	if err == nil {
+		err = os.Rename(p.name+partSuffix, p.name)
+	}
 	if err == nil {
 		err = os.Remove(p.name + querySuffix)
 	}
-	return errors.Join(err, p.file.Close())
+	if p.locked {
+		err = errors.Join(err, p.file.Close())
+	}
+	return err
 }
 
 func (p *part) close() error { return p.file.Close() }

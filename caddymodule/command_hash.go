@@ -46,7 +46,7 @@ lists the entries that have it as identifier.
 - instead of the value reads it from standard input, so that it is not in the shell's history.
 
 The key is the file of the option key_file; it is read, never made. Without --key-file it is hash.key beside --db, or in
-Caddy's data directory.
+Caddy's data directory. --find without --db and --key-file lets the running Caddy hash, with its own key.
 ` + exitHelp,
 		Example: `  caddy audit-log hash ann@example.com
   caddy audit-log hash ann@example.com --find --since 30d
@@ -123,6 +123,9 @@ func hashOf(r *redact.Redactor, field, value string) string {
 
 // valueOf is the value itself, or the first line of standard input.
 func valueOf(arg string) (string, error) {
+	if arg == "" {
+		return "", errors.New("the value is empty")
+	}
 	if arg != "-" {
 		return arg, nil
 	}

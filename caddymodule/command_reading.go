@@ -77,14 +77,37 @@ const storeHelp = "which store of that Caddy, by its file or backend, if it has 
 // databaseFile is the file of --db, "" for the running Caddy. A file that is named by nothing
 // is a mistake, such as a variable that is not set: the running Caddy has another log.
 func databaseFile(f caddycmd.Flags) (string, error) {
+	if err := noneEmpty(f, "db", "table", "key-file", "address", "config", "adapter", "store"); err != nil {
+		return "", err
+	}
 	db := f.String("db")
-	switch named := f.Lookup("db").Changed; {
-	case named && db == "":
-		return "", errors.New("--db is empty: name the database file, or leave --db out to ask the running Caddy")
-	case named && (f.String("address") != "" || f.String("config") != "" || f.String("store") != ""):
+	switch {
+	case db != "" && (f.String("address") != "" || f.String("config") != "" || f.String("store") != ""):
 		return "", errors.New("--db names a file; --address, --config and --store name a running Caddy: give one of them")
 	}
 	return db, nil
+}
+
+// noneEmpty says which of the flags was given without a value.
+func noneEmpty(f caddycmd.Flags, names ...string) error {
+	for _, name := range names {
+		if found := f.Lookup(name); found != nil && found.Changed && found.Value.String() == "" {
+			return fmt.Errorf("--%s is empty: give a value, or leave it out", name)
+		}
+	}
+	return nil
+}
+
+// adminAddress is the admin address of the running Caddy that the flags name.
+func adminAddress(f caddycmd.Flags) (string, error) {
+	if err := noneEmpty(f, "address", "config", "adapter"); err != nil {
+		return "", err
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	if err != nil {
+		return "", fmt.Errorf("finding the admin address: %w", err)
+	}
+	return address, nil
 }
 
 // openLog reaches the log that the flags name. The caller calls close.
@@ -97,9 +120,9 @@ func openLog(ctx context.Context, f caddycmd.Flags) (client *logclient.Client, d
 		typed := f.Lookup("identifier")
 		return openFile(ctx, db, f.String("table"), f.String("key-file"), typed != nil && typed.Value.String() != "")
 	}
-	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	address, err := adminAddress(f)
 	if err != nil {
-		return nil, nil, fmt.Errorf("finding the admin address: %w", err)
+		return nil, nil, err
 	}
 	client, err = adminClient(address)
 	if err == nil && f.String("store") != "" {

@@ -35,7 +35,8 @@ func resumePart(name string, now *wish) (*part, url.Values, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := own(file); err != nil {
+	locked, err := own(file)
+	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
 	s, err := survey(bufio.NewReaderSize(file, 64<<10), then.Format)
@@ -48,7 +49,7 @@ func resumePart(name string, now *wish) (*part, url.Values, error) {
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s%s: %w: begin anew with --force", name, partSuffix, err), file.Close())
 	}
-	p := &part{name: name, format: then.Format, file: file, size: s.size, resumed: true}
+	p := &part{name: name, format: then.Format, file: file, size: s.size, resumed: true, locked: locked}
 	if s.has == nil {
 		return p, q, nil
 	}

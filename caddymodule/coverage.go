@@ -75,9 +75,9 @@ What the server never had (404, 405) is only counted; --all lists it too.`,
 }
 
 func runCoverage(f caddycmd.Flags) (int, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(f.String("address"), nil, f.String("config"), f.String("adapter"))
+	address, err := adminAddress(f)
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("finding the admin address: %w", err)
+		return caddy.ExitCodeFailedStartup, err
 	}
 	resp, err := caddycmd.AdminAPIRequest(address, http.MethodGet, adminCoverage, nil, nil)
 	if err != nil {

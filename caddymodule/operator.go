@@ -181,7 +181,7 @@ func newEnding() *ending {
 }
 
 // errSeveralStores says that a request has to choose.
-var errSeveralStores = errors.New("this process has several audit log stores: choose one with ?store=")
+var errSeveralStores = errors.New("this process has several audit log stores: choose one (--store, ?store=, or \"store\" when pruning) by")
 
 // serveEntries is the operators' surface on the admin endpoint.
 func serveEntries(w http.ResponseWriter, r *http.Request) error {
@@ -205,27 +205,30 @@ func serveEntries(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// path is the store's file while it is open, "" if it has none.
-func (p *pooledStore) path() string {
+// path is the store's file while it is open, and log the name of the log in it; "" if it has none.
+func (p *pooledStore) path() (path, log string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open == nil {
-		return ""
+		return "", ""
+	}
+	if named, ok := storage.As[interface{ Table() string }](p.open.store); ok {
+		log = named.Table()
 	}
 	if named, ok := storage.As[interface{ Path() string }](p.open.store); ok {
-		return named.Path()
+		path = named.Path()
 	}
-	return ""
+	return path, log
 }
 
-// chooseStore finds an open store by its path or backend; the only one by "".
+// chooseStore finds an open store by its path, backend or table; the only one by "".
 func chooseStore(name string) (*pooledStore, error) {
 	var found []*pooledStore
 	var names []string
 	for _, p := range pooledStores() {
-		path := p.path()
-		names = append(names, strings.TrimSpace(p.backend()+" "+path))
-		if name == "" || name == p.backend() || name == path {
+		path, log := p.path()
+		names = append(names, strings.TrimSpace(p.backend()+" "+path+" "+log))
+		if name == "" || name == p.backend() || name == path || name == log || name == path+" "+log {
 			found = append(found, p)
 		}
 	}
@@ -235,7 +238,7 @@ func chooseStore(name string) (*pooledStore, error) {
 	case len(found) == 0:
 		return nil, apiError(http.StatusNotFound, fmt.Errorf("no audit log store %q here; there is: %s", name, strings.Join(names, ", ")))
 	case len(found) > 1:
-		return nil, apiError(http.StatusConflict, fmt.Errorf("%w a path or a backend of: %s", errSeveralStores, strings.Join(names, ", ")))
+		return nil, apiError(http.StatusConflict, fmt.Errorf("%w a path, a table, both, or a backend of: %s", errSeveralStores, strings.Join(names, ", ")))
 	}
 	return found[0], nil
 }

@@ -45,10 +45,7 @@ type pooledStore struct {
 	identity string
 	opener   openFunc
 	keyFile  string
-	// log writes to logTo, the log of the newest configuration: one that has ended has closed
-	// its own.
-	log   *slog.Logger
-	logTo *atomic.Pointer[slog.Logger]
+	log      *slog.Logger // see passing
 	// metrics outlive the open store, so that counters only grow.
 	metrics *recorder.Metrics
 	// coverage and recognized too.
@@ -91,10 +88,8 @@ type openStore struct {
 }
 
 func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
-	to := new(atomic.Pointer[slog.Logger])
-	to.Store(log)
 	return &pooledStore{
-		identity: identity, opener: open, keyFile: keyFile, log: slog.New(&passingHandler{to: to}), logTo: to, metrics: new(recorder.Metrics),
+		identity: identity, opener: open, keyFile: keyFile, log: passing(log), metrics: new(recorder.Metrics),
 		coverage: new(recorder.Coverage), recognized: new(recognitions), idle: make(chan struct{}),
 	}
 }

@@ -144,15 +144,11 @@ func TestWhatOutlivesAConfigurationLogsToTheOneThatRuns(t *testing.T) {
 	var first, second bytes.Buffer
 	to := func(b *bytes.Buffer) *App { return &App{log: slog.New(slog.NewTextHandler(b, nil))} }
 	old, now := to(&first), to(&second)
-	if err := p.claim(old, 0); err != nil {
-		t.Fatal(err)
-	}
+	logTo(old)
 	kept := p.log.With("store", "x").WithGroup("g")
 	kept.Info("one", "n", 1)
-	if err := p.claim(now, 0); err != nil {
-		t.Fatal(err)
-	}
-	p.withdraw(old)
+	logTo(now)
+	notTo(old)
 	kept.Info("two", "n", 2)
 	if got := first.String(); !strings.Contains(got, "msg=one store=x g.n=1") || strings.Contains(got, "two") {
 		t.Errorf("the first: %s", got)
@@ -161,14 +157,14 @@ func TestWhatOutlivesAConfigurationLogsToTheOneThatRuns(t *testing.T) {
 		t.Errorf("the second: %s", got)
 	}
 	failed := to(new(bytes.Buffer))
-	if err := p.claim(failed, 0); err != nil {
-		t.Fatal(err)
-	}
-	p.withdraw(failed)
+	logTo(failed)
+	notTo(failed)
 	kept.Info("three")
 	if got := second.String(); !strings.Contains(got, "three") {
 		t.Errorf("after a reload that failed: %s", got)
 	}
+	notTo(now)
+	logs.newest.Store(nil)
 }
 
 // TestTheEndWaitsForNoStreamWhoseEntryIsWritten.

@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 )
 
-// claim is how long one running configuration wants entries to be kept, and with it where
-// its log is. While a reload is under way two configurations run, and the newer one counts;
-// if it then fails to start, the older one counts again.
+// claim is how long one running configuration wants entries to be kept. While a
+// reload is under way two configurations run, and the newer one counts; if it then
+// fails to start, the older one counts again.
 type claim struct {
 	app  *App
 	keep time.Duration
@@ -46,12 +46,8 @@ func (p *pooledStore) withdraw(a *App) {
 	}
 }
 
-// applyClaims hands the newest claim to the open store, whose log goes to that configuration's.
-// The caller holds mu.
+// applyClaims hands the newest claim to the open store. The caller holds mu.
 func (p *pooledStore) applyClaims() error {
-	if n := len(p.claims); n > 0 && p.claims[n-1].app.log != nil {
-		p.logTo.Store(p.claims[n-1].app.log)
-	}
 	if p.open == nil {
 		return nil
 	}

@@ -74,6 +74,12 @@ func (s *SQLiteStore) Validate() error {
 // Files implements FileStore.
 func (s *SQLiteStore) Files() []string { return []string{s.Path} }
 
+// Journal is the journal's file: two stores of one configuration that have the same one must be
+// the same store.
+func (s *SQLiteStore) Journal() string {
+	return JournalOf(s.Path, cmp.Or(s.Table, sqlite.DefaultTable))
+}
+
 // Identity implements StoreModule.
 func (s *SQLiteStore) Identity() string {
 	identity := "sqlite|" + s.Path + "|" + s.Table

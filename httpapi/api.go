@@ -389,9 +389,11 @@ func (q *request) invalid(problems ...string) {
 }
 
 // storeFailed answers for a store that could not do it. If the client has left meanwhile it is
-// not the store's failure.
+// not the store's failure; should it wait all the same, it may come again.
 func (q *request) storeFailed(err error, message string) {
 	if q.ctx.Err() != nil {
+		q.w.Header().Set("Retry-After", "5")
+		q.fail(http.StatusServiceUnavailable, "STORE_UNAVAILABLE", "The request ended before the audit log's database had answered. Please try again later.")
 		return
 	}
 	if errors.Is(err, storage.ErrBadCursor) {

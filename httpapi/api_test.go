@@ -185,8 +185,8 @@ func TestAClientThatLeavesIsNoFailureOfTheStore(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, leave)
 	w := httptest.NewRecorder()
 	api.Handler(slow{}).ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/list", nil))
-	if ctx.Err() == nil || said.Len() > 0 {
-		t.Errorf("it says: %s", said.String())
+	if ctx.Err() == nil || said.Len() > 0 || w.Code != http.StatusServiceUnavailable {
+		t.Errorf("it answers %d and says: %s", w.Code, said.String())
 	}
 }
 

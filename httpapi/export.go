@@ -61,13 +61,13 @@ func (q *request) export() {
 		}
 		defer leave()
 	}
+	mayLast(q.w)
 	wanted.Limit, wanted.NoTotal = storage.MaxLimit, true
 	first, err := q.boundedPage(lister, wanted, exportTimeout)
 	if err != nil {
 		q.storeFailed(err, "Failed to retrieve audit logs")
 		return
 	}
-	mayLast(q.w)
 	q.attachment(f)
 	if err := q.stream(lister, wanted, first, f.encoder(q, q.w)); err != nil {
 		q.Logger.Warn("an export of the audit log broke off: the connection is cut, so that what came does not look complete", "error", err)

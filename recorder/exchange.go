@@ -267,6 +267,7 @@ func (x *Exchange) completeNow() error {
 	kept := &e
 	defer func() { x.follow(answer, kept) }()
 	if !x.hooked(&e) && !x.intent {
+		x.rec.Writer.Metrics.Suppressed()
 		kept = nil
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}

@@ -48,7 +48,6 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 			continue
 		}
 		if try.Skip {
-			rec.Writer.Metrics.Suppressed()
 			return false
 		}
 		changed.ID, changed.CreatedAt = before.ID, before.CreatedAt // its place in the log is not for hooks

@@ -88,6 +88,7 @@ func TestURL(t *testing.T) {
 		{"a matrix parameter goes", "/a;jsessionid=12/b", "/a;jsessionid=[REDACTED]/b"},
 		{"an @ in a web path stays", "https://h.x/@alice", "https://h.x/@alice"},
 		{"otpauth goes", "otpauth://totp/x?secret=y", "[REDACTED]"},
+		{"userinfo with a # and without a scheme", "//ann:pa#ss@host/", "//[REDACTED]@host/"},
 		{"userinfo without a scheme goes", "//u:pass@host/a?code=1", "//[REDACTED]@host/a?code=[REDACTED]"},
 		{"a password alone too", "//:pass@host/a", "//[REDACTED]@host/a"},
 		{"a path that begins with two slashes keeps its rules", "//AbC123dEf456GhI789/@alice", "//:redacted/@alice"},

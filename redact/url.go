@@ -57,10 +57,10 @@ func (r *Redactor) cleanURL(raw string, level int) string {
 		out = append(out, rest[:host]...)
 		rest = rest[host:]
 	}
-	if after, ok := strings.CutPrefix(rest, "//"); ok && !absolute && !strings.HasPrefix(after, ":redacted") { // the scheme of the page
+	if after, ok := strings.CutPrefix(raw, "//"); ok && !absolute && !strings.HasPrefix(after, ":redacted") { // the scheme of the page
 		if info := userinfoEnd("https", after); info > 0 {
 			out = append(append(append(out, "//"...), Placeholder...), '@')
-			rest = after[info:]
+			rest, fragment, hasFragment = strings.Cut(after[info:], "#")
 		}
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")

@@ -44,6 +44,8 @@ func TestWhatIsSecretIsReplacedAndTheRestStays(t *testing.T) {
 		"escaped JSON in a page":  {`<div data="{&quot;token&quot;:&quot;abc123x&quot;}">`, "abc123x", `:&#34;REDACTED-`},
 		"a number in broken JSON": {`{"otp":493021,"n":`, "493021", `{"otp":`},
 		"a code in a text":        {"otp: 493021, status: 40400", "493021", ", status: 40400"},
+		"a code at the end":       {"Your otp: 493021. Keep it.", "493021", ". Keep it."},
+		"a code before a tag":     {`PIN:1234<input name="csrf" value="hunter2-hunter2">`, "hunter2-hunter2", `<input name="csrf" value="`},
 		"a UUID after a colon":    {"id: 12345678-0000-4000-8000-000000000001", "8000-000000000001", "id: "},
 		"a quote in broken JSON":  {`{"password":"ab\"cdefgh","x":`, "cdefgh", `","x":`},
 		"a new line in it":        {"{\"password\":\"ab\ncdefgh\"", "cdefgh", `{"password":"REDACTED-`},

@@ -76,7 +76,7 @@ func allForms() []form {
 		{password: true, pattern: `(` + quote + `)([\w.$-]+)(` + quote + `\s*:\s*` + quote + `)([^\n]*?)(` + quote + `|$)`, write: func(s *Scrubber, g []string) string {
 			return g[0] + s.text(g[1]) + g[2] + s.escaped(g[1], g[3]) + g[4]
 		}},
-		{password: true, pattern: `([A-Za-z_$][\w$-]*)(` + quote + `?\s*:\s*)([0-9]{3,})([\s,;}\])"'&<]|$)`, write: (*Scrubber).number},
+		{password: true, pattern: `([A-Za-z_$][\w$-]*)(` + quote + `?\s*:\s*)([0-9]{3,}[\w.@%+/=:-]*)`, write: (*Scrubber).number},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)="([^"]*)"`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `="` + s.escaped(g[0], g[1]) + `"` }},
 		{password: true, pattern: `([A-Za-z_:][\w:.-]*)='([^']*)'`, write: func(s *Scrubber, g []string) string { return s.text(g[0]) + `='` + s.escaped(g[0], g[1]) + `'` }},
 		{password: true, pattern: `([A-Za-z_$][\w$]*)(\s*:\s*)"([^"\n]*)"`, write: func(s *Scrubber, g []string) string {
@@ -288,11 +288,15 @@ func (s *Scrubber) quoted(name, v string, times int) string {
 
 // number writes a number under a name.
 func (s *Scrubber) number(groups []string) string {
-	name, v := groups[0], groups[2]
+	name, rest := groups[0], strings.TrimLeft(groups[2], "0123456789")
+	v := strings.TrimSuffix(groups[2], rest)
+	if strings.Trim(rest, ".:%+/=-") != "" { // no number: a UUID, an address, a time
+		return s.text(name) + groups[1] + s.text(groups[2])
+	}
 	if kind := s.kindOf(name); kind == passwordKind || kind != harmless && len(v) >= shortestNumber {
 		v = s.digits(v)
 	}
-	return s.text(name) + groups[1] + v + groups[3]
+	return s.text(name) + groups[1] + v + rest
 }
 
 // escapedQuery is a named value that is written as in a query.

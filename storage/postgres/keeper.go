@@ -203,6 +203,13 @@ func (k *Keeper) Path() string {
 	return path
 }
 
+// Table is the name of the view that shows the log, with its schema.
+func (k *Keeper) Table() string {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.options.Schema + "." + k.options.Table
+}
+
 // Write implements storage.Store.
 func (k *Keeper) Write(ctx context.Context, entries ...storage.Entry) error {
 	s, err := k.now()

@@ -135,18 +135,17 @@ func (s *Store) dropMonths(ctx context.Context, before time.Time) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, m := range sorted(there) {
+	for _, m := range s.parts.own(sorted(there)) {
 		if (m + 1).begins().After(before) {
 			return 0, nil
 		}
 		n, err := s.dropMonth(ctx, m)
 		switch c := code(err); {
 		case c == noPrivilege:
-			s.parts.leaveAlone(hopelessFor)
+			s.parts.isForeign(m)
 			s.log.Warn("the role of the DSN may not drop a partition, whose entries are deleted row by row: make the role that the others belong to its owner", "month", m.begins().Format("2006-01"), "error", err)
-			return 0, nil
 		case c == lockNotAvailable:
-			s.parts.leaveAlone(dropAgainAfter)
+			s.parts.leaveAlone()
 			return 0, nil
 		case err != nil || n > 0:
 			return n, err
@@ -233,10 +232,27 @@ func (p *partitions) mayNotDrop() bool {
 	return p.powerless || time.Now().Before(p.noDropUntil)
 }
 
-func (p *partitions) leaveAlone(d time.Duration) {
+func (p *partitions) leaveAlone() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.noDropUntil = time.Now().Add(d)
+	p.noDropUntil = time.Now().Add(dropAgainAfter)
+}
+
+// isForeign notes that a month's partition belongs to another role.
+func (p *partitions) isForeign(m month) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.foreign == nil {
+		p.foreign = map[month]bool{}
+	}
+	p.foreign[m] = true
+}
+
+// own are the months without those.
+func (p *partitions) own(months []month) []month {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.DeleteFunc(months, func(m month) bool { return p.foreign[m] })
 }
 
 // forget notes that a month has no partition any more.

@@ -38,8 +38,8 @@ const (
 	// callTimeout bounds every call of a Store: nobody waits longer than 3 s for the
 	// database (threats.md E7.3), with what a busy machine needs to notice.
 	callTimeout = 2500 * time.Millisecond
-	// connectTimeout bounds the making of a connection to a host; of several, each has a part of
-	// callTimeout, so that one which swallows packets leaves time for the next.
+	// connectTimeout bounds the making of a connection. Of several hosts each must take a call
+	// within a part of callTimeout, so that one which swallows packets leaves time for the next.
 	connectTimeout = 3 * time.Second
 	// statementTimeout and lockTimeout are the server's own bounds, for statements
 	// whose client is not there to end them.
@@ -250,12 +250,8 @@ func dsnError(err error) error {
 // tune sets what a DSN does not say.
 func tune(c *pgxpool.Config) {
 	conn := c.ConnConfig
-	longest := connectTimeout
-	if hosts := strings.Count(target(conn), ",") + 1; hosts > 1 {
-		longest = callTimeout / time.Duration(hosts+1)
-	}
-	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > longest {
-		conn.ConnectTimeout = longest
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > connectTimeout {
+		conn.ConnectTimeout = connectTimeout
 	}
 	if conn.ValidateConnect == nil {
 		// A standby would refuse every entry for as long as the pool keeps the
@@ -264,7 +260,7 @@ func tune(c *pgxpool.Config) {
 	}
 	// A peer that is gone without a word is found out in about 10 s while idle; calls
 	// have their own deadline.
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}}
+	dialer := &net.Dialer{Timeout: dialTimeout(conn), KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}}
 	conn.DialFunc = dialer.DialContext
 	if _, named := conn.RuntimeParams["application_name"]; !named {
 		conn.RuntimeParams["application_name"] = "caddy-audit-log"
@@ -274,6 +270,15 @@ func tune(c *pgxpool.Config) {
 	c.MaxConnLifetime, c.MaxConnLifetimeJitter = time.Hour, 5*time.Minute
 	c.PingTimeout = time.Second
 	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > 5*time.Second }
+}
+
+// dialTimeout is how long a host may take to take a call; 0 for no bound of its own.
+func dialTimeout(c *pgx.ConnConfig) time.Duration {
+	hosts := strings.Count(target(c), ",") + 1
+	if hosts == 1 {
+		return 0
+	}
+	return callTimeout / time.Duration(hosts+1)
 }
 
 // pools makes the connections' bounds: those that write have their own, so that

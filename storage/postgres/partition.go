@@ -83,8 +83,9 @@ type partitions struct {
 	hopeless map[month]time.Time
 	// powerless: the role may not make partitions.
 	powerless bool
-	// noDropUntil is set when a partition could not be dropped because of a lock, or because
-	// it belongs to another role.
+	// foreign are months whose partition belongs to another role: it cannot be dropped.
+	foreign map[month]bool
+	// noDropUntil is set when a partition could not be dropped because of a lock.
 	noDropUntil time.Time
 }
 
@@ -138,16 +139,23 @@ func (s *Store) ensure(ctx context.Context, months []month, wait time.Duration) 
 	if months = s.parts.missing(months, time.Now()); len(months) == 0 {
 		return
 	}
-	var err error
+	var failed error
 	for _, m := range months { // each has its own time, and what is made stays
-		err = errors.Join(err, s.makePartition(ctx, m, wait))
+		if end, ok := ctx.Deadline(); ok && time.Until(end) < 2*makeTimeout && m != months[0] {
+			break // the rest has to wait: so do entries
+		}
+		err := s.makePartition(ctx, m, wait)
+		if err == nil {
+			err = s.lookForPartitions(ctx)
+		}
+		if ctx.Err() == nil && s.parts.giveUp([]month{m}, err) {
+			failed = errors.Join(failed, err)
+		}
 	}
-	if lookErr := s.lookForPartitions(ctx); lookErr != nil {
-		err = errors.Join(err, lookErr)
-	}
-	if ctx.Err() != nil || !s.parts.giveUp(months, err) {
+	if failed == nil {
 		return
 	}
+	err := failed
 	if code(err) == noPrivilege {
 		s.log.Warn("the role of the DSN may not make partitions: entries of months without one go to the default partition, and retention deletes them row by row; let somebody who may run this once a month",
 			"command", fmt.Sprintf("%s --schema %s --table %s | psql -v ON_ERROR_STOP=1", SchemaCommand, s.schema, s.table))

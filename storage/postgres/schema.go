@@ -144,7 +144,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.change(ctx, script, migrationTimeout)
+	err = s.inTime(ctx, s.change(ctx, script, migrationTimeout))
 	switch c := code(err); {
 	case err == nil:
 		return s.checkColumns(ctx)
@@ -153,11 +153,6 @@ func (s *Store) migrate(ctx context.Context) error {
 			err, SchemaCommand, s.schema, s.table)
 	case c == duplicateTable, c == duplicateRelation, c == undefinedObject:
 		return unfitf("%w: something of another program has that name; give the audit log another table or schema", err)
-	}
-	if c := code(err); c == queryCanceled || c == lockNotAvailable {
-		err = fmt.Errorf("making the tables, which a log with many entries or a busy one does not let happen in time: run %s --schema %s --table %s | psql -v ON_ERROR_STOP=1 while nobody uses it: %w",
-			SchemaCommand, s.schema, s.table, err)
-		return &tooSlow{err, slowPauses[c]}
 	}
 	return fmt.Errorf("making the tables: %w", err)
 }
@@ -173,8 +168,23 @@ type tooSlow struct {
 func (e *tooSlow) Unwrap() error { return e.error }
 
 // slowPauses are the pauses by what the server said: a change that takes too long will take too
-// long again, a lock may be free soon.
+// long again, a lock may be free soon. saidNothing is that for a server that did not say.
 var slowPauses = map[string]time.Duration{queryCanceled: 10 * time.Minute, lockNotAvailable: 10 * time.Second}
+
+const saidNothing = time.Minute
+
+// inTime is err, as tooSlow if the tables could not be changed in time.
+func (s *Store) inTime(ctx context.Context, err error) error {
+	pause, slow := slowPauses[code(err)]
+	if !slow && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		pause, slow = saidNothing, true
+	}
+	if !slow {
+		return err
+	}
+	return &tooSlow{fmt.Errorf("making the tables, which a log with many entries or a busy one does not let happen in time: run %s --schema %s --table %s | psql -v ON_ERROR_STOP=1 while nobody uses it: %w",
+		SchemaCommand, s.schema, s.table, err), pause}
+}
 
 // helperTables are the tables beside that of the entries, as the first migration makes them.
 const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
@@ -196,7 +206,7 @@ func (s *Store) mend(ctx context.Context) error {
 		return err
 	}
 	// Another process may have been faster: all is looked at once more, under the lock.
-	err = s.change(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d);\n", s.lock())+s.fill(`DO $audit$ BEGIN
+	err = s.inTime(ctx, s.change(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d);\n", s.lock())+s.fill(`DO $audit$ BEGIN
 IF to_regclass('"{s}"."{t}_entries"') IS NULL THEN
 	DROP VIEW IF EXISTS "{s}"."{t}";
 	DROP TABLE IF EXISTS "{s}"."{t}_strays", "{s}"."{t}_moves";
@@ -205,7 +215,7 @@ ELSE
 	`+helperTables+`
 END IF;
 END $audit$;
-`)+all, migrationTimeout)
+`)+all, migrationTimeout))
 	if code(err) == noPrivilege {
 		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, s.table, s.schema, SchemaCommand, s.schema, s.table)
@@ -222,8 +232,9 @@ func (s *Store) change(ctx context.Context, script string, limit time.Duration) 
 	ctx, cancel := context.WithTimeout(ctx, limit+limit/4)
 	defer cancel()
 	return pgx.BeginFunc(ctx, s.read, func(tx pgx.Tx) error {
-		// The clients' own settings may be shorter than what another process needs.
-		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = 0; ", limit.Milliseconds())+script)
+		// The clients' own settings may be shorter than what another process needs. Who has only waited
+		// for it is told so: lock_timeout comes first.
+		_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d; ", limit.Milliseconds(), limit.Milliseconds()*9/10)+script)
 		return err
 	})
 }

@@ -154,6 +154,9 @@ func ask[T any](k *Keeper, f func(*Store) (T, error)) (T, error) {
 // Path returns the absolute path of the database file.
 func (k *Keeper) Path() string { return k.path }
 
+// Table is the name of the view that shows the log.
+func (k *Keeper) Table() string { return cmp.Or(k.options.Table, DefaultTable) }
+
 // Write implements storage.Store. Its errors are *storage.Fault or storage.ErrRejected
 // where the cause is known.
 func (k *Keeper) Write(ctx context.Context, entries ...storage.Entry) error {
