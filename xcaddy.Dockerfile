@@ -3,8 +3,8 @@
 #	docker build -f xcaddy.Dockerfile -t caddy-audit-log .
 #	docker run -p 80:80 -p 443:443 -v caddy_data:/data -v $PWD/Caddyfile:/etc/caddy/Caddyfile caddy-audit-log
 #
-# Unless the Caddyfile says otherwise, as Caddyfile.example does (AUDIT_DB, AUDIT_KEY), the log is in the volume:
-# /data/caddy/audit_log/audit.db.
+# The log is in the volume, with Caddyfile.example too: /data/caddy/audit_log/audit.db. Give a stop its time:
+# docker run --stop-timeout 20, and grace_period in the Caddyfile (docs/operations.md).
 ARG CADDY_VERSION=2.11.9
 
 FROM caddy:${CADDY_VERSION}-builder AS builder
@@ -17,4 +17,5 @@ RUN --mount=type=cache,target=/cache GOMODCACHE=/cache/mod GOCACHE=/cache/build 
 	--replace github.com/caddy-audit-log/caddy-audit-log=/src
 
 FROM caddy:${CADDY_VERSION}
+ENV AUDIT_DB=/data/caddy/audit_log/audit.db AUDIT_KEY=/data/caddy/audit_log/hash.key
 COPY --from=builder /usr/bin/caddy /usr/bin/caddy

@@ -57,7 +57,7 @@ func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq reque
 		}
 		sent := rq
 		if v.request.path != signIn.path {
-			sent.path = v.request.path
+			sent.path = "/assets" + strings.TrimPrefix(rq.path, "/api/auth") // the same work for the server behind
 		}
 		r, err := open(s, sent, perSecond, time.Duration(o.seconds)*time.Second)
 		if err != nil {

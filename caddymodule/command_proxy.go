@@ -45,7 +45,8 @@ func proxyCommand() *cobra.Command {
 		Long: `
 Stands in front of an auth server as caddy reverse-proxy does, with the audit log in between, until Ctrl-C. The log can
 be looked at on a port that only this machine reaches. --from is an address as in a Caddyfile: with a host name it is
-served over HTTPS with a certificate, with a port alone over HTTP.
+served over HTTPS with a certificate, with a port alone over HTTP, on every address of this machine. localhost is served
+to this machine alone.
 
 This Caddy has no admin endpoint: read its log with --db, as it says when it starts. For more than trying out, write a
 Caddyfile.
@@ -59,7 +60,7 @@ Exit status: 0 after Ctrl-C, 1 if it cannot start.`,
 	}
 	f := cmd.Flags()
 	f.StringP("to", "t", "", "the auth server: host:port, or an http or https URL without a path")
-	f.StringP("from", "f", ":8080", "the address to serve")
+	f.StringP("from", "f", "http://localhost:8080", "the address to serve; :8080 is every address of this machine")
 	f.String("profile", auto, "the auth server's profile: auto, a builtin one, or a file")
 	complete(cmd, "profile", append([]string{auto}, profile.Names()...)...)
 	f.String("base-path", "", "where the auth server's routes are, if not where the profile says")
@@ -207,10 +208,14 @@ func (o *proxyOptions) proxy() *caddyhttp.Server {
 		caddyconfig.JSONModuleObject(o.handler, "handler", "audit_log", nil),
 		caddyconfig.JSON(proxy, nil),
 	}}
-	if o.from.Host != "" {
+	alone := isLoopback(o.from.Host)
+	if o.from.Host != "" && !(alone && o.from.Scheme == "http") { // 127.0.0.1 is as good as localhost
 		route.MatcherSetsRaw = []caddy.ModuleMap{{"host": caddyconfig.JSON(caddyhttp.MatchHost{o.from.Host}, nil)}}
 	}
 	s := &caddyhttp.Server{Listen: []string{":" + o.from.Port}, Routes: caddyhttp.RouteList{route}}
+	if alone {
+		s.Listen = loopback(o.from.Port)
+	}
 	if o.from.Scheme == "http" {
 		s.AutoHTTPS = &caddyhttp.AutoHTTPSConfig{Disabled: true}
 	}
@@ -218,6 +223,16 @@ func (o *proxyOptions) proxy() *caddyhttp.Server {
 		s.Logs = &caddyhttp.ServerLogConfig{}
 	}
 	return s
+}
+
+// loopback are the addresses that only this machine reaches.
+func loopback(port string) []string {
+	listen := []string{net.JoinHostPort("127.0.0.1", port)}
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil { //nolint:noctx // it ends at once
+		_ = l.Close() // it shows that there is IPv6
+		listen = append(listen, net.JoinHostPort("::1", port))
+	}
+	return listen
 }
 
 // log is the server that shows the log, to this machine alone.

@@ -175,7 +175,7 @@ type PathOptions struct {
 // MetadataLimits say how large metadata may be. What is captured is cut and marked;
 // an insert that is larger is answered with 400.
 type MetadataLimits struct {
-	// Bytes of JSON, up to 1 MiB. Default: 65536.
+	// Bytes of JSON, up to 1044480 (1 MiB less 4 KiB for the rest of an entry). Default: 65536.
 	MaxBytes int `json:"max_bytes,omitempty"`
 	// Levels of objects and arrays, up to 100. Default: 5.
 	MaxDepth int `json:"max_depth,omitempty"`
