@@ -127,12 +127,12 @@ func (h *Handler) current() *reading {
 // clients choose what they ask for, and one that has made something look like another
 // server must not blind the log to the real one.
 func (h *Handler) match(r *http.Request) (*reading, profile.Match, bool) {
-	now := h.current()
-	m, mine := now.profile.Match(r.Method, r.URL)
+	now, method := h.current(), profile.MethodOf(r)
+	m, mine := now.profile.Match(method, r.URL)
 	if mine || now.known == profile.Certain || now == h.first {
 		return now, m, mine
 	}
-	m, mine = h.first.profile.Match(r.Method, r.URL)
+	m, mine = h.first.profile.Match(method, r.URL)
 	return h.first, m, mine
 }
 

@@ -13,9 +13,9 @@ import (
 // administrator says whether the caller may read everybody's entries, by what the
 // auth server says of the session. Whoever acts as somebody else is not: an
 // administrator who impersonates has that user's rights, and so has a thief of
-// that session.
+// that session. Nor is who still owes a factor: that may be a thief of the password.
 func (q *request) administrator() bool {
-	if q.session.UserID == "" || q.session.ImpersonatedBy != "" {
+	if q.session.UserID == "" || q.session.ImpersonatedBy != "" || q.session.Partial {
 		return false
 	}
 	isAdmin := func(role string) bool { return role != "" && slices.Contains(q.AdminRoles, role) }

@@ -132,10 +132,16 @@ type Session struct {
 	IdentifierVerified string `json:"identifier_verified,omitempty"`
 	// ImpersonatedBy points to the administrator behind an impersonated session.
 	ImpersonatedBy string `json:"impersonated_by,omitempty"`
+	// Complete, if given, must hold of an answer whose session has all its factors.
+	// With one that still owes a factor nobody is an administrator.
+	Complete *JSONCondition `json:"complete,omitempty"`
 	// Expires points to the session's end (RFC 3339); an answer whose session
 	// has ended counts as nobody.
 	Expires string `json:"expires,omitempty"`
 }
+
+// IsComplete says whether an answer is of a session that has all its factors.
+func (s *Session) IsComplete(a *Answer) bool { return s.Complete == nil || s.Complete.holds(a) }
 
 // Sign is something in an exchange by which a server is recognised. All conditions
 // that are given must hold, and at least one of them must be the server's own doing:

@@ -2,6 +2,7 @@ package profile_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -99,6 +100,24 @@ func TestEveryErrorNamesItsLine(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("line %d: ", c.line)) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s:\n got %v\nwant line %d, %s", c.to, err, c.line, c.want)
+		}
+	}
+}
+
+// TestAnExtendedCONNECTIsAGET: Caddy asks the server behind with GET, which may delete something.
+func TestAnExtendedCONNECTIsAGET(t *testing.T) {
+	for _, c := range []struct {
+		r    http.Request
+		want string
+	}{
+		{http.Request{Method: "CONNECT", ProtoMajor: 3, Proto: "websocket"}, "GET"},
+		{http.Request{Method: "CONNECT", ProtoMajor: 2, Proto: "HTTP/2.0", Header: http.Header{":protocol": {"websocket"}}}, "GET"},
+		{http.Request{Method: "CONNECT", ProtoMajor: 2, Proto: "HTTP/2.0", Header: http.Header{}}, "CONNECT"},
+		{http.Request{Method: "CONNECT", ProtoMajor: 1, Proto: "HTTP/1.1", Header: http.Header{":protocol": {"websocket"}}}, "CONNECT"},
+		{http.Request{Method: "POST", ProtoMajor: 3, Proto: "websocket"}, "POST"},
+	} {
+		if got := profile.MethodOf(&c.r); got != c.want {
+			t.Errorf("%+v is %s, want %s", c.r, got, c.want)
 		}
 	}
 }

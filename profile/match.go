@@ -412,6 +412,15 @@ func IsSafe(method string) bool {
 	return strings.EqualFold(method, "GET") || strings.EqualFold(method, "HEAD") || strings.EqualFold(method, "OPTIONS")
 }
 
+// MethodOf is the method by which the server behind is asked: of an extended CONNECT for a
+// WebSocket (RFC 8441, RFC 9220) Caddy's reverse_proxy makes a GET.
+func MethodOf(r *http.Request) string {
+	if r.Method == http.MethodConnect && (r.ProtoMajor == 2 && r.Header.Get(":protocol") == "websocket" || r.ProtoMajor == 3 && r.Proto == "websocket") {
+		return http.MethodGet
+	}
+	return r.Method
+}
+
 // fits compares a path with a template that has parameters. A parameter may be
 // empty: some routers run its route all the same.
 func (r *Route) fits(path string) bool {

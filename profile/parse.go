@@ -268,6 +268,9 @@ func (s *Session) compile() error {
 	if s.Method != strings.ToUpper(s.Method) {
 		return errors.New("write the method in upper case")
 	}
+	if err := s.Complete.compile(); err != nil {
+		return fmt.Errorf("complete: %w", err)
+	}
 	return nil
 }
 

@@ -97,7 +97,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	} else {
 		x = new(Exchange)
 	}
-	x.rec, x.match, x.facts, x.began, x.method, x.ctx, x.query = rec, m, f, time.Now(), r.Method, r.Context(), r.URL.RawQuery
+	x.rec, x.match, x.facts, x.began, x.method, x.ctx, x.query = rec, m, f, time.Now(), profile.MethodOf(r), r.Context(), r.URL.RawQuery
 	x.observer = exchange.New(w, r, x)
 	if x.quiet {
 		x.keep(r.Header)
@@ -123,7 +123,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 	if m.Route.NeedsRequestBody() || m.Route.NeedsAddresses() || x.capture.RequestBody || rec.Recognize != nil {
 		x.body = exchange.TeeRequest(r, rec.MaxRequestBody)
 		x.upload = x.body
-	} else if !profile.IsSafe(r.Method) {
+	} else if !profile.IsSafe(x.method) {
 		x.upload = exchange.TeeRequest(r, 0)
 	}
 	return x

@@ -48,6 +48,8 @@ type Session struct {
 	UserID string
 	// ImpersonatedBy is the administrator who acts as the user, if any.
 	ImpersonatedBy string
+	// Partial is true of a session that still owes a factor.
+	Partial bool
 	// Roles of the user, as the server names them.
 	Roles []string
 	// Identifier is what the user signs in with, if the answer says it and says
@@ -542,7 +544,7 @@ func (s *Sessions) read(p *profile.Session, a *profile.Answer) (Session, error) 
 	}
 	return Session{
 		UserID: id, ImpersonatedBy: lookupOptional(a, p.ImpersonatedBy),
-		Roles: rolesOf(a, p.Role), Identifier: identifier,
+		Roles: rolesOf(a, p.Role), Identifier: identifier, Partial: !p.IsComplete(a),
 	}, nil
 }
 

@@ -69,3 +69,18 @@ func TestACookieOfManyPeopleIsNobodys(t *testing.T) {
 		learn(value, again)
 	}
 }
+
+// TestASessionMayOweAFactor, of Authelia by the level that it has reached.
+func TestASessionMayOweAFactor(t *testing.T) {
+	s, _, _ := sessionsOf(t, "authelia")
+	for body, partial := range map[string]bool{
+		`{"status":"OK","data":{"username":"alice","authentication_level":1}}`: true,
+		`{"status":"OK","data":{"username":"alice","authentication_level":2}}`: false,
+		`{"status":"OK","data":{"username":"alice"}}`:                          true,
+	} {
+		got, err := s.read(s.profile.Session[0], &profile.Answer{Status: http.StatusOK, Body: []byte(body)})
+		if err != nil || got.UserID != "alice" || got.Partial != partial {
+			t.Errorf("%s: %+v, %v", body, got, err)
+		}
+	}
+}
