@@ -145,9 +145,12 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	err = s.inTime(ctx, s.change(ctx, script, migrationTimeout))
+	var slow *tooSlow
 	switch c := code(err); {
 	case err == nil:
 		return s.checkColumns(ctx)
+	case errors.As(err, &slow):
+		return err
 	case c == noPrivilege:
 		return unfitf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, SchemaCommand, s.schema, s.table)
