@@ -579,7 +579,7 @@ func madeNow(action string, status storage.Status, ago time.Duration) storage.En
 
 // TestALiveListThatFailsSaysSo, and does not leave the entries of other filters there.
 func TestALiveListThatFailsSaysSo(t *testing.T) {
-	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	s := startSite(t, filled(t, append(madeUp(t, 20, 2), madeNow("sign-in:email", storage.Failed, time.Hour)))) // one at any hour of the day
 	b := s.live(t, "?range=24h")
 	b.excuse("status of 503", "ERR_INCOMPLETE_CHUNKED_ENCODING")
 	s.answer("/list", answer{hang: true})
