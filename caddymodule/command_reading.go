@@ -81,8 +81,7 @@ func databaseFile(f caddycmd.Flags) (string, error) {
 		return "", err
 	}
 	db := f.String("db")
-	switch {
-	case db != "" && (f.String("address") != "" || f.String("config") != "" || f.String("store") != ""):
+	if db != "" && (f.String("address") != "" || f.String("config") != "" || f.String("store") != "") {
 		return "", errors.New("--db names a file; --address, --config and --store name a running Caddy: give one of them")
 	}
 	return db, nil

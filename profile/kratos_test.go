@@ -77,7 +77,7 @@ func TestKratosAdministratesWithoutThePrefix(t *testing.T) {
 
 // sameWhen says whether two routes have the same conditions.
 func sameWhen(a, b *profile.Route) bool {
-	return maps.EqualFunc(a.When, b.When, func(x, y profile.Values) bool { return slices.Equal(x, y) })
+	return maps.EqualFunc(a.When, b.When, slices.Equal[profile.Values])
 }
 
 // TestKratosSettingsAreWhatIsDone: Kratos tries its strategies in a fixed order, and most go by their

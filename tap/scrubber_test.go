@@ -330,7 +330,7 @@ func TestFormsOfSeveralParts(t *testing.T) {
 func TestJSONIsReadWhateverItIsCalled(t *testing.T) {
 	for _, media := range []string{"text/plain", "application/x-www-form-urlencoded", "", "application/json"} {
 		for body, gone := range map[string]string{
-			`{"otp":493021}`: "493021", ` {"password":"ab\"cdefgh"}`: "cdefgh", `{"password":"x&hunter2"}`: "hunter2", `[{"pin":[4,9,3,0]}]`: "4,9,3,0",
+			`{"otp":493021}`: "493021", "\n{\"password\":\"ab\\\"cdefgh\"}": "cdefgh", `{"password":"x&hunter2"}`: "hunter2", `[{"pin":[4,9,3,0]}]`: "4,9,3,0",
 			`{"password":"x&hunter2"`: "hunter2", "\ufeff{\"password\":\"x&hunter2\"}": "hunter2",
 		} {
 			h := map[string][]string{"Content-Type": {media}}
