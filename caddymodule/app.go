@@ -81,6 +81,14 @@ type FileStore interface {
 	Files() []string
 }
 
+// JournalStore is a store module with a journal in front, see OpenSpilled. Two of one configuration
+// that have the same journal must have the same identity: they are one open store.
+type JournalStore interface {
+	StoreModule
+	// Journal is the path of the journal's file.
+	Journal() string
+}
+
 // DataDir is where the audit log keeps its files unless told otherwise.
 func DataDir() string { return filepath.Join(caddy.AppDataDir(), "audit_log") }
 
@@ -125,10 +133,7 @@ func (a *App) keeps(module any) error {
 	if s, ok := module.(FileStore); ok {
 		a.files = append(a.files, s.Files()...)
 	}
-	s, ok := module.(interface {
-		StoreModule
-		Journal() string
-	})
+	s, ok := module.(JournalStore)
 	if !ok {
 		return nil
 	}

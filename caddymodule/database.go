@@ -146,10 +146,10 @@ func (u *databaseUser) Close() error {
 func (d *database) leave(u *databaseUser) error {
 	i := slices.Index(d.users, u)
 	d.users = slices.Delete(d.users, i, i+1)
-	if n := len(d.users); n > 0 && i == n {
-		return d.users[n-1].options.join(d.store)
-	}
-	if len(d.users) > 0 {
+	switch left := len(d.users); {
+	case left > 0 && i == left:
+		return d.users[left-1].options.join(d.store)
+	case left > 0:
 		return nil
 	}
 	delete(databases.open, u.options.Journal)

@@ -74,8 +74,7 @@ func (s *SQLiteStore) Validate() error {
 // Files implements FileStore.
 func (s *SQLiteStore) Files() []string { return []string{s.Path} }
 
-// Journal is the journal's file: two stores of one configuration that have the same one must be
-// the same store.
+// Journal implements JournalStore.
 func (s *SQLiteStore) Journal() string {
 	return JournalOf(s.Path, cmp.Or(s.Table, sqlite.DefaultTable))
 }

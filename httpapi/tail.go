@@ -290,11 +290,16 @@ func (t *tail) entry(e *storage.Entry) {
 
 // missed says that of a time not all is told: more was written than maxReplay pages.
 func (t *tail) missed(from, to time.Time) {
-	b, err := json.Marshal(untold{from.UTC().Format(storage.TimeLayout), to.UTC().Format(storage.TimeLayout)})
+	t.say("missed", untold{from.UTC().Format(storage.TimeLayout), to.UTC().Format(storage.TimeLayout)})
+}
+
+// say adds an event of two texts, which is no place to go on from.
+func (t *tail) say(event string, texts any) {
+	b, err := json.Marshal(texts)
 	if err != nil {
-		return // cannot happen: two texts
+		return // cannot happen: texts
 	}
-	t.buf.WriteString("event: missed\ndata: ")
+	t.buf.WriteString("event: " + event + "\ndata: ")
 	t.buf.Write(b)
 	t.buf.WriteString("\n\n")
 }
@@ -312,13 +317,7 @@ type leaving struct {
 
 // end writes the last event: the client shall not come back.
 func (t *tail) end(code, message string) {
-	b, err := json.Marshal(failure{message, code})
-	if err != nil {
-		return // cannot happen: two texts
-	}
-	t.buf.WriteString("event: end\ndata: ")
-	t.buf.Write(b)
-	t.buf.WriteString("\n\n")
+	t.say("end", failure{message, code})
 	t.send()
 }
 

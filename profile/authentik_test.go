@@ -86,10 +86,7 @@ const (
 // TestNoComponentHidesASignIn: authentik looks at the stage that it is at, and not at the component
 // that its client names.
 func TestNoComponentHidesASignIn(t *testing.T) {
-	p, err := profile.Builtin("authentik")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "authentik")
 	for _, slug := range []string{"default-authentication-flow", "our-own-login"} {
 		for _, component := range []string{"", "ak-stage-identification", "ak-stage-password", "ak-stage-consent", "ak-stage-captcha", "ak-stage-authenticator-totp", "ak-provider-oauth2-device-code", "ak-stage-prompt", "ak-stage-email", "x"} {
 			flow := "POST /api/v3/flows/executor/" + slug + "/?query="
@@ -124,10 +121,7 @@ func TestNoComponentHidesASignIn(t *testing.T) {
 }
 
 func TestWhatAFlowOfAuthentikIsFor(t *testing.T) {
-	p, err := profile.Builtin("authentik")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "authentik")
 	for _, c := range []asked{
 		{request: "default-authentication-flow", body: `{"uid_field":"alice"}`, status: 302, to: "/x", action: "sign-in:identification", outcome: profile.None, identifier: "alice"},
 		{request: "default-authentication-flow", body: `{"uid_field":"alice"}`, status: 200, answer: refused, action: "sign-in:identification", outcome: storage.Failed, identifier: "alice"},
@@ -153,10 +147,7 @@ func TestWhatAFlowOfAuthentikIsFor(t *testing.T) {
 }
 
 func TestAuthentikIsProvisionedBySCIM(t *testing.T) {
-	p, err := profile.Builtin("authentik")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "authentik")
 	const scim = " /source/scim/hr/v2/"
 	for _, c := range []asked{
 		{request: "POST" + scim + "Users", body: `{"userName":"bob"}`, status: 201, answer: `{"id":"u-1"}`, action: "admin:create-user", outcome: storage.Success, identifier: "bob", target: "u-1"},
@@ -183,10 +174,7 @@ func TestAuthentikIsProvisionedBySCIM(t *testing.T) {
 }
 
 func TestWhoeverIsMadeInactiveIsBanned(t *testing.T) {
-	p, err := profile.Builtin("authentik")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "authentik")
 	for _, method := range []string{"PUT", "PATCH"} {
 		request := method + " /api/v3/core/users/9/"
 		for body, action := range map[string]string{
@@ -204,10 +192,7 @@ func TestWhoeverIsMadeInactiveIsBanned(t *testing.T) {
 }
 
 func TestReadsOfAuthentikThatAct(t *testing.T) {
-	p, err := profile.Builtin("authentik")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "authentik")
 	for _, c := range []asked{
 		{request: "GET /api/v3/crypto/certificatekeypairs/7/view_private_key/?download=", status: 200, action: "admin:view-private-key", outcome: storage.Success},
 		{request: "GET /api/v3/crypto/certificatekeypairs/7/view_private_key/", status: 403, action: "admin:view-private-key", outcome: storage.Failed},

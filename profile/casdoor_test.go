@@ -10,10 +10,7 @@ import (
 // TestCasdoorTakesCredentialsAnywhere: its filter signs in by the query of any path, it has routes outside
 // its base path, and takes suffixes off.
 func TestCasdoorTakesCredentialsAnywhere(t *testing.T) {
-	p, err := profile.Builtin("casdoor")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "casdoor")
 	const document = "application/json"
 	for _, c := range []struct{ method, path, body, action, identifier string }{
 		{"GET", "/api/health?username=built-in/admin&password=guess", "", "sign-in:query", "built-in/admin"},
@@ -75,10 +72,7 @@ func TestAnIdentifierInAnotherCaseIsOne(t *testing.T) {
 
 // TestFieldsInAFieldOfAFormCount: PocketBase takes them out of @jsonPayload.
 func TestFieldsInAFieldOfAFormCount(t *testing.T) {
-	p, err := profile.Builtin("pocketbase")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "pocketbase")
 	for _, c := range []struct{ method, path, body, action, identifier string }{
 		{"PATCH", "/api/collections/customers/records/7", `@jsonPayload={"password":"n","oldPassword":"o"}`, "user:change-password", ""},
 		{"PATCH", "/api/collections/users/records/7", `name=x&@jsonPayload={"password":"n","oldPassword":"o"}`, "user:change-password", ""},

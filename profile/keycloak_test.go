@@ -41,10 +41,7 @@ func TestASAMLResponseIsNoSignOn(t *testing.T) {
 
 // TestTheAccountAPIOfKeycloakHasAVersion, which its path may name or not.
 func TestTheAccountAPIOfKeycloakHasAVersion(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	for _, account := range []string{" /realms/m/account", " /realms/m/account/v1alpha1"} {
 		for _, c := range []asked{
 			{request: "POST" + account, body: `{"firstName":"x"}`, action: "user:update"},
@@ -71,10 +68,7 @@ func TestTheAccountAPIOfKeycloakHasAVersion(t *testing.T) {
 
 // TestAPreflightIsNoEventOfKeycloak: browsers ask first before they send a token elsewhere.
 func TestAPreflightIsNoEventOfKeycloak(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	for _, path := range []string{"/realms/m/protocol/openid-connect/token", "/realms/m/account/sessions", "/realms/m/account/v1alpha1/sessions", "/realms/m/account/resources", "/admin/realms/m/users/7"} {
 		if m, ok := p.Match("OPTIONS", target(t, path)); !ok || m.Route.Record != profile.Failures {
 			t.Errorf("OPTIONS %s is %q, record %s", path, m.Route.ActionName(), m.Route.Record)
@@ -85,10 +79,7 @@ func TestAPreflightIsNoEventOfKeycloak(t *testing.T) {
 // TestAnUpdateOfKeycloakMayBeMore: the request says whether an account is to be enabled, and brings
 // new passwords. What it asks for is named, whether or not it was so before.
 func TestAnUpdateOfKeycloakMayBeMore(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	const put = "PUT /admin/realms/m/users/7"
 	for _, c := range []asked{
 		{request: put, body: `{"enabled":false}`, action: "admin:ban-user"},
@@ -108,10 +99,7 @@ func TestAnUpdateOfKeycloakMayBeMore(t *testing.T) {
 
 // TestDeletionsByPOST: Keycloak takes some in a POST, and they are no creation of anything.
 func TestDeletionsByPOST(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	const admin = "POST /admin/realms/m/"
 	for _, c := range []asked{
 		{request: admin + "user-storage/3/remove-imported-users", action: "admin:remove-imported-users"},
@@ -129,10 +117,7 @@ func TestDeletionsByPOST(t *testing.T) {
 
 // TestTheEndOfASignOutIsNoSignIn: the provider sends the browser back to its endpoint after both.
 func TestTheEndOfASignOutIsNoSignIn(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	const endpoint = "GET /realms/m/broker/google/endpoint"
 	for _, c := range []asked{
 		{request: endpoint + "/logout_response?state=s", status: 302, to: "https://app.example/", action: "sign-out:broker", outcome: storage.Success},
@@ -148,10 +133,7 @@ func TestTheEndOfASignOutIsNoSignIn(t *testing.T) {
 
 // TestKeycloakIsAdministratedElsewhere: by SCIM, and by the second version of its API.
 func TestKeycloakIsAdministratedElsewhere(t *testing.T) {
-	p, err := profile.Builtin("keycloak")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "keycloak")
 	const scim, api = " /realms/m/scim/v2/", " /admin/api/m/"
 	for _, c := range []asked{
 		{request: "POST" + scim + "Users", body: `{"userName":"bob"}`, status: 201, answer: `{"id":"5"}`, action: "admin:create-user", outcome: storage.Success, identifier: "bob", target: "5"},

@@ -13,10 +13,7 @@ import (
 // TestKratosSendsToItsOtherPort: what is asked of the wrong port is not done, and answered with the
 // address of the other one.
 func TestKratosSendsToItsOtherPort(t *testing.T) {
-	p, err := profile.Builtin("kratos")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "kratos")
 	const admin, public = "http://127.0.0.1:4434", "http://127.0.0.1:4433"
 	for _, c := range []asked{
 		{request: "DELETE /admin/identities/5", status: 307, to: admin + "/admin/identities/5", action: "admin:delete-user", outcome: storage.Failed, target: "5"},
@@ -32,10 +29,7 @@ func TestKratosSendsToItsOtherPort(t *testing.T) {
 
 // TestKratosAdministratesWithoutThePrefix: its admin port adds /admin to every path that lacks it.
 func TestKratosAdministratesWithoutThePrefix(t *testing.T) {
-	p, err := profile.Builtin("kratos")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "kratos")
 	for _, c := range []asked{
 		{request: "DELETE /identities/5", status: 204, action: "admin:delete-user", outcome: storage.Success, target: "5"},
 		{request: "DELETE /identities/5", status: 307, to: "http://127.0.0.1:4434/admin/identities/5", action: "admin:delete-user", outcome: storage.Failed, target: "5"},
@@ -83,10 +77,7 @@ func sameWhen(a, b *profile.Route) bool {
 // TestKratosSettingsAreWhatIsDone: Kratos tries its strategies in a fixed order, and most go by their
 // own fields, whatever method the request names. All but the last take GET, too.
 func TestKratosSettingsAreWhatIsDone(t *testing.T) {
-	p, err := profile.Builtin("kratos")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "kratos")
 	const (
 		post = "POST /self-service/settings?flow=f"
 		get  = "GET /self-service/settings?flow=f&"
@@ -138,10 +129,7 @@ func TestKratosSettingsAreWhatIsDone(t *testing.T) {
 // TestKratosTakesCodesAndTokensAnywhere: recovery and verification read the query and the body together,
 // and a token counts in a POST, too. With an address a mail is sent, and no code is tried.
 func TestKratosTakesCodesAndTokensAnywhere(t *testing.T) {
-	p, err := profile.Builtin("kratos")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "kratos")
 	const recovery, verification = "POST /self-service/recovery?flow=f", "POST /self-service/verification?flow=f"
 	const (
 		sent   = `{"state":"sent_email","ui":{"messages":[{"id":1060003,"type":"info"}]}}`
@@ -171,10 +159,7 @@ func TestKratosTakesCodesAndTokensAnywhere(t *testing.T) {
 // TestKratosSignsUpWithAProvider: its own button sends no method, and what follows is a step; with the
 // provider's token it is done at once.
 func TestKratosSignsUpWithAProvider(t *testing.T) {
-	p, err := profile.Builtin("kratos")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "kratos")
 	const sign, away = "POST /self-service/registration?flow=f", "https://google.example/auth?state=s"
 	for _, c := range []asked{
 		{request: sign, body: "provider=google", status: 303, to: away, action: "sign-up:provider", outcome: profile.None},

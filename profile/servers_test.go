@@ -10,6 +10,16 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
+// builtin is the profile of a server.
+func builtin(t *testing.T, name string) *profile.Profile {
+	t.Helper()
+	p, err := profile.Builtin(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // served is a request to a server and its answer, by the server's source.
 type served struct {
 	profile string
@@ -24,10 +34,7 @@ type served struct {
 // read returns what the profile makes of it.
 func (s *served) read(t *testing.T) (profile.Match, *profile.Exchange) {
 	t.Helper()
-	p, err := profile.Builtin(s.profile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, s.profile)
 	method, path, _ := strings.Cut(s.request, " ")
 	u := target(t, path)
 	m, ok := p.Match(method, u)

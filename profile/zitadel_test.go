@@ -9,10 +9,7 @@ import (
 )
 
 func TestZitadelIsProvisionedBySCIM(t *testing.T) {
-	p, err := profile.Builtin("zitadel")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "zitadel")
 	const scim = " /scim/v2/3000/"
 	for _, c := range []asked{
 		{request: "POST" + scim + "Users", body: `{"userName":"bob"}`, status: 201, answer: `{"id":"5"}`, action: "admin:create-user", outcome: storage.Success, identifier: "bob", target: "5"},
@@ -39,10 +36,7 @@ func TestZitadelIsProvisionedBySCIM(t *testing.T) {
 
 // TestTheBetaOfZitadelIsReadAsWhatCameOfIt: every route of sessions and users.
 func TestTheBetaOfZitadelIsReadAsWhatCameOfIt(t *testing.T) {
-	p, err := profile.Builtin("zitadel")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "zitadel")
 	for _, c := range []asked{
 		{request: "POST /v2beta/sessions", body: `{"checks":{"user":{"loginName":"alice"},"password":{"password":"x"}}}`, status: 201, answer: `{"sessionId":"1","sessionToken":"t"}`, action: "sign-in:password", outcome: storage.Success, identifier: "alice"},
 		{request: "POST /v2beta/sessions", body: `{"checks":{"user":{"loginName":"alice"},"password":{"password":"x"}}}`, status: 400, action: "sign-in:password", outcome: storage.Failed, identifier: "alice"},
@@ -89,10 +83,7 @@ const (
 )
 
 func TestReadsOfZitadelThatAct(t *testing.T) {
-	p, err := profile.Builtin("zitadel")
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := builtin(t, "zitadel")
 	const callback = "/oauth/v2/authorize/callback?id=228000000000000001"
 	for _, c := range []asked{
 		{request: "GET /ui/login/mfa/otp/verify?authRequestID=2&code=1&selectedProvider=4", status: 302, to: callback, action: "sign-in:one-time-code", outcome: storage.Success},

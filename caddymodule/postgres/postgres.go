@@ -139,8 +139,7 @@ func (s *Store) Validate() error {
 // Files implements caddymodule.FileStore.
 func (s *Store) Files() []string { return []string{s.journal} }
 
-// Journal is the journal's file: two stores of one configuration that have the same one must be
-// the same store.
+// Journal implements caddymodule.JournalStore.
 func (s *Store) Journal() string { return s.journal }
 
 // Identity implements caddymodule.StoreModule. It is a hash, because options are secret.
@@ -176,9 +175,10 @@ func (s *Store) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store,
 }
 
 var (
-	_ caddymodule.StoreModule = (*Store)(nil)
-	_ caddymodule.FileStore   = (*Store)(nil)
-	_ caddy.Provisioner       = (*Store)(nil)
-	_ caddy.Validator         = (*Store)(nil)
-	_ caddyfile.Unmarshaler   = (*Store)(nil)
+	_ caddymodule.StoreModule  = (*Store)(nil)
+	_ caddymodule.FileStore    = (*Store)(nil)
+	_ caddymodule.JournalStore = (*Store)(nil)
+	_ caddy.Provisioner        = (*Store)(nil)
+	_ caddy.Validator          = (*Store)(nil)
+	_ caddyfile.Unmarshaler    = (*Store)(nil)
 )
