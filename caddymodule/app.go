@@ -55,6 +55,7 @@ type App struct {
 	// journals are the identities of the stores of this configuration, by their journals.
 	journals map[string]string
 	beside   []*pooledStore // stores of audit_log_api
+	handlers []*Handler     // of this configuration
 	acquired bool
 	log      *slog.Logger
 	ctx      caddy.Context // to look at the http app at the start
@@ -206,13 +207,22 @@ func (a *App) Start() (err error) {
 	}
 	a.startBeside()
 	a.pooled.newsTo(a.out)
-	if app, err := a.ctx.AppIfConfigured("http"); err == nil {
-		if running, ok := app.(*caddyhttp.App); ok {
-			tellSites(running)
-		}
+	http := a.http()
+	if http != nil {
+		tellSites(http)
 	}
 	a.warn(a.ctx)
-	return a.pooled.claim(a, time.Duration(a.Retention))
+	return a.pooled.claim(a, time.Duration(a.Retention), a.scope(http))
+}
+
+// http is the app with the sites; nil if there is none.
+func (a *App) http() *caddyhttp.App {
+	app, err := a.ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil // nothing is served
+	}
+	running, _ := app.(*caddyhttp.App)
+	return running
 }
 
 // startBeside opens the stores of audit_log_api, so that their health is known. One that cannot be
@@ -231,8 +241,8 @@ func (a *App) Stop() error {
 	a.pooled.mu.Lock()
 	a.pooled.endLongest()
 	a.pooled.mu.Unlock()
-	a.pooled.flushNews(a.out)
 	a.pooled.withdraw(a)
+	a.pooled.flushNews(a.out)
 	notTo(a)
 	return nil
 }

@@ -203,6 +203,9 @@ func (d *diagnosis) newest(s *storeFacts, of string, now time.Time) {
 	}
 }
 
+// onNetwork is what to do about a database that is there.
+const onNetwork = "put the database on a disk of this machine, or use store postgres: locks, shared memory and fsync of SQLite do not hold on a network's file system"
+
 func (d *diagnosis) disk(s *storeFacts, of string) {
 	if s.Disk == nil || s.Disk.Total == 0 {
 		return
@@ -215,6 +218,9 @@ func (d *diagnosis) disk(s *storeFacts, of string) {
 		v = failure
 	case s.Disk.Free < lowDisk, share < lowShare:
 		v = warning
+	}
+	if network := s.Disk.Network; network != "" && s.Store == "sqlite" {
+		d.add(warning, "disk", of, "it is on "+network, onNetwork)
 	}
 	d.add(v, "disk", of, text, "make room, move the database, or set retention: without room for entries, requests that fail closed are refused")
 }

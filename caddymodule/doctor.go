@@ -105,6 +105,8 @@ type diskSpace struct {
 	Folder string `json:"folder"`
 	Free   uint64 `json:"free"`
 	Total  uint64 `json:"total"`
+	// Network is what it is called if other machines may share it, such as NFS.
+	Network string `json:"network,omitempty"`
 }
 
 // serveDoctor answers with facts.
@@ -393,7 +395,9 @@ func (p *pooledStore) facts(ctx context.Context) storeFacts {
 	}
 	file := p.file(f.Path)
 	if file != "" {
-		f.Disk = diskOf(filepath.Dir(file))
+		if f.Disk = diskOf(filepath.Dir(file)); f.Disk != nil {
+			f.Disk.Network = networkOf(f.Disk.Folder)
+		}
 	}
 	f.Files = modes(file, p.keyFile)
 	return f

@@ -73,6 +73,7 @@ func TestWhatTheDoctorSays(t *testing.T) {
 		{"less than a twentieth free", func(f *facts) { f.Stores[0].Disk.Free = 4 << 30 }, "disk", warning, "4.0 GiB of 100 GiB are free (4.0 %)"},
 		{"less than 100 MiB free", func(f *facts) { *f.Stores[0].Disk = diskSpace{Free: 99 << 20, Total: 1 << 30} }, "disk", warning, "99 MiB"},
 		{"nothing free", func(f *facts) { f.Stores[0].Disk.Free = 1 << 20 }, "disk", failure, "1.0 MiB"},
+		{"a database on a network", func(f *facts) { f.Stores[0].Disk.Network = "NFS" }, "disk", warning, "it is on NFS"},
 		{"a system that does not say", func(f *facts) { f.Stores[0].Disk = nil }, "", fine, ""},
 		{"a database that others may read", func(f *facts) { f.Stores[0].Files[1].Mode = 0o644 }, "database", failure, "mode 0644"},
 		{"a key that the group may read", func(f *facts) { f.Stores[0].Files[2].Mode = 0o640 }, "key", failure, "mode 0640"},

@@ -23,8 +23,8 @@ func TestForwardingHeadersStay(t *testing.T) {
 		{"X-Forwarded-Host", []string{"a b"}, false},
 	} {
 		h := http.Header{c.name: c.lines}
-		if sanitizeForwarded(h); (len(h[c.name]) > 0) != c.stay {
-			t.Errorf("%s %q became %q", c.name, c.lines, h[c.name])
+		if dropped := sanitizeForwarded(h); (len(h[c.name]) > 0) != c.stay || (dropped == 0) != c.stay {
+			t.Errorf("%s %q became %q, %d dropped", c.name, c.lines, h[c.name], dropped)
 		}
 	}
 }

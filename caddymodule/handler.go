@@ -51,7 +51,8 @@ type Handler struct {
 	// the last second; what is of severity high or critical is on disk) or `async` (in a bounded
 	// queue of 10,000, written four times a second; the answer waits for nothing; a kill loses
 	// what is queued, a power cut about the last second, but of what is written nothing that is
-	// of severity high or critical).
+	// of severity high or critical; when the queue is full, destructive account and admin requests
+	// are refused unless `fail` is open).
 	Durability string `json:"durability,omitempty"`
 
 	// What happens when an entry cannot be written: `open` (the request goes on,
@@ -124,6 +125,7 @@ type Handler struct {
 	durability recorder.Durability
 	fail       recorder.FailPolicy
 	endpoint   *endpointAsker
+	options    []byte // a digest of them
 
 	first *reading // what reading was at the start
 	// site is by what a recognition is kept over a reload; nil before the configuration starts.
@@ -213,6 +215,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.first = first
 	h.reading.Store(first)
+	if h.options, err = h.digest(); err != nil {
+		return err
+	}
+	h.app.handlers = append(h.app.handlers, h)
 	if h.SessionEndpoint != "" {
 		if h.endpoint, err = newEndpointAsker(h.SessionEndpoint); err != nil {
 			return err
@@ -252,7 +258,9 @@ const marker = "audit_log.recorded"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	sanitizeForwarded(r.Header)
+	if dropped := sanitizeForwarded(r.Header); dropped > 0 {
+		h.app.pooled.sanitized.Add(dropped)
+	}
 	now, match, mine := h.match(r)
 	if now.known == profile.Nothing && h.maybeAPI(r.URL.Path) {
 		if h.app.operators.Load() && isOperators(r.URL.EscapedPath()) {
@@ -493,14 +501,17 @@ func (e *edge) Answered() int {
 // sanitizeForwarded drops forwarding headers that could move a request to another
 // path: a Node adapter joins them into the URL that it routes by (threats.md X6).
 // They get this far only from a trusted proxy; Caddy replaces all others.
-// A list, as proxies in a chain make it, moves nothing, and stays.
-func sanitizeForwarded(h http.Header) {
+// A list, as proxies in a chain make it, moves nothing, and stays. It says how many it dropped.
+func sanitizeForwarded(h http.Header) (dropped uint64) {
 	if v, ok := h["X-Forwarded-Proto"]; ok && !eachListed(v, isScheme) {
 		h.Del("X-Forwarded-Proto")
+		dropped++
 	}
 	if v, ok := h["X-Forwarded-Host"]; ok && !eachListed(v, func(host string) bool { return !strings.ContainsAny(host, "/?#@\\ \t") }) {
 		h.Del("X-Forwarded-Host")
+		dropped++
 	}
+	return dropped
 }
 
 // eachListed says whether all elements of a header that is a list (RFC 9110 5.6.1) are as they

@@ -47,6 +47,7 @@ var (
 	hookFailuresDesc  = desc("hook_failures_total", "Hooks that failed; the entry was written all the same.")
 	suppressedDesc    = desc("suppressed_total", "Entries that a hook or a rule has suppressed.")
 	untoldDesc        = desc("events_dropped_total", "Events and log lines of entries that were lost, because what listens to them is too slow; the entries are stored.")
+	sanitizedDesc     = desc("forwarding_headers_dropped_total", "Headers X-Forwarded-Proto and X-Forwarded-Host of trusted proxies that are no scheme or host, and did not reach the auth server.")
 	storeBytesDesc    = desc("store_bytes", "Bytes of the store on disk.")
 	deletedDesc       = desc("retention_deleted_total", "Entries deleted because of their age, by the retention or by hand.")
 	lastRunDesc       = desc("retention_last_run_timestamp_seconds", "When the retention last ran, in seconds since 1970; 0 for never.")
@@ -63,7 +64,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		entriesDesc, writtenDesc, writeSecondsDesc, queueDesc, droppedDesc, writeErrorsDesc, refusedDesc, lookupsDesc,
 		unknownRoutesDesc, rolledUpDesc, hookFailuresDesc, storeBytesDesc, deletedDesc, lastRunDesc, failedDesc,
-		healthDesc, spilledDesc, suppressedDesc, untoldDesc,
+		healthDesc, spilledDesc, suppressedDesc, untoldDesc, sanitizedDesc,
 	} {
 		out <- d
 	}
@@ -90,6 +91,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(unknownRoutesDesc, m.UnknownRoutes)
 	counter(hookFailuresDesc, m.HookFailures)
 	counter(suppressedDesc, m.Suppressed)
+	counter(sanitizedDesc, c.pooled.sanitized.Load())
 	out <- prometheus.MustNewConstHistogram(writeSecondsDesc, m.WriteCount, m.WriteSum, m.Writes)
 
 	now := c.pooled.now()

@@ -48,9 +48,10 @@ type pooledStore struct {
 	log      *slog.Logger // see passing
 	// metrics outlive the open store, so that counters only grow.
 	metrics *recorder.Metrics
-	// coverage and recognized too.
+	// coverage, recognized and sanitized too. That is how many forwarding headers were dropped.
 	coverage   *recorder.Coverage
 	recognized *recognitions
+	sanitized  atomic.Uint64
 
 	// current is open for those who have a lease; nil while there is none to be had at
 	// once. leases are how many there are, or less than 0 while the store is closed: each
@@ -68,8 +69,10 @@ type pooledStore struct {
 	idle chan struct{} // closed when the store is doomed and was closed
 	// longest ends the admin endpoint's answers that last, with each configuration.
 	longest *ending
-	// claims are the retentions of the configurations that run, the newest last.
+	// claims are those of the configurations that run, the newest last.
 	claims []claim
+	// scope is what the log says to be recorded.
+	scope recorder.Scope
 }
 
 // openStore is what requests use of a store that is open.

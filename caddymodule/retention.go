@@ -11,23 +11,25 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 )
 
-// claim is how long one running configuration wants entries to be kept. While a
+// claim is how long one running configuration wants entries to be kept, and what it has recorded. While a
 // reload is under way two configurations run, and the newer one counts; if it then
 // fails to start, the older one counts again.
 type claim struct {
-	app  *App
-	keep time.Duration
+	app   *App
+	keep  time.Duration
+	scope scope
 }
 
-// claim makes keep the retention, until a newer claim or withdraw.
-func (p *pooledStore) claim(a *App, keep time.Duration) error {
+// claim makes keep the retention, until a newer claim or withdraw, and s what is recorded.
+func (p *pooledStore) claim(a *App, keep time.Duration, s scope) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claims = append(p.claims, claim{a, keep})
+	p.claims = append(p.claims, claim{a, keep, s})
 	if err := p.applyClaims(); err != nil {
 		p.claims = p.claims[:len(p.claims)-1]
 		return fmt.Errorf("retention %s: %w", keep, err)
 	}
+	p.applyScope()
 	return nil
 }
 
@@ -44,6 +46,7 @@ func (p *pooledStore) withdraw(a *App) {
 	if err := p.applyClaims(); err != nil { // it was accepted before
 		p.log.Error("setting the audit log's retention", "error", err)
 	}
+	p.applyScope()
 }
 
 // applyClaims hands the newest claim to the open store. The caller holds mu.

@@ -48,7 +48,7 @@ func TestTheNewestRunningConfigurationSaysHowLongEntriesAreKept(t *testing.T) {
 	a, b, c := new(App), new(App), new(App)
 	claim := func(app *App, keep time.Duration) {
 		t.Helper()
-		if err := p.claim(app, keep); err != nil {
+		if err := p.claim(app, keep, scope{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,10 +69,10 @@ func TestTheNewestRunningConfigurationSaysHowLongEntriesAreKept(t *testing.T) {
 
 func TestARetentionThatAStoreCannotKeepIsAnError(t *testing.T) {
 	p := pool(t, writeOnly{})
-	if err := p.claim(new(App), day); !errors.Is(err, retention.ErrCannotDelete) || !strings.Contains(err.Error(), "use store sqlite, or remove retention") {
+	if err := p.claim(new(App), day, scope{}); !errors.Is(err, retention.ErrCannotDelete) || !strings.Contains(err.Error(), "use store sqlite, or remove retention") {
 		t.Errorf("claim says %v", err)
 	}
-	if err := p.claim(new(App), 0); err != nil {
+	if err := p.claim(new(App), 0, scope{}); err != nil {
 		t.Errorf("without retention: %v", err)
 	}
 	if err := checkRetention(day, writeOnly{}); !errors.Is(err, retention.ErrCannotDelete) {

@@ -18,12 +18,8 @@ import (
 // process, each request would drop the locks on it (threats.md D15, X13). Roots that
 // depend on the request are not known, and not looked at.
 func (a *App) checkServed() error {
-	app, err := a.ctx.AppIfConfigured("http")
-	if err != nil {
-		return nil //nolint:nilerr // nothing is served
-	}
-	running, ok := app.(*caddyhttp.App)
-	if !ok {
+	running := a.http()
+	if running == nil {
 		return nil
 	}
 	var found served

@@ -90,6 +90,9 @@ func (s *SQLiteStore) Identity() string {
 
 // OpenStore implements StoreModule.
 func (s *SQLiteStore) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error) {
+	if network := networkOf(filepath.Dir(s.Path)); network != "" {
+		log.Warn("the audit log's database is on a network's file system", "path", s.Path, "file_system", network, "remedy", onNetwork)
+	}
 	return openDatabase(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log}, s.SpillBytes)
 }
 

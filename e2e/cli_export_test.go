@@ -38,7 +38,7 @@ func TestExportsAreFiles(t *testing.T) {
 	db := database(dir)
 	entries := fills(1234)
 	fill(t, db, entries...)
-	startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth"))
+	startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth\n\t\tenabled off"))
 	slices.Reverse(entries)
 	for _, where := range [][]string{{"--address", admin}, {"--db", db}} {
 		out := t.TempDir()
@@ -196,7 +196,7 @@ func TestAKilledExportGoesOn(t *testing.T) {
 		entries = append(entries, e)
 	}
 	fill(t, db, entries...)
-	caddy := startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth"))
+	caddy := startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth\n\t\tenabled off"))
 	out := t.TempDir()
 	args := func(name string, more ...string) []string {
 		return slices.Concat([]string{"audit-log", "export", "--format", "csv", "--output", filepath.Join(out, name)}, more)

@@ -32,6 +32,7 @@ func TestReadingCommandsWithPostgreSQL(t *testing.T) {
 	db := database(t.TempDir())
 	fill(t, db, entries...)
 	n := newNode(t, authServer(t), server.DSN())
+	n.config = strings.Replace(n.config, "durability fsync", "enabled off", 1)
 	n.start()
 	for _, c := range readCommands(entries) {
 		t.Run(c.name, func(t *testing.T) { c.same(t, n.admin, db) })

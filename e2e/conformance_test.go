@@ -120,7 +120,7 @@ func (j *journal) fresh(t testing.TB) []storage.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(page.Entries, func(e storage.Entry) bool { return j.known[e.ID] })
+	return slices.DeleteFunc(harness.Captured(page.Entries), func(e storage.Entry) bool { return j.known[e.ID] })
 }
 
 // facts of an entry, as rows expect them.

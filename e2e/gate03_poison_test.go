@@ -139,7 +139,7 @@ func everyByte(t *testing.T, config func(site string) string, open func() storag
 	return reached + len(ids), lost
 }
 
-// eachEntry shows every entry of a store, page by page.
+// eachEntry shows every captured entry of a store, page by page.
 func eachEntry(t testing.TB, s storage.Lister, show func(*storage.Entry)) {
 	t.Helper()
 	for q := (storage.Query{Limit: storage.MaxLimit}); ; {
@@ -147,8 +147,8 @@ func eachEntry(t testing.TB, s storage.Lister, show func(*storage.Entry)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range page.Entries {
-			show(&page.Entries[i])
+		for _, e := range harness.Captured(page.Entries) {
+			show(&e)
 		}
 		if q.Cursor = page.NextCursor; q.Cursor == "" {
 			return

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
@@ -361,7 +360,7 @@ func (g *injection) checkLog() (lines, bad int) {
 			g.t.Errorf("a line has control characters: %q", in.Text())
 		}
 	}
-	want := len(entriesIn(g.t, database(g.dir), time.Time{})) // those that users write themselves, too
+	want := len(all(g.t, harness.OpenStore(g.t, g.dir), storage.Query{})) // those that users write themselves, too
 	if entries != want {
 		bad++
 		g.t.Errorf("%d lines for %d entries", entries, want)

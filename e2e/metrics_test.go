@@ -108,9 +108,13 @@ func TestMetrics(t *testing.T) {
 	for range 3 {
 		signIn()
 	}
+	const written = "caddy_audit_log_written_total"
 	check := func(when string, want map[string]float64) {
 		t.Helper()
 		got := scrape(t, admin)
+		for end := time.Now().Add(hang); got[written] < want[written] && time.Now().Before(end); got = scrape(t, admin) { // that the log has started is written in the background
+			time.Sleep(10 * time.Millisecond)
+		}
 		for name, value := range want {
 			if v, ok := got[name]; !ok || v != value {
 				t.Errorf("%s: %s is %v (there: %v), want %v", when, name, v, ok, value)
@@ -124,27 +128,28 @@ func TestMetrics(t *testing.T) {
 		`caddy_audit_log_entries_total{class="sign-in",outcome="failed"}`:  3,
 		`caddy_audit_log_entries_total{class="sign-in",outcome="success"}`: 0,
 		`caddy_audit_log_lookups_total{result="failed"}`:                   0,
-		"caddy_audit_log_written_total":                                    3,
-		"caddy_audit_log_write_seconds_count":                              3,
-		`caddy_audit_log_write_seconds_bucket{le="3"}`:                     3,
-		"caddy_audit_log_queue_length":                                     0,
-		"caddy_audit_log_dropped_total":                                    0,
-		"caddy_audit_log_write_errors_total":                               0,
-		"caddy_audit_log_refused_total":                                    0,
-		"caddy_audit_log_unknown_routes_total":                             0,
-		"caddy_audit_log_hook_failures_total":                              0,
-		"caddy_audit_log_suppressed_total":                                 0,
-		"caddy_audit_log_events_dropped_total":                             0,
-		"caddy_audit_log_retention_deleted_total":                          0,
-		"caddy_audit_log_retention_last_run_timestamp_seconds":             0,
-		"caddy_audit_log_retention_failed":                                 0,
+		written:                               4, // with audit-log:started
+		"caddy_audit_log_write_seconds_count": 4,
+		`caddy_audit_log_write_seconds_bucket{le="3"}`:         4,
+		"caddy_audit_log_queue_length":                         0,
+		"caddy_audit_log_dropped_total":                        0,
+		"caddy_audit_log_write_errors_total":                   0,
+		"caddy_audit_log_refused_total":                        0,
+		"caddy_audit_log_unknown_routes_total":                 0,
+		"caddy_audit_log_hook_failures_total":                  0,
+		"caddy_audit_log_suppressed_total":                     0,
+		"caddy_audit_log_events_dropped_total":                 0,
+		"caddy_audit_log_forwarding_headers_dropped_total":     0,
+		"caddy_audit_log_retention_deleted_total":              0,
+		"caddy_audit_log_retention_last_run_timestamp_seconds": 0,
+		"caddy_audit_log_retention_failed":                     0,
 	})
 	reload(t, admin, config("durability commit"))
 	signIn()
 	check("after a reload", map[string]float64{
 		`caddy_audit_log_entries_total{class="sign-in",outcome="failed"}`: 4,
-		"caddy_audit_log_written_total":                                   4,
-		"caddy_audit_log_write_seconds_count":                             4,
+		written:                               6, // it has started with other options
+		"caddy_audit_log_write_seconds_count": 6,
 	})
 }
 

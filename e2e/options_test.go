@@ -82,14 +82,7 @@ func recordedBy(t *testing.T, directive string, acts ...act) ([]storage.Entry, a
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	page, err := harness.OpenStore(t, dir).List(t.Context(), storage.Query{Limit: 500})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, j := 0, len(page.Entries)-1; i < j; i, j = i+1, j-1 {
-		page.Entries[i], page.Entries[j] = page.Entries[j], page.Entries[i]
-	}
-	return page.Entries, last
+	return everyOf(t, harness.OpenStore(t, dir), time.Time{}), last
 }
 
 type answerSeen struct {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -12,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/wire"
@@ -204,27 +204,19 @@ func storedEntries(t *testing.T, dir string, requests map[string]*replay.Exchang
 	t.Helper()
 	store := harness.OpenStore(t, dir)
 	out := make(map[*replay.Exchange][]storage.Entry)
-	for q := (storage.Query{Limit: storage.MaxLimit}); ; {
-		page, err := store.List(context.Background(), q)
-		if err != nil {
-			t.Fatal(err)
+	for _, e := range everyOf(t, store, time.Time{}) {
+		var m struct{ RequestID string }
+		if err := json.Unmarshal(e.Metadata, &m); err != nil {
+			t.Errorf("metadata of %s: %v", e.Action, err)
 		}
-		for _, e := range page.Entries {
-			var m struct{ RequestID string }
-			if err := json.Unmarshal(e.Metadata, &m); err != nil {
-				t.Errorf("metadata of %s: %v", e.Action, err)
-			}
-			x := requests[m.RequestID]
-			if x == nil {
-				t.Errorf("entry %s %s belongs to no request of the client", e.Action, e.Metadata)
-				continue
-			}
-			out[x] = append([]storage.Entry{e}, out[x]...)
+		x := requests[m.RequestID]
+		if x == nil {
+			t.Errorf("entry %s %s belongs to no request of the client", e.Action, e.Metadata)
+			continue
 		}
-		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			return out
-		}
+		out[x] = append(out[x], e)
 	}
+	return out
 }
 
 // findSecrets looks for what the recording keeps secret in the database's files.

@@ -46,7 +46,7 @@ func keeping(dir string, port int, retention, directives string) string {
 	return strings.Replace(harness.Site(dir, port, directives), "\taudit_log {\n", "\taudit_log {\n\t\tretention "+retention+"\n", 1)
 }
 
-// left waits until the store has want entries, and returns how many it has.
+// left waits until the store has want captured entries, and returns how many it has.
 func left(t testing.TB, s *sqlite.Store, want int) int {
 	t.Helper()
 	n := -1
@@ -55,6 +55,7 @@ func left(t testing.TB, s *sqlite.Store, want int) int {
 		if n, err = s.CountBefore(context.Background(), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
+		n -= ownOf(t, s)
 	}
 	return n
 }

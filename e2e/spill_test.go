@@ -39,8 +39,8 @@ func (s *spillSite) start(sqlite string) {
 	s.port, s.admin = harness.FreePort(s.t), "127.0.0.1:"+itoa(harness.FreePort(s.t))
 	s.cmd = startWithAdmin(s.t, s.dir, s.port, s.config(sqlite, "hash.key"))
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if _, body := call(s.t, http.MethodGet, "http://"+s.admin+"/audit-log/health", ""); strings.Contains(body, database(s.dir)) {
-			return // Caddy answers before it has opened its stores
+		if _, body := call(s.t, http.MethodGet, "http://"+s.admin+"/audit-log/health", ""); strings.Contains(body, database(s.dir)) && scrape(s.t, s.admin)["caddy_audit_log_written_total"] > 0 {
+			return // Caddy answers before it has opened its stores; the log says that it has started
 		}
 	}
 }
@@ -153,7 +153,11 @@ func TestSpillEntriesWaitWhileTheDatabaseIsLocked(t *testing.T) {
 	// Other options of the store have the same database and the same journal.
 	reload(t, s.admin, s.config("spill 16MiB", "other.key"))
 	s.record(5)
-	if _, h := s.health(); h.State != "degraded" || h.Stores[0].Waiting != 25 {
+	waiting := func() spillHealth { _, h := s.health(); return h }
+	for end := time.Now().Add(hang); waiting().Stores[0].Waiting < 27 && time.Now().Before(end); { // with the stop of one and the start of the other
+		time.Sleep(10 * time.Millisecond)
+	}
+	if h := waiting(); h.State != "degraded" || h.Stores[0].Waiting != 27 {
 		t.Errorf("after a reload %+v", h)
 	}
 	release()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
@@ -36,7 +37,7 @@ func metadataOf(t testing.TB, e *storage.Entry) metadata {
 	return m
 }
 
-// entriesIn reads every entry of a database since a time, oldest first, over a
+// entriesIn reads every captured entry of a database since a time, oldest first, over a
 // store of its own.
 func entriesIn(t testing.TB, file string, since time.Time) []storage.Entry {
 	t.Helper()
@@ -52,19 +53,31 @@ func entriesIn(t testing.TB, file string, since time.Time) []storage.Entry {
 	return everyOf(t, s, since)
 }
 
-// everyOf reads every entry of a log since a time, oldest first.
+// ownOf is how many entries a log has of its starts and stops.
+func ownOf(t testing.TB, s storage.Lister) (n int) {
+	t.Helper()
+	every := all(t, s, storage.Query{})
+	return len(every) - len(harness.Captured(slices.Clone(every)))
+}
+
+// everyOf reads every captured entry of a log since a time, oldest first.
 func everyOf(t testing.TB, s storage.Lister, since time.Time) []storage.Entry {
 	t.Helper()
-	var all []storage.Entry
-	for q := (storage.Query{From: since, Limit: storage.MaxLimit}); ; {
+	return harness.Captured(all(t, s, storage.Query{From: since}))
+}
+
+// all reads every entry that a query asks for, oldest first.
+func all(t testing.TB, s storage.Lister, q storage.Query) (entries []storage.Entry) {
+	t.Helper()
+	for q.Limit = storage.MaxLimit; ; {
 		page, err := s.List(context.Background(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, page.Entries...)
+		entries = append(entries, page.Entries...)
 		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			slices.Reverse(all)
-			return all
+			slices.Reverse(entries)
+			return entries
 		}
 	}
 }

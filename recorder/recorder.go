@@ -209,6 +209,21 @@ func (rec *Recorder) write(e storage.Entry, o Observer) error {
 	return err
 }
 
+// errFull is why an intent is not kept with Async.
+var errFull = errors.New("the audit log's queue is full")
+
+// intend stores an intent. With Async it is in the queue; when that is full, what fails closed is
+// refused, and what does not goes on without one (threats.md E6.2).
+func (rec *Recorder) intend(e storage.Entry) error {
+	if rec.Durability != Async {
+		return rec.write(e, nil)
+	}
+	if !rec.Writer.Offer(rec.stored(&e), e) {
+		return errFull
+	}
+	return nil
+}
+
 // enqueue leaves the entry to the background.
 func (rec *Recorder) enqueue(e storage.Entry, o Observer) { rec.Writer.Enqueue(rec.stored(&e), e, o) }
 
@@ -246,7 +261,7 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	if !x.hooked(&e) {
 		return x, nil
 	}
-	if err := rec.write(e, nil); err != nil {
+	if err := rec.intend(e); err != nil {
 		if rec.closed(m.Route) {
 			rec.Writer.Metrics.Refused()
 			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)

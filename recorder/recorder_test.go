@@ -455,6 +455,55 @@ func TestAFullQueueSaysHowMuchIsMissing(t *testing.T) {
 	})
 }
 
+// TestAFullQueueRefusesWhatDestroys: with Async, what fails closed is not done without a place for
+// its entry; everything else goes on.
+func TestAFullQueueRefusesWhatDestroys(t *testing.T) {
+	for _, c := range []struct {
+		path    string
+		fail    recorder.FailPolicy
+		refused bool
+	}{
+		{"/delete-user", recorder.FailDefault, true},
+		{"/admin/remove-user", recorder.FailDefault, true},
+		{"/delete-user", recorder.FailOpen, false},
+		{"/sign-out", recorder.FailDefault, false},
+		{"/sign-in/email", recorder.FailDefault, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newRig(t, func(o *recorder.Options) { o.Durability, o.Fail = recorder.Async, c.fail })
+			g.store.set(true)
+			filler := storage.Entry{Action: "x"}
+			filler.Sanitize()
+			for g.writer.Offer(storage.Commit, filler) {
+				time.Sleep(time.Microsecond)
+			}
+			served := false
+			answer := g.do("POST", c.path, `{}`, cookie("s-admin"), func(w http.ResponseWriter, r *http.Request) {
+				served = true
+				answers(200, `{}`)(w, r)
+			})
+			if served == c.refused || (answer.Code == http.StatusServiceUnavailable) != c.refused {
+				t.Errorf("%s: served %v, answered %d", c.path, served, answer.Code)
+			}
+			g.store.set(false)
+			must(t, g.writer.Close(t.Context()))
+			events, intents := 0, 0
+			for _, e := range g.store.Entries() {
+				switch {
+				case e.Action == "x" || e.Action == "audit-log:dropped":
+				case e.Status == storage.Unknown:
+					intents++
+				default:
+					events++
+				}
+			}
+			if dropped := g.writer.Stats().Dropped; uint64(events)+dropped != 1 || intents > 0 {
+				t.Errorf("%s: %d entries, %d dropped, %d intents; want one event", c.path, events, dropped, intents)
+			}
+		})
+	}
+}
+
 func target(path string) *url.URL {
 	u, err := url.ParseRequestURI(path)
 	if err != nil {

@@ -184,16 +184,27 @@ func (w *Writer) warn(err error) {
 // with Fsync if it is high or critical, if another of its batch needs that, or once the
 // Writer was closed. The observer hears of it once it is written; it may be nil.
 func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool {
-	severe := e.Severity >= severity.High
-	if severe {
-		d = storage.Fsync
-	}
 	i := item{entry: e, durability: d, observer: o}
-	if w.put(i) || severe && w.putSoon(i) {
+	if w.offer(i) {
 		return true
 	}
 	w.drop(i)
 	return false
+}
+
+// Offer is Enqueue for an entry that is not missing if there is no place for it: nobody hears of
+// it, and it is not counted.
+func (w *Writer) Offer(d storage.Durability, e storage.Entry) bool {
+	return w.offer(item{entry: e, durability: d})
+}
+
+// offer puts an item into the queue; one that is severe waits a little for its place.
+func (w *Writer) offer(i item) bool {
+	severe := i.entry.Severity >= severity.High
+	if severe {
+		i.durability = storage.Fsync
+	}
+	return w.put(i) || severe && w.putSoon(i)
 }
 
 // putSoon is put for what is worth waiting for.

@@ -35,6 +35,34 @@ type Clock interface {
 // Watcher is a Store that other processes write to, and that hears of it.
 type Watcher interface {
 	// Watch calls woken soon after anybody has written to the log, until ctx ends. It is a
-	// hint: a call may be missing, and may come for nothing. woken must not block.
-	Watch(ctx context.Context, woken func())
+	// hint: a call may be missing, and may come for nothing. late is of which time entries
+	// were written that are more than LateAfter old. woken must not block.
+	Watch(ctx context.Context, woken func(late Span))
+}
+
+// LateAfter is how old an entry is that a Watcher calls late: it comes out of a journal, or from
+// a clock that is behind.
+const LateAfter = time.Minute
+
+// Span is from the oldest of some entries to the newest. The zero value is of none.
+type Span struct{ From, To time.Time }
+
+// Empty says whether it is of no entry.
+func (s Span) Empty() bool { return s.From.IsZero() }
+
+// With is the span of what is in one of two, and what is between them.
+func (s Span) With(other Span) Span {
+	switch {
+	case s.Empty():
+		return other
+	case other.Empty():
+		return s
+	}
+	if other.From.Before(s.From) {
+		s.From = other.From
+	}
+	if other.To.After(s.To) {
+		s.To = other.To
+	}
+	return s
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -148,6 +149,13 @@ func OpenStore(t testing.TB, dir string) *sqlite.Store {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// Captured leaves out what the log says of itself when it starts and stops.
+func Captured(entries []storage.Entry) []storage.Entry {
+	return slices.DeleteFunc(entries, func(e storage.Entry) bool {
+		return e.Action == "audit-log:started" || e.Action == "audit-log:stopped"
+	})
 }
 
 var (

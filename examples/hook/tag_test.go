@@ -55,7 +55,7 @@ func TestTheReadme(t *testing.T) {
 	}
 	_ = res.Body.Close()
 	page, err := harness.OpenStore(t, dir).List(context.Background(), storage.Query{})
-	if err != nil || page.Total != 1 || gjson.GetBytes(page.Entries[0].Metadata, "team").Str != "identity" {
+	if entries := harness.Captured(page.Entries); err != nil || len(entries) != 1 || gjson.GetBytes(entries[0].Metadata, "team").Str != "identity" {
 		t.Errorf("%+v, %v", page, err)
 	}
 }

@@ -16,10 +16,10 @@ import (
 
 const (
 	// Window is how old an entry may be when it changes: an outcome that comes later than
-	// that after its intent is not told.
+	// that after its intent is not told, unless a Watcher says so.
 	Window = 2 * time.Minute
 	// longestGap bounds how far back it is looked when the store did not list, or did not have
-	// all that was written, for a while.
+	// all that was written, for a while, here or at another node.
 	longestGap = time.Hour
 	// every is the time between two looks, and pause the least of it however much is written.
 	every = time.Second
@@ -56,7 +56,8 @@ type Follower struct {
 	mu        sync.Mutex
 	closed    bool
 	listeners map[*Listener]struct{}
-	look      *look // under way while there are listeners; nil without
+	look      *look        // under way while there are listeners; nil without
+	late      storage.Span // of what others have written late, not looked at yet
 	looking   sync.WaitGroup
 }
 
@@ -103,6 +104,16 @@ func (f *Follower) Wake() {
 	}
 }
 
+// hear is told that somebody has written, and of which time late entries are.
+func (f *Follower) hear(late storage.Span) {
+	if !late.Empty() {
+		f.mu.Lock()
+		f.late = f.late.With(late)
+		f.mu.Unlock()
+	}
+	f.Wake()
+}
+
 // Listen returns a Listener that hears of everything which is written from now on: what
 // is listed after Listen has returned, and what is heard, is all there is. It fails when
 // ctx ends first, or the Follower is closed.
@@ -136,7 +147,7 @@ func (f *Follower) start() {
 	now := f.look
 	f.looking.Go(func() { f.run(ctx, now) })
 	if f.watcher != nil {
-		f.looking.Go(func() { f.watcher.Watch(ctx, f.Wake) })
+		f.looking.Go(func() { f.watcher.Watch(ctx, f.hear) })
 	}
 }
 
@@ -190,6 +201,7 @@ func (f *Follower) Close() {
 // run looks until nobody listens.
 func (f *Follower) run(ctx context.Context, now *look) {
 	f.newsOf(ctx, now, func([]storage.Entry) {}) // what is there already is no news
+	f.takeLate()
 	close(now.ready)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -201,6 +213,7 @@ func (f *Follower) run(ctx context.Context, now *look) {
 		case <-f.wake:
 		}
 		f.newsOf(ctx, now, f.tell)
+		f.lateNews(ctx, now, f.tell)
 		select {
 		case <-ctx.Done():
 			return
@@ -249,6 +262,44 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 			now.well.Store(began.UnixNano())
 		}
 	}
+}
+
+func (f *Follower) takeLate() storage.Span {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer func() { f.late = storage.Span{} }()
+	return f.late
+}
+
+// lateNews tells what others have written so late that it is below the window. What is known of
+// that time already comes again, unless it was told in the last seconds.
+func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.Entry)) {
+	late, began := f.takeLate(), time.Now()
+	if late.Empty() || !late.From.Before(began.Add(-Window)) {
+		return
+	}
+	var news batch
+	q := storage.Query{From: later(late.From, began.Add(-longestGap)), To: late.To, Limit: storage.MaxLimit, NoTotal: true}
+	for range maxPages {
+		page, err := f.page(ctx, q)
+		if err != nil { // newsOf warns
+			f.mu.Lock()
+			f.late = f.late.With(late)
+			f.mu.Unlock()
+			break
+		}
+		for i := range page.Entries {
+			e := &page.Entries[i]
+			if digest := now.digest(e); now.known[e.ID] != digest {
+				now.known[e.ID] = digest
+				news.add(e, tell)
+			}
+		}
+		if q.Cursor = page.NextCursor; q.Cursor == "" {
+			break
+		}
+	}
+	news.flush(tell)
 }
 
 // well says whether no entries wait elsewhere to be written. A look that begins while some do

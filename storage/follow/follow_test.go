@@ -184,3 +184,50 @@ func TestWhatWasWrittenMeanwhileIsHeard(t *testing.T) {
 		}
 	})
 }
+
+// shared is a store that other processes write to.
+type shared struct {
+	*memory.Store
+	woken chan storage.Span
+}
+
+func (s *shared) Watch(ctx context.Context, woken func(storage.Span)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case late := <-s.woken:
+			woken(late)
+		}
+	}
+}
+
+// TestWhatAnotherNodeWritesLateIsHeard: what waited in its journal for longer than the window, as
+// far back as an hour, each once.
+func TestWhatAnotherNodeWritesLateIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shared{memory.New(0), make(chan storage.Span)}
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		before := entry("told before", storage.Success)
+		write(t, s, before)
+		l := listen(t, f)
+		var late []storage.Entry
+		for _, ago := range []time.Duration{2 * time.Hour, 50 * time.Minute, 10 * time.Minute} {
+			e := entry(ago.String(), storage.Success)
+			e.CreatedAt = e.CreatedAt.Add(-ago)
+			late = append(late, e)
+		}
+		write(t, s, late...)
+		s.woken <- storage.Span{From: late[1].CreatedAt, To: late[2].CreatedAt}
+		s.woken <- storage.Span{From: late[0].CreatedAt, To: late[0].CreatedAt}
+		if got := fmt.Sprint(heard(l, 3*time.Second)); got != "[50m0s success 10m0s success]" {
+			t.Errorf("heard %s", got)
+		}
+		s.woken <- storage.Span{From: before.CreatedAt, To: before.CreatedAt} // within the window
+		s.woken <- storage.Span{}
+		if got := heard(l, time.Minute); len(got) != 0 {
+			t.Errorf("heard %s again", got)
+		}
+	})
+}

@@ -39,9 +39,10 @@ type Store struct {
 	stopAhead   context.CancelFunc
 	aheadDone   chan struct{}
 	// options are those that it was opened with. written says to tell that something was
-	// written, and toldAll is closed when tell has ended.
+	// written, with late, and toldAll is closed when tell has ended.
 	options Options
 	written chan struct{}
+	late    lateEntries
 	toldAll chan struct{}
 	closed  sync.Once
 }

@@ -262,3 +262,15 @@ func TestAHostThatSwallowsPacketsLeavesTimeForTheNext(t *testing.T) {
 		}
 	}
 }
+
+// TestANotificationHasASpan: what other versions write is understood as far as it can be.
+func TestANotificationHasASpan(t *testing.T) {
+	span := storage.Span{From: time.UnixMilli(1_700_000_000_123), To: time.UnixMilli(1_700_000_000_456)}
+	for text, want := range map[string]storage.Span{
+		payload(span): span, payload(storage.Span{}): {}, payload(span) + " and more": span, "x": {}, "1": {}, "2 1": {}, "1.5 2": {}, "1 99999999999999999999": {},
+	} {
+		if got := spanOf(text); !got.From.Equal(want.From) || !got.To.Equal(want.To) {
+			t.Errorf("%q is %v, want %v", text, got, want)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
@@ -14,20 +15,21 @@ import (
 func TestOneNodeHearsWhatAnotherWrites(t *testing.T) {
 	dsn, table := pgtest.DSN(t), pgtest.Table(t)
 	reader, writer := open(t, postgres.Options{DSN: dsn, Table: table}), open(t, postgres.Options{DSN: dsn, Table: table})
-	woken, ctx := make(chan struct{}, 100), t.Context()
+	woken, ctx := make(chan storage.Span, 100), t.Context()
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		reader.Watch(ctx, func() { woken <- struct{}{} })
+		reader.Watch(ctx, func(late storage.Span) { woken <- late })
 	}()
-	heard := func(what string) {
+	heard := func(what string) (late storage.Span) {
 		t.Helper()
 		select {
-		case <-woken:
+		case late = <-woken:
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s: nothing was heard", what)
 		}
+		return late
 	}
 	heard("the beginning")
 	for i := range 3 {
@@ -44,6 +46,16 @@ func TestOneNodeHearsWhatAnotherWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard("a write after that")
+	late := []storage.Entry{storagetest.Entry(5), storagetest.Entry(6), storagetest.Entry(7)}
+	for i, ago := range []time.Duration{3 * time.Hour, time.Hour, 0} {
+		late[i].CreatedAt = time.Now().Add(-ago).UTC().Truncate(time.Millisecond)
+	}
+	if err := writer.Write(ctx, late...); err != nil {
+		t.Fatal(err)
+	}
+	if span := heard("late entries"); !span.From.Equal(late[0].CreatedAt) || !span.To.Equal(late[1].CreatedAt) {
+		t.Errorf("late is %v, want %v to %v", span, late[0].CreatedAt, late[1].CreatedAt)
+	}
 	cancel()
 	<-ended
 }

@@ -198,7 +198,7 @@ func (w *writer) attempt(ctx context.Context, batch []*job) error {
 		return err
 	})
 	if err == nil {
-		w.store.wrote()
+		w.store.wrote(entries)
 	}
 	return err
 }

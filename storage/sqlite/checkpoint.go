@@ -33,6 +33,10 @@ const (
 	tooLongLog = 8 * longLog
 	// lastSync bounds the last fsync, when the store is closed.
 	lastSync = 5 * time.Second
+	// overwriteAfter is how long after the last deletion the log is cut, so that what was deleted
+	// is not in its older pages any more (threats.md D19). A log that begins with an empty file
+	// costs commits more for a while, so a long deletion has it cut once.
+	overwriteAfter = 3 * time.Second
 )
 
 // checkpointer runs passive checkpoints; they never block readers or the writer.
@@ -43,6 +47,36 @@ type checkpointer struct {
 	db     *sql.DB // one connection: one checkpoint at a time
 	cancel context.CancelFunc
 	done   chan struct{}
+	// deleted is when something was deleted whose pages may still be in the log, in nanoseconds
+	// since the start; 0 if nothing was.
+	deleted atomic.Int64
+	began   time.Time
+}
+
+// forget says that something was deleted.
+func (c *checkpointer) forget() {
+	c.deleted.Store(int64(time.Since(c.began)))
+	c.store.writer.growth.add(1) // it may have nothing to do
+}
+
+// overwrite cuts the log's file if something was deleted a while ago; it is tried again while
+// somebody reads an older state.
+func (c *checkpointer) overwrite(ctx context.Context) error {
+	at := c.deleted.Load()
+	if at == 0 {
+		return nil
+	}
+	if time.Since(c.began)-time.Duration(at) < overwriteAfter {
+		c.store.writer.growth.add(1) // it is looked at again in growthLife
+		return nil
+	}
+	j := &job{overwrite: true, durability: storage.Fsync}
+	if err := c.store.writer.submitIdle(ctx, j); err != nil || !j.overwritten {
+		c.store.writer.growth.add(1)
+		return err
+	}
+	c.deleted.CompareAndSwap(at, 0)
+	return nil
 }
 
 func startCheckpointer(s *Store) (*checkpointer, error) {
@@ -51,7 +85,7 @@ func startCheckpointer(s *Store) (*checkpointer, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &checkpointer{store: s, db: db, cancel: cancel, done: make(chan struct{})}
+	c := &checkpointer{store: s, db: db, cancel: cancel, done: make(chan struct{}), began: time.Now()}
 	go c.run(ctx)
 	return c, nil
 }
@@ -83,6 +117,7 @@ func (c *checkpointer) run(ctx context.Context) {
 	for c.await(ctx) {
 		c.store.writer.growth.n.Store(0)
 		c.warn(ctx, c.settle(ctx))
+		c.warn(ctx, c.overwrite(ctx))
 		if !pause(ctx, nil, checkpointEvery) {
 			return
 		}

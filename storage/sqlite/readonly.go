@@ -157,7 +157,7 @@ func look[T any](ctx context.Context, r *Reader, ask func(*view) (T, error)) (T,
 
 // askOnce asks in one transaction: the answer is true of one moment.
 func askOnce[T any](ctx context.Context, r *Reader, quiet bool, ask func(*view) (T, error)) (answer T, err error) {
-	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "temp_store(MEMORY)", "query_only(ON)"}}
+	q := url.Values{"mode": {"ro"}, "_pragma": {busyPragma, "temp_store(MEMORY)", "query_only(ON)"}}
 	if quiet {
 		q.Set("immutable", "1") // else SQLite makes the log's files
 	} else {

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	driver "modernc.org/sqlite" // registers the driver "sqlite"
 
@@ -315,13 +316,18 @@ func prepareFile(path string) error {
 	return nil
 }
 
+// busyTimeout is how long a connection waits for a lock.
+const busyTimeout = 5 * time.Second
+
+var busyPragma = fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())
+
 func openDB(path string, conns int, pragmas ...string) (*sql.DB, error) {
-	return openURL(path, conns, url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "temp_store(MEMORY)"}, pragmas...)})
+	return openURL(path, conns, url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{busyPragma, "temp_store(MEMORY)"}, pragmas...)})
 }
 
 // openReadOnly makes no file and changes none.
 func openReadOnly(path string) (*sql.DB, error) {
-	return openURL(path, 1, url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "query_only(ON)"}})
+	return openURL(path, 1, url.Values{"mode": {"ro"}, "_pragma": {busyPragma, "query_only(ON)"}})
 }
 
 func openURL(path string, conns int, q url.Values) (*sql.DB, error) {

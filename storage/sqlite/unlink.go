@@ -32,6 +32,9 @@ func (s *Store) Unlink(ctx context.Context, userID string) (n int, err error) {
 			n += part
 		}
 	}
+	if n > 0 {
+		s.ticker.forget()
+	}
 	return n, err
 }
 

@@ -48,6 +48,9 @@ type job struct {
 	// checkpoint moves the rest of the log into the database, before the
 	// transaction.
 	checkpoint bool
+	// overwrite does so, too, and cuts the log's file, unless somebody reads an older state of
+	// it. The job is alone; overwritten says whether it could.
+	overwrite, overwritten bool
 	// then is called after the commit, before anything else is done.
 	then   func()
 	queued time.Time // when it came into the writer's queue
@@ -297,7 +300,7 @@ func (w *writer) take(batch []*job, n int) ([]*job, int) {
 func (w *writer) commit(batch []*job) {
 	w.tellWaits(batch)
 	for len(batch) > 0 {
-		n := slices.IndexFunc(batch, func(j *job) bool { return j.do != nil })
+		n := slices.IndexFunc(batch, func(j *job) bool { return j.do != nil || j.overwrite })
 		switch {
 		case n < 0:
 			n = len(batch)
@@ -338,8 +341,26 @@ func (w *writer) tellWaits(batch []*job) {
 	}
 }
 
+// overwrite moves all of the log into the database and cuts its file to nothing. It waits for no
+// reader.
+func (w *writer) overwrite() (done bool, err error) {
+	ctx := context.Background()
+	if _, err := w.conn.ExecContext(ctx, "PRAGMA busy_timeout=0"); err != nil {
+		return false, err
+	}
+	var busy, pages, moved int
+	err = w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
+	_, failed := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", busyTimeout.Milliseconds()))
+	return err == nil && busy == 0, errors.Join(err, failed)
+}
+
 func (w *writer) transact(batch []*job) error {
 	if err := w.setDurability(batch); err != nil {
+		return err
+	}
+	if batch[0].overwrite {
+		var err error
+		batch[0].overwritten, err = w.overwrite()
 		return err
 	}
 	if slices.ContainsFunc(batch, func(j *job) bool { return j.checkpoint }) {
