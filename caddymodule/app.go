@@ -44,6 +44,11 @@ type App struct {
 	// applies it within seconds.
 	Retention caddy.Duration `json:"retention,omitempty"`
 
+	// Whether whoever reads the entries of others through the API, or the whole log on the
+	// operators' surfaces, has an entry `audit-log:read` of that: one for each reader and ten
+	// minutes. Default: false.
+	Reads *bool `json:"reads,omitempty"`
+
 	// operators is whether there is an audit_log_api.
 	operators atomic.Bool
 
@@ -214,6 +219,8 @@ func (a *App) Start() (err error) {
 	a.warn(a.ctx)
 	return a.pooled.claim(a, time.Duration(a.Retention), a.scope(http))
 }
+
+func (a *App) reads() bool { return a.Reads != nil && *a.Reads }
 
 // http is the app with the sites; nil if there is none.
 func (a *App) http() *caddyhttp.App {

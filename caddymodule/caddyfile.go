@@ -27,6 +27,7 @@ func init() {
 //			store    <name> { ... }
 //			key_file <file>
 //			retention <age>
+//			reads on|off
 //		}
 //	}
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -61,8 +62,12 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if err := a.unmarshalRetention(d); err != nil {
 				return err
 			}
+		case "reads":
+			if err := onOff(d, &a.Reads); err != nil {
+				return err
+			}
 		default:
-			return d.Errf("unrecognized audit_log option '%s': use store, key_file or retention here; what concerns one site goes into its audit_log directive", d.Val())
+			return d.Errf("unrecognized audit_log option '%s': use store, key_file, retention or reads here; what concerns one site goes into its audit_log directive", d.Val())
 		}
 	}
 	return nil

@@ -416,7 +416,7 @@ func (h *Handler) serveAPI(run *running, w http.ResponseWriter, r *http.Request,
 	if ambiguous {
 		return rejectAmbiguous(w, r)
 	}
-	run.api.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Asker: asker, Store: run.store.store, Writer: run.store.writer, Ending: h.ending, Exiting: caddy.Exiting})
+	run.api.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Asker: asker, Store: run.store.store, Writer: run.store.writer, Readings: run.store.readings, Ending: h.ending, Exiting: caddy.Exiting})
 	return nil
 }
 

@@ -108,7 +108,7 @@ func (o *OperatorAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	defer o.pooled.release()
-	store.operator.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Store: store.store, Door: o.door(r), Ending: o.ending, Exiting: caddy.Exiting})
+	store.operator.Serve(w, r, httpapi.Call{Path: path, ClientIP: clientIP(r), Store: store.store, Door: o.door(r), Readings: store.readings, Ending: o.ending, Exiting: caddy.Exiting})
 	return nil
 }
 
@@ -201,7 +201,7 @@ func serveEntries(w http.ResponseWriter, r *http.Request) error {
 	if path == "/" || strings.HasPrefix(path, "/viewer/") {
 		return apiError(http.StatusNotFound, errors.New("the page is not on the admin endpoint: use audit_log_api"))
 	}
-	store.operator.Serve(w, r, httpapi.Call{Path: path, Store: store.store, Door: httpapi.Door{Decided: true}, Ending: p.ending(), Exiting: caddy.Exiting})
+	store.operator.Serve(w, r, httpapi.Call{Path: path, Store: store.store, Door: httpapi.Door{Decided: true}, Readings: store.readings, Ending: p.ending(), Exiting: caddy.Exiting})
 	return nil
 }
 

@@ -84,6 +84,7 @@ type openStore struct {
 	limiter   *httpapi.Limiter
 	operator  *httpapi.Operator
 	streams   *httpapi.Streams
+	readings  *httpapi.Readings
 	coverage  *recorder.Coverage
 	// recognized outlives it.
 	recognized *recognitions
@@ -131,6 +132,7 @@ func (p *pooledStore) openLocked() error {
 		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
+	p.open.readings = httpapi.NewReadings(p.open.writer)
 	p.open.writer.Metrics, p.open.writer.Written, p.open.writer.Observer = p.metrics, streams.Wake, p.open.news.observer(nil, nil)
 	p.current.Store(p.open)
 	return nil
@@ -317,6 +319,7 @@ func (o *openStore) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitWait)
 	defer cancel()
 	o.streams.Close()
+	o.readings.Close()
 	o.retention.Close()
 	if err := o.writer.Close(ctx); err != nil {
 		log.Error("closing the audit log", "error", err)

@@ -49,7 +49,8 @@ func (p *pooledStore) withdraw(a *App) {
 	p.applyScope()
 }
 
-// applyClaims hands the newest claim to the open store. The caller holds mu.
+// applyClaims hands the newest claim to the open store: for how long it keeps entries, and whether
+// it notes who reads them. The caller holds mu.
 func (p *pooledStore) applyClaims() error {
 	if p.open == nil {
 		return nil
@@ -57,6 +58,7 @@ func (p *pooledStore) applyClaims() error {
 	keep := time.Duration(0)
 	if n := len(p.claims); n > 0 {
 		keep = p.claims[n-1].keep
+		p.open.readings.Enable(p.claims[n-1].app.reads())
 	}
 	return p.open.retention.Keep(keep)
 }

@@ -72,7 +72,7 @@ func (a *App) scope(http *caddyhttp.App) scope {
 		each = append(each, fmt.Sprintf("%s\n%x\n", site, h.options))
 	}
 	slices.Sort(each)
-	s.options = fmt.Appendf(nil, "%d\n%s", a.Retention, strings.Join(each, ""))
+	s.options = fmt.Appendf(nil, "%d %t\n%s", a.Retention, a.reads(), strings.Join(each, ""))
 	if http != nil {
 		s.sites = sitesOf(http)
 	}

@@ -42,16 +42,16 @@ func (q *request) everything() bool { return q.operator || q.administrator() }
 // everybody's, elsewhere the caller's own, unless an administrator asks for others.
 // It returns false to everybody else who does.
 func (q *request) narrow(wanted *listQuery) bool {
-	foreign := q.operator || wanted.all || wanted.hasUserID && wanted.userID != q.session.UserID || wanted.identifierHash != ""
+	wanted.foreign = q.operator || wanted.all || wanted.hasUserID && wanted.userID != q.session.UserID || wanted.identifierHash != ""
 	admin := q.everything()
 	switch {
-	case foreign && !admin:
+	case wanted.foreign && !admin:
 		return false
-	case foreign && wanted.identifierHash != "":
+	case wanted.foreign && wanted.identifierHash != "":
 		wanted.UserID, wanted.IdentifierHash = nil, wanted.identifierHash
-	case foreign && wanted.hasUserID:
+	case wanted.foreign && wanted.hasUserID:
 		wanted.UserID = &wanted.userID
-	case foreign:
+	case wanted.foreign:
 		wanted.UserID = nil
 	default:
 		own := q.own()

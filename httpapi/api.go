@@ -79,6 +79,8 @@ type Call struct {
 	Writer *recorder.Writer
 	// Door of the operators' surface; nobody else needs it.
 	Door Door
+	// Readings hear who reads the entries of others; nil: nobody does.
+	Readings *Readings
 	// Ending is done when the server begins to shut down, by a new configuration or
 	// because the process ends; nil: never.
 	Ending context.Context

@@ -26,6 +26,8 @@ type listQuery struct {
 	hasUserID bool
 	// all is true when everybody's entries are asked for.
 	all bool
+	// foreign is true once it is known that not only the caller's own are.
+	foreign bool
 	// identifier is what was typed to sign in, and identifierHash the keyed hash of it:
 	// whose attempts are asked for. With one, the entries may be anybody's.
 	identifier, identifierHash string

@@ -166,6 +166,7 @@ func (q *request) wanted() (storage.Query, bool) {
 		q.foreign()
 		return storage.Query{}, false
 	}
+	q.noteQuery(&wanted)
 	return wanted.Query, true
 }
 
@@ -229,6 +230,7 @@ func (q *request) get(id string) {
 		q.fail(http.StatusNotFound, "NOT_FOUND", "Audit log entry not found")
 		return
 	}
+	q.noteEntry(&e)
 	q.answer(http.StatusOK, q.shown(&e))
 }
 

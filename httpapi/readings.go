@@ -1,0 +1,208 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+)
+
+const (
+	readAction = "audit-log:read"
+	// readingWindow is the time for which one reader has one entry: a page that is looked at asks
+	// again and again.
+	readingWindow = 10 * time.Minute
+	// maxReaders bounds those who have one at a time; whoever comes beyond has one for each request.
+	maxReaders = 1000
+	// maxReadOf bounds whose entries such an entry names.
+	maxReadOf = 20
+)
+
+// Readings leaves an entry in the log of whoever reads the entries of others: at once for the
+// first request of a reader, and again, with counts, when ten minutes are over. It is off until
+// Enable. A nil one notes nothing. It is safe for concurrent use.
+type Readings struct {
+	writer *recorder.Writer
+	on     atomic.Bool
+
+	// mu protects the fields below.
+	mu     sync.Mutex
+	open   map[reader]*reading
+	closed bool
+}
+
+// NewReadings returns Readings that write with a Writer, and end before it: Close.
+func NewReadings(writer *recorder.Writer) *Readings {
+	return &Readings{writer: writer, open: map[reader]*reading{}}
+}
+
+// Enable says whether readers are noted.
+func (r *Readings) Enable(on bool) { r.on.Store(on) }
+
+// reader is who reads.
+type reader struct {
+	// user is the auth server's name of an administrator; operator is whom Caddy has let in by
+	// name. Both are "" for operators without one.
+	user, operator, ip string
+}
+
+// reading is what one reader has read in a window.
+type reading struct {
+	entry     storage.Entry
+	from, to  time.Time
+	count     int
+	endpoints map[string]int
+	of        []string // tags of users and of identifiers
+	moreOf    bool
+	timer     *time.Timer
+}
+
+// readMetadata is the metadata of its entry.
+type readMetadata struct {
+	Count     int            `json:"count"`
+	From      string         `json:"from"`
+	To        string         `json:"to"`
+	Endpoints map[string]int `json:"endpoints"`
+	// Of are keyed hashes of the users and identifiers whose entries were asked for; all of them
+	// may have been if there are none.
+	Of       []string `json:"of,omitempty"`
+	MoreOf   bool     `json:"moreOf,omitempty"`
+	Operator string   `json:"operator,omitempty"`
+	Class    string   `json:"class"`
+	Source   string   `json:"source"`
+}
+
+// note hears of a request that was answered. of is the tag of whose entries were asked for, ""
+// for everybody's.
+func (r *Readings) note(who reader, endpoint, of string) {
+	if r == nil || !r.on.Load() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	w := r.open[who]
+	first := w == nil
+	if first {
+		w = &reading{from: now, endpoints: map[string]int{}}
+		w.entry = storage.Entry{UserID: who.user, IPAddress: who.ip, Action: readAction, Status: storage.Success, CreatedAt: now}
+	}
+	w.count++
+	w.to = now
+	w.endpoints[endpoint]++
+	switch {
+	case of == "" || slices.Contains(w.of, of):
+	case len(w.of) == maxReadOf:
+		w.moreOf = true
+	default:
+		w.of = append(w.of, of)
+	}
+	if !first {
+		return
+	}
+	r.write(who, w, r.writer.Observer)
+	if r.closed || len(r.open) >= maxReaders {
+		return
+	}
+	r.open[who] = w
+	w.timer = time.AfterFunc(readingWindow, func() { r.end(who, w) })
+}
+
+// end writes what has come since the first request.
+func (r *Readings) end(who reader, w *reading) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open[who] != w {
+		return
+	}
+	delete(r.open, who)
+	w.timer.Stop()
+	if w.count > 1 {
+		r.write(who, w, nil) // it is no second event
+	}
+}
+
+// write leaves the entry to the Writer's background, where it takes the place of the one before.
+func (r *Readings) write(who reader, w *reading, told recorder.Observer) {
+	metadata, err := json.Marshal(readMetadata{
+		Count: w.count, From: w.from.UTC().Format(storage.TimeLayout), To: w.to.UTC().Format(storage.TimeLayout), Endpoints: maps.Clone(w.endpoints),
+		Of: w.of, MoreOf: w.moreOf, Operator: storage.Clean(who.operator, storage.MaxUserID), Class: "custom", Source: "api",
+	})
+	if err != nil {
+		metadata = nil // cannot happen: texts and numbers
+	}
+	w.entry.Metadata, w.entry.Severity = metadata, severity.Low
+	if w.endpoints["export"] > 0 {
+		w.entry.Severity = severity.Medium
+	}
+	w.entry.Sanitize()
+	r.writer.Enqueue(storage.Commit, w.entry, told)
+}
+
+// Close writes what is open. What is noted later has an entry for each request.
+func (r *Readings) Close() {
+	r.mu.Lock()
+	r.closed = true
+	left := maps.Clone(r.open)
+	r.mu.Unlock()
+	for who, w := range left {
+		r.end(who, w)
+	}
+}
+
+// noteQuery notes who asks for the entries of others with a query.
+func (q *request) noteQuery(wanted *listQuery) {
+	if !wanted.foreign {
+		return
+	}
+	of := wanted.identifierHash
+	if of == "" && wanted.hasUserID {
+		of = q.userTag(wanted.userID)
+	}
+	endpoint := strings.TrimPrefix(q.Path, "/")
+	if endpoint == "list-audit-logs" {
+		endpoint = "list"
+	}
+	q.noteRead(endpoint, of)
+}
+
+// noteEntry notes who has got a single entry that is not the reader's own.
+func (q *request) noteEntry(e *storage.Entry) {
+	own := q.own()
+	if q.operator || !own.Matches(e) {
+		q.noteRead("get", q.userTag(e.UserID))
+	}
+}
+
+func (q *request) noteRead(endpoint, of string) {
+	if q.r.Method != http.MethodHead { // it shows nothing
+		q.Readings.note(q.reader(), endpoint, of)
+	}
+}
+
+func (q *request) reader() reader {
+	if q.operator {
+		operator := q.Door.User
+		if operator == "" {
+			operator = q.Door.Forwarded
+		}
+		return reader{operator: operator, ip: q.ClientIP}
+	}
+	return reader{user: q.session.UserID, ip: q.ClientIP}
+}
+
+// userTag is the keyed hash of a user's id: an id in another entry's metadata would outlive its user.
+func (q *request) userTag(id string) string {
+	if id == "" || q.Redactor == nil {
+		return ""
+	}
+	return q.Redactor.HashTag("userId", id)
+}
