@@ -61,6 +61,8 @@ type App struct {
 	journals map[string]string
 	beside   []*pooledStore // stores of audit_log_api
 	handlers []*Handler     // of this configuration
+	// activeBefore is of the configuration that was active when this one started.
+	activeBefore context.Context
 	acquired bool
 	log      *slog.Logger
 	ctx      caddy.Context // to look at the http app at the start
@@ -201,6 +203,7 @@ func (a *App) Start() (err error) {
 	if err := a.checkServed(); err != nil {
 		return err
 	}
+	a.activeBefore = caddy.ActiveContext().Context
 	logTo(a)
 	defer func() {
 		if err != nil {
@@ -248,6 +251,7 @@ func (a *App) Stop() error {
 	a.pooled.mu.Lock()
 	a.pooled.endLongest()
 	a.pooled.mu.Unlock()
+	a.pooled.newsTo(a.out) // a newer configuration may have failed
 	a.pooled.withdraw(a)
 	a.pooled.flushNews(a.out)
 	notTo(a)
@@ -257,12 +261,15 @@ func (a *App) Stop() error {
 // newsOutputs is where this configuration tells of entries.
 func (a *App) newsOutputs() *outputs { return a.out }
 
-// Cleanup gives the store back; the last request that uses it closes it.
+// Cleanup gives the store back; the last request that uses it closes it. Caddy does not stop
+// apps when what it does after their start fails, such as a remote admin endpoint.
 func (a *App) Cleanup() error {
 	if !a.acquired {
 		return nil
 	}
 	a.acquired = false
+	a.pooled.withdraw(a)
+	notTo(a)
 	_, err := stores.Delete(a.poolKey)
 	return err
 }

@@ -259,7 +259,9 @@ const marker = "audit_log.recorded"
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if dropped := sanitizeForwarded(r.Header); dropped > 0 {
-		h.app.pooled.sanitized.Add(dropped)
+		if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted { // others' are replaced anyway
+			h.app.pooled.sanitized.Add(dropped)
+		}
 	}
 	now, match, mine := h.match(r)
 	if now.known == profile.Nothing && h.maybeAPI(r.URL.Path) {
@@ -500,7 +502,7 @@ func (e *edge) Answered() int {
 
 // sanitizeForwarded drops forwarding headers that could move a request to another
 // path: a Node adapter joins them into the URL that it routes by (threats.md X6).
-// They get this far only from a trusted proxy; Caddy replaces all others.
+// They get to the server only from a trusted proxy; Caddy replaces all others.
 // A list, as proxies in a chain make it, moves nothing, and stays. It says how many it dropped.
 func sanitizeForwarded(h http.Header) (dropped uint64) {
 	if v, ok := h["X-Forwarded-Proto"]; ok && !eachListed(v, isScheme) {

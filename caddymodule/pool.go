@@ -133,6 +133,7 @@ func (p *pooledStore) openLocked() error {
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
 	}
 	p.open.readings = httpapi.NewReadings(p.open.writer)
+	p.open.writer.Unlinked = p.open.readings.Unlink
 	p.open.writer.Metrics, p.open.writer.Written, p.open.writer.Observer = p.metrics, streams.Wake, p.open.news.observer(nil, nil)
 	p.current.Store(p.open)
 	return nil

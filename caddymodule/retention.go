@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 )
@@ -29,7 +30,7 @@ func (p *pooledStore) claim(a *App, keep time.Duration, s scope) error {
 		p.claims = p.claims[:len(p.claims)-1]
 		return fmt.Errorf("retention %s: %w", keep, err)
 	}
-	p.applyScope()
+	p.applyScope(recorder.StopConfiguration)
 	return nil
 }
 
@@ -46,7 +47,7 @@ func (p *pooledStore) withdraw(a *App) {
 	if err := p.applyClaims(); err != nil { // it was accepted before
 		p.log.Error("setting the audit log's retention", "error", err)
 	}
-	p.applyScope()
+	p.applyScope(a.stopReason())
 }
 
 // applyClaims hands the newest claim to the open store: for how long it keeps entries, and whether
@@ -56,11 +57,15 @@ func (p *pooledStore) applyClaims() error {
 		return nil
 	}
 	keep := time.Duration(0)
+	reads := false
 	if n := len(p.claims); n > 0 {
-		keep = p.claims[n-1].keep
-		p.open.readings.Enable(p.claims[n-1].app.reads())
+		keep, reads = p.claims[n-1].keep, p.claims[n-1].app.reads()
 	}
-	return p.open.retention.Keep(keep)
+	if err := p.open.retention.Keep(keep); err != nil {
+		return err
+	}
+	p.open.readings.Enable(reads)
+	return nil
 }
 
 // checkRetention says what is wrong with a retention, as far as that can be seen

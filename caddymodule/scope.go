@@ -15,6 +15,18 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 )
 
+// stopReason is why this configuration ends, if no other one is there. One that failed to start
+// never was the active one.
+func (a *App) stopReason() recorder.StopReason {
+	switch {
+	case caddy.Exiting():
+		return recorder.StopExit
+	case a.activeBefore == caddy.ActiveContext().Context:
+		return recorder.StopFailed
+	}
+	return recorder.StopConfiguration
+}
+
 // scope is what a configuration has recorded, before the key is known by which its digest is
 // made: what is in it are options that nobody should guess from a log.
 type scope struct {
@@ -95,8 +107,8 @@ func sitesOf(http *caddyhttp.App) (sites []string) {
 }
 
 // applyScope tells the log what the newest configuration has recorded, if that is something else
-// than before. The caller holds mu.
-func (p *pooledStore) applyScope() {
+// than before. why is for when it is nothing. The caller holds mu.
+func (p *pooledStore) applyScope(why recorder.StopReason) {
 	if p.open == nil {
 		return
 	}
@@ -110,7 +122,7 @@ func (p *pooledStore) applyScope() {
 	}
 	p.scope = now
 	if now.Config == "" {
-		p.open.writer.Stopped(before, caddy.Exiting())
+		p.open.writer.Stopped(before, why)
 		return
 	}
 	p.open.writer.Started(now, before.Config)

@@ -90,10 +90,11 @@ func (s *SQLiteStore) Identity() string {
 
 // OpenStore implements StoreModule.
 func (s *SQLiteStore) OpenStore(ctx context.Context, log *slog.Logger) (storage.Store, error) {
-	if network := networkOf(filepath.Dir(s.Path)); network != "" {
+	store, err := openDatabase(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log}, s.SpillBytes)
+	if network := networkOf(filepath.Dir(s.Path)); network != "" { // its folder is there now
 		log.Warn("the audit log's database is on a network's file system", "path", s.Path, "file_system", network, "remedy", onNetwork)
 	}
-	return openDatabase(ctx, sqlite.Options{Path: s.Path, Table: s.Table, Logger: log}, s.SpillBytes)
+	return store, err
 }
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:

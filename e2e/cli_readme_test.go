@@ -34,13 +34,16 @@ func TestTheReadmesQuestionsAreAnswered(t *testing.T) {
 		if got.status != 0 {
 			t.Errorf("%s ends with %d: %s", line[1], got.status, got.errors)
 		}
-		ran[args[0]] = got.out
+		ran[args[0]+args[1]] = got.out
 	}
-	if lines := strings.Split(strings.TrimSpace(ran["list"]), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `"action":"delete-user"`) {
-		t.Errorf("who deleted an account: %s", ran["list"])
+	if lines := strings.Split(strings.TrimSpace(ran["list--class"]), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `"action":"delete-user"`) {
+		t.Errorf("who deleted an account: %s", ran["list--class"])
 	}
-	if !strings.Contains(ran["stats"], `"total": 3,`) {
-		t.Errorf("the attack on one account: %s", ran["stats"])
+	if got := ran["list--text"]; strings.Count(got, "\n") != 1 || !strings.Contains(got, `"action":"audit-log:started"`) {
+		t.Errorf("what the log says of itself: %s", got)
+	}
+	if !strings.Contains(ran["stats--identifier"], `"total": 3,`) {
+		t.Errorf("the attack on one account: %s", ran["stats--identifier"])
 	}
 	if b, err := os.ReadFile(file); err != nil || strings.Count(string(b), "\n") != 4 {
 		t.Errorf("the failed sign-ins: %v\n%s", err, b)

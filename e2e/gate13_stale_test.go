@@ -28,13 +28,17 @@ func TestGate13StaleSession(t *testing.T) {
 	far, farEnded, farLast := awaitFar()
 	gates.Print(t, 13, "%d reads after a sign-out or ban, %d stale; on another node %v at the latest; with a cookie cache %d reads, %d stale, %d of 9 mixtures of credentials judged as the auth server does; control, the cache itself: %d of %d stale; %d open tails, %d ended with their session, the last after %v; %d of sessions that ended without this Caddy, %d ended, the last after %v",
 		reads, stale, latest.Round(10*time.Millisecond), cached, fresh, pairs, control, cached, tails, ended, last.Round(10*time.Millisecond), far, farEnded, farLast.Round(10*time.Millisecond))
-	if ended != tails || last > 5*time.Second {
+	slack := 3 * time.Second // others may be at work on the machine
+	if gates.Full() {
+		slack = time.Second // the time between two reads, and that of a question
+	}
+	if ended != tails || last > 4*time.Second+slack {
 		t.Error("every open tail has to end with its session, at once")
 	}
-	if farEnded != far || farLast > 31*time.Second { // and the time of a question
+	if farEnded != far || farLast > 30*time.Second+slack {
 		t.Error("every open tail has to end within half a minute of its session")
 	}
-	if stale > 0 || fresh > 0 || control != cached || pairs != 9 || latest > 6*time.Second { // 5 s, and the time between two reads
+	if stale > 0 || fresh > 0 || control != cached || pairs != 9 || latest > 5*time.Second+slack {
 		t.Error("the figures must be 0, about 5 s, 0, 9, and all of them in the control")
 	}
 }

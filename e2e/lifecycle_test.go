@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -71,7 +74,11 @@ func TestTheLogSaysWhenItStopped(t *testing.T) {
 	if err := harness.TryLoad(t, with("rollup 0")+beside("bind 192.0.2.1")); err == nil {
 		t.Fatal("a configuration with an address that is not this machine's was taken")
 	}
-	failed := len(ownEntries(t, dir, 2)) - 2 // 2 if our app started before the other failed
+	said := ownEntries(t, dir, 2)
+	failed := len(said) - 2 // 2 if our app started before the other failed
+	if last := said[len(said)-1]; last.Config != second.Config || failed != 0 && failed != 2 {
+		t.Errorf("after a reload that failed the log says %+v", said)
+	}
 	harness.Load(t, with("enabled off"))
 	off := lastOwn(t, dir, failed+3)
 	harness.Load(t, with("checks off"))
@@ -108,6 +115,67 @@ func TestTheLogSaysWhenItStopped(t *testing.T) {
 	}
 	if len(first.Config) != 16 || first.Config == second.Config {
 		t.Errorf("digests %q and %q", first.Config, second.Config)
+	}
+}
+
+// TestARefusedConfigurationHidesNoStop: one whose apps have started, and that Caddy then refuses
+// without stopping them. The stop is told, too, by whoever tells of entries.
+func TestARefusedConfigurationHidesNoStop(t *testing.T) {
+	harness.Use(t)
+	dir, port := t.TempDir(), harness.FreePort(t)
+	with := func(port int, options string) string {
+		return harness.Site(dir, port, fmt.Sprintf("audit_log {\nprofile better_auth\n%s\n}\nrespond ok", options))
+	}
+	harness.Load(t, with(port, ""))
+	var config map[string]any
+	if err := json.Unmarshal(harness.Adapt(t, with(harness.FreePort(t), "checks off")), &config); err != nil {
+		t.Fatal(err)
+	}
+	config["admin"] = map[string]any{"disabled": true, "remote": map[string]any{"listen": "127.0.0.1:0", "access_control": []any{map[string]any{"public_keys": []string{"no key"}}}}}
+	refused, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(refused, true); err == nil {
+		t.Fatal("an access control without a key was taken")
+	}
+	harness.Load(t, fmt.Sprintf("http://127.0.0.1:%d {\nrespond ok\n}\n", port))
+	own := ownEntries(t, dir, 4)
+	var said []string
+	for _, o := range own {
+		said = append(said, fmt.Sprintf("%s %s %v", o.Action, o.Reason, o.Config == own[0].Config))
+	}
+	if want := []string{"started  true", "started  false", "started  true", "stopped configuration true"}; !slices.Equal(said, want) {
+		t.Errorf("the log says %q, want %q", said, want)
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "caddy.log"))
+	if err != nil || strings.Count(string(log), `"action":"audit-log:stopped","status"`) != 1 {
+		t.Errorf("Caddy's log does not tell of the stop once: %v\n%s", err, log)
+	}
+}
+
+// TestAFailedStartIsNoStopOfARunningCaddy: nobody is to be alarmed by a port that is taken.
+func TestAFailedStartIsNoStopOfARunningCaddy(t *testing.T) {
+	harness.Use(t)
+	dir, port := t.TempDir(), harness.FreePort(t)
+	taken := fmt.Sprintf("http://127.0.0.1:%d {\nbind 192.0.2.1\n}\n", harness.FreePort(t))
+	for range 20 { // apps start in random order
+		if err := harness.TryLoad(t, harness.Site(dir, port, "audit_log\nrespond ok")+taken); err == nil {
+			t.Fatal("a configuration with an address that is not this machine's was taken")
+		}
+	}
+	harness.Load(t, harness.Site(dir, port, "audit_log\nrespond ok"))
+	var own []ownEntry
+	for end := time.Now().Add(hang); len(own)%2 == 0 && time.Now().Before(end); { // with that of the last start
+		own = ownEntries(t, dir, 1)
+	}
+	if len(own) < 3 {
+		t.Fatalf("of 20 starts that failed none had begun to record: %+v", own)
+	}
+	for i, o := range own[:len(own)-1] {
+		if i%2 == 0 && o.Action != "started" || i%2 == 1 && (o.Action != "stopped" || o.Reason != "failed start" || o.Severity != severity.Medium) {
+			t.Errorf("entry %d: %+v", i, o)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"encoding/json"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ const (
 	// readingWindow is the time for which one reader has one entry: a page that is looked at asks
 	// again and again.
 	readingWindow = 10 * time.Minute
+	// tryAgain is when an entry that found no place is tried again.
+	tryAgain = time.Minute
 	// maxReaders bounds those who have one at a time; whoever comes beyond has one for each request.
 	maxReaders = 1000
 	// maxReadOf bounds whose entries such an entry names.
@@ -44,6 +45,17 @@ func NewReadings(writer *recorder.Writer) *Readings {
 	return &Readings{writer: writer, open: map[reader]*reading{}}
 }
 
+// Unlink takes a deleted user's id out of what is not written yet.
+func (r *Readings) Unlink(userID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for who, w := range r.open {
+		if who.user == userID {
+			w.entry.UserID = ""
+		}
+	}
+}
+
 // Enable says whether readers are noted.
 func (r *Readings) Enable(on bool) { r.on.Store(on) }
 
@@ -60,8 +72,10 @@ type reading struct {
 	from, to  time.Time
 	count     int
 	endpoints map[string]int
+	everybody int      // requests for the entries of all
 	of        []string // tags of users and of identifiers
 	moreOf    bool
+	written   bool // the first state was
 	timer     *time.Timer
 }
 
@@ -71,11 +85,12 @@ type readMetadata struct {
 	From      string         `json:"from"`
 	To        string         `json:"to"`
 	Endpoints map[string]int `json:"endpoints"`
-	// Of are keyed hashes of the users and identifiers whose entries were asked for; all of them
-	// may have been if there are none.
-	Of       []string `json:"of,omitempty"`
-	MoreOf   bool     `json:"moreOf,omitempty"`
-	Operator string   `json:"operator,omitempty"`
+	// Everybody is how many of them asked for the entries of all; Of are keyed hashes of the users
+	// and identifiers that the others named.
+	Everybody int      `json:"everybody,omitempty"`
+	Of        []string `json:"of,omitempty"`
+	MoreOf    bool     `json:"moreOf,omitempty"`
+	Operator  string   `json:"operator,omitempty"`
 	Class    string   `json:"class"`
 	Source   string   `json:"source"`
 }
@@ -99,7 +114,9 @@ func (r *Readings) note(who reader, endpoint, of string) {
 	w.to = now
 	w.endpoints[endpoint]++
 	switch {
-	case of == "" || slices.Contains(w.of, of):
+	case of == "":
+		w.everybody++
+	case slices.Contains(w.of, of):
 	case len(w.of) == maxReadOf:
 		w.moreOf = true
 	default:
@@ -108,7 +125,7 @@ func (r *Readings) note(who reader, endpoint, of string) {
 	if !first {
 		return
 	}
-	r.write(who, w, r.writer.Observer)
+	w.written = r.write(who, w, r.writer.Observer)
 	if r.closed || len(r.open) >= maxReaders {
 		return
 	}
@@ -116,25 +133,31 @@ func (r *Readings) note(who reader, endpoint, of string) {
 	w.timer = time.AfterFunc(readingWindow, func() { r.end(who, w) })
 }
 
-// end writes what has come since the first request.
+// end writes what has come since the first request. If there is no place for it, it stays open.
 func (r *Readings) end(who reader, w *reading) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open[who] != w {
 		return
 	}
+	told := r.writer.Observer
+	if w.written {
+		told = nil // it is no second event
+	}
+	if (w.count > 1 || !w.written) && !r.write(who, w, told) && !r.closed {
+		w.timer.Reset(tryAgain)
+		return
+	}
 	delete(r.open, who)
 	w.timer.Stop()
-	if w.count > 1 {
-		r.write(who, w, nil) // it is no second event
-	}
 }
 
-// write leaves the entry to the Writer's background, where it takes the place of the one before.
-func (r *Readings) write(who reader, w *reading, told recorder.Observer) {
+// write leaves the entry to the Writer's background, where it takes the place of the one before;
+// false if there is no place for it.
+func (r *Readings) write(who reader, w *reading, told recorder.Observer) bool {
 	metadata, err := json.Marshal(readMetadata{
-		Count: w.count, From: w.from.UTC().Format(storage.TimeLayout), To: w.to.UTC().Format(storage.TimeLayout), Endpoints: maps.Clone(w.endpoints),
-		Of: w.of, MoreOf: w.moreOf, Operator: storage.Clean(who.operator, storage.MaxUserID), Class: "custom", Source: "api",
+		Count: w.count, From: w.from.UTC().Format(storage.TimeLayout), To: w.to.UTC().Format(storage.TimeLayout), Endpoints: w.endpoints,
+		Everybody: w.everybody, Of: w.of, MoreOf: w.moreOf, Operator: storage.Clean(who.operator, storage.MaxUserID), Class: "custom", Source: "api",
 	})
 	if err != nil {
 		metadata = nil // cannot happen: texts and numbers
@@ -144,7 +167,7 @@ func (r *Readings) write(who reader, w *reading, told recorder.Observer) {
 		w.entry.Severity = severity.Medium
 	}
 	w.entry.Sanitize()
-	r.writer.Enqueue(storage.Commit, w.entry, told)
+	return r.writer.Offer(storage.Commit, w.entry, told)
 }
 
 // Close writes what is open. What is noted later has an entry for each request.
@@ -171,20 +194,14 @@ func (q *request) noteQuery(wanted *listQuery) {
 	if endpoint == "list-audit-logs" {
 		endpoint = "list"
 	}
-	q.noteRead(endpoint, of)
+	q.Readings.note(q.reader(), endpoint, of)
 }
 
 // noteEntry notes who has got a single entry that is not the reader's own.
 func (q *request) noteEntry(e *storage.Entry) {
 	own := q.own()
 	if q.operator || !own.Matches(e) {
-		q.noteRead("get", q.userTag(e.UserID))
-	}
-}
-
-func (q *request) noteRead(endpoint, of string) {
-	if q.r.Method != http.MethodHead { // it shows nothing
-		q.Readings.note(q.reader(), endpoint, of)
+		q.Readings.note(q.reader(), "get", q.userTag(e.UserID))
 	}
 }
 

@@ -24,6 +24,7 @@ type readEntry struct {
 	Severity  severity.Level
 	Count     int
 	Endpoints map[string]int
+	Everybody int
 	Of        []string
 	MoreOf    bool
 	Operator  string
@@ -105,14 +106,14 @@ func TestWhoReadsTheEntriesOfOthersIsNoted(t *testing.T) {
 		operator(httpapi.Door{Forwarded: "otto"}, "/histogram?from=2026-01-01&to=2026-01-02&step=3600000")
 		operator(httpapi.Door{Decided: true}, "/list")
 		time.Sleep(11 * time.Minute)
-		first.Count, first.Severity, first.Of = 5, severity.Medium, []string{bob, typed}
+		first.Count, first.Everybody, first.Severity, first.Of = 5, 2, severity.Medium, []string{bob, typed}
 		first.Endpoints = map[string]int{"list": 2, "get": 1, "tally": 1, "export": 1}
 		got := readers(t, store)
 		slices.SortStableFunc(got, func(a, b readEntry) int { return strings.Compare(a.User+a.Operator, b.User+b.Operator) })
 		want := []readEntry{
-			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Endpoints: map[string]int{"list": 1}},
-			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Endpoints: map[string]int{"list": 1}, Operator: "olga"},
-			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Endpoints: map[string]int{"histogram": 1}, Operator: "otto"},
+			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Everybody: 1, Endpoints: map[string]int{"list": 1}},
+			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Everybody: 1, Endpoints: map[string]int{"list": 1}, Operator: "olga"},
+			{IP: "192.0.2.2", Severity: severity.Low, Count: 1, Everybody: 1, Endpoints: map[string]int{"histogram": 1}, Operator: "otto"},
 			first,
 		}
 		if !reflect.DeepEqual(got, want) {
@@ -125,6 +126,35 @@ func TestWhoReadsTheEntriesOfOthersIsNoted(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := readers(t, store); len(got) != len(want)+1 || got[len(want)].Count != 3 {
 			t.Errorf("after the end: %+v", got)
+		}
+	})
+}
+
+// TestADeletedReaderStaysAway: what is written at the end of a window does not bring the id back.
+func TestADeletedReaderStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(0)
+		api := accessAPI(t, store)
+		readings := httpapi.NewReadings(api.writer)
+		defer readings.Close()
+		readings.Enable(true)
+		api.writer.Unlinked = readings.Unlink
+		for range 2 {
+			r, w := get("/list?scope=all"), httptest.NewRecorder()
+			r.Header.Set("Cookie", "better-auth.session_token=role")
+			api.Serve(w, r, httpapi.Call{Path: "/list", ClientIP: "192.0.2.1", Asker: identities["role"], Store: api.store, Writer: api.writer, Readings: readings})
+			if w.Code != http.StatusOK {
+				t.Fatal(w.Code, w.Body)
+			}
+		}
+		time.Sleep(time.Second)
+		if got := readers(t, store); len(got) != 1 || got[0].User != "root" {
+			t.Errorf("before: %+v", got)
+		}
+		api.writer.Unlink("root", true)
+		time.Sleep(11 * time.Minute)
+		if got := readers(t, store); len(got) != 1 || got[0].User != "" || got[0].Count != 2 {
+			t.Errorf("after: %+v", got)
 		}
 	})
 }

@@ -16,7 +16,7 @@ const (
 	// maxSites bounds the sites that such an entry names.
 	maxSites = 20
 	// scopeTimeout bounds how long a start or a stop waits for its entry.
-	scopeTimeout = time.Second
+	scopeTimeout = 500 * time.Millisecond
 )
 
 // Scope is what one running configuration has recorded. The zero value is nothing.
@@ -37,8 +37,8 @@ type scopeMetadata struct {
 	MoreSites int `json:"moreSites,omitempty"`
 	// PreviousConfig is what was recorded until then, if it was something else.
 	PreviousConfig string `json:"previousConfig,omitempty"`
-	// Reason is why it stopped: "exit", or "configuration" if Caddy goes on without it.
-	Reason string `json:"reason,omitempty"`
+	// Reason is why it stopped.
+	Reason StopReason `json:"reason,omitempty"`
 	// Node is the machine's name: several may write to one log.
 	Node   string `json:"node,omitempty"`
 	Class  string `json:"class"`
@@ -47,19 +47,32 @@ type scopeMetadata struct {
 
 // Started writes an entry that says what is recorded from now on, and the digest of what was
 // until now; "" if nothing was (threats.md A30; PCI DSS 4.0, 10.2.1.6). If the store does not take
-// it in a second, it is left to the background.
+// it at once, it is left to the background.
 func (w *Writer) Started(now Scope, before string) {
 	w.tellScope(startedAction, severity.Medium, now, scopeMetadata{PreviousConfig: before})
 }
 
-// Stopped writes an entry that says what is no longer recorded: because the process ends, or,
-// which is more severe, while it goes on.
-func (w *Writer) Stopped(was Scope, exit bool) {
-	if exit {
-		w.tellScope(stoppedAction, severity.Medium, was, scopeMetadata{Reason: "exit"})
-		return
+// StopReason is why nothing is recorded any more.
+type StopReason string
+
+// The reasons.
+const (
+	// StopExit: the process ends in an orderly way.
+	StopExit StopReason = "exit"
+	// StopFailed: a configuration began to record, and then failed to start.
+	StopFailed StopReason = "failed start"
+	// StopConfiguration: the process goes on with a configuration that does not record.
+	StopConfiguration StopReason = "configuration"
+)
+
+// Stopped writes an entry that says what is no longer recorded. It is most severe while the
+// process goes on.
+func (w *Writer) Stopped(was Scope, why StopReason) {
+	level := severity.Medium
+	if why == StopConfiguration {
+		level = severity.High
 	}
-	w.tellScope(stoppedAction, severity.High, was, scopeMetadata{Reason: "configuration"})
+	w.tellScope(stoppedAction, level, was, scopeMetadata{Reason: why})
 }
 
 func (w *Writer) tellScope(action string, level severity.Level, s Scope, m scopeMetadata) {
@@ -76,13 +89,25 @@ func (w *Writer) tellScope(action string, level severity.Level, s Scope, m scope
 	}
 	e := storage.Entry{Action: action, Status: storage.Success, Severity: level, Metadata: metadata}
 	e.Sanitize()
+	done := make(chan struct{})
+	go func() { // a store may not heed its context
+		defer close(done)
+		w.writeOwn(e)
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * scopeTimeout):
+	}
+}
+
+// writeOwn writes an entry of the log about itself, or leaves it to the background.
+func (w *Writer) writeOwn(e storage.Entry) {
 	ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), storage.Fsync), scopeTimeout)
 	defer cancel()
-	if err := w.write(ctx, []storage.Entry{e}); err != nil {
-		w.Enqueue(storage.Fsync, e, w.Observer)
-		return
-	}
-	if w.Observer != nil {
+	switch err := w.write(ctx, []storage.Entry{e}); {
+	case err == nil && w.Observer != nil:
 		w.Observer.EntryWritten(e)
+	case err != nil && !w.Offer(storage.Fsync, e, w.Observer):
+		w.log.Error("the audit log has no entry of its own start or stop", "action", e.Action, "error", err)
 	}
 }

@@ -218,7 +218,7 @@ func (rec *Recorder) intend(e storage.Entry) error {
 	if rec.Durability != Async {
 		return rec.write(e, nil)
 	}
-	if !rec.Writer.Offer(rec.stored(&e), e) {
+	if !rec.Writer.Offer(rec.stored(&e), e, nil) {
 		return errFull
 	}
 	return nil

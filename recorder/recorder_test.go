@@ -474,7 +474,7 @@ func TestAFullQueueRefusesWhatDestroys(t *testing.T) {
 			g.store.set(true)
 			filler := storage.Entry{Action: "x"}
 			filler.Sanitize()
-			for g.writer.Offer(storage.Commit, filler) {
+			for g.writer.Offer(storage.Commit, filler, nil) {
 				time.Sleep(time.Microsecond)
 			}
 			served := false

@@ -71,8 +71,11 @@ type Writer struct {
 	// Written is called after each write that the store took; it must be quick. Set it
 	// before the first entry; nil calls nothing.
 	Written func()
-	// Observer hears of entries that say how many are missing; nil for nobody.
+	// Observer hears of entries that the log has of itself; nil for nobody.
 	Observer Observer
+	// Unlinked hears of a user whose id is taken out of the entries, so that nothing writes it
+	// again; it must be quick. Set it before the first entry; nil calls nothing.
+	Unlinked func(userID string)
 
 	store storage.Store
 	log   *slog.Logger
@@ -192,10 +195,10 @@ func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool
 	return false
 }
 
-// Offer is Enqueue for an entry that is not missing if there is no place for it: nobody hears of
-// it, and it is not counted.
-func (w *Writer) Offer(d storage.Durability, e storage.Entry) bool {
-	return w.offer(item{entry: e, durability: d})
+// Offer is Enqueue for an entry that nobody misses. Without a place for it, it returns false and
+// counts nothing.
+func (w *Writer) Offer(d storage.Durability, e storage.Entry, o Observer) bool {
+	return w.offer(item{entry: e, durability: d, observer: o})
 }
 
 // offer puts an item into the queue; one that is severe waits a little for its place.
@@ -234,6 +237,9 @@ func (w *Writer) Unlink(userID string, atOnce bool) {
 		cancel()
 	}
 	w.rollUps.unlink(userID)
+	if w.Unlinked != nil {
+		w.Unlinked(userID)
+	}
 	if !w.put(item{unlink: userID}) {
 		w.log.Error("a deleted user's entries keep their user id: the audit log's queue is full")
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -37,27 +38,47 @@ type Watcher interface {
 	// Watch calls woken soon after anybody has written to the log, until ctx ends. It is a
 	// hint: a call may be missing, and may come for nothing. late is of which time entries
 	// were written that are more than LateAfter old. woken must not block.
-	Watch(ctx context.Context, woken func(late Span))
+	Watch(ctx context.Context, woken func(late Spans))
 }
 
-// LateAfter is how old an entry is that a Watcher calls late: it comes out of a journal, or from
-// a clock that is behind.
+// LateAfter is how old an entry is that a Watcher calls late, by the clock of who wrote it: it
+// comes out of a journal.
 const LateAfter = time.Minute
 
-// Span is from the oldest of some entries to the newest. The zero value is of none.
+// Span is from the oldest of some entries to the newest.
 type Span struct{ From, To time.Time }
 
-// Empty says whether it is of no entry.
-func (s Span) Empty() bool { return s.From.IsZero() }
+// Spans are of entries of several times. The zero value is of none.
+type Spans []Span
 
-// With is the span of what is in one of two, and what is between them.
-func (s Span) With(other Span) Span {
-	switch {
-	case s.Empty():
-		return other
-	case other.Empty():
+const (
+	// maxSpans bounds them; more become one.
+	maxSpans = 8
+	// nearSpan is how near two are that become one.
+	nearSpan = 10 * time.Second
+)
+
+// Add puts a span to the others, which it may change. What lies between those that become one is
+// in it.
+func (s Spans) Add(more Span) Spans {
+	for i := range s {
+		if more.From.After(s[i].To.Add(nearSpan)) || more.To.Before(s[i].From.Add(-nearSpan)) {
+			continue
+		}
+		more = s[i].with(more)
+		return slices.Delete(s, i, i+1).Add(more) // it may be near another one now
+	}
+	if s = append(s, more); len(s) <= maxSpans {
 		return s
 	}
+	for _, other := range s {
+		more = more.with(other)
+	}
+	return append(s[:0], more)
+}
+
+// with is the span of both and what is between them.
+func (s Span) with(other Span) Span {
 	if other.From.Before(s.From) {
 		s.From = other.From
 	}

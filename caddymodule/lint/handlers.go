@@ -44,7 +44,7 @@ func (l *linter) checkAsync(a *auditor) {
 	f := Finding{Rule: AsyncClosed, Path: a.path, where: where{handler: a.Position}, Remedy: "use durability commit or fsync"}
 	for _, p := range a.Paths {
 		if p.Fail == "closed" {
-			f.Severity, f.Text = Medium, fmt.Sprintf("path %s is to fail closed, but with durability async no request waits for its entry: it never does", p.Path)
+			f.Severity, f.Text = Medium, fmt.Sprintf("path %s is to fail closed, but with durability async no request waits for its entry: it does not, but for a destructive one when the queue is full", p.Path)
 			l.add(f)
 			return
 		}

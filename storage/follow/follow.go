@@ -56,8 +56,8 @@ type Follower struct {
 	mu        sync.Mutex
 	closed    bool
 	listeners map[*Listener]struct{}
-	look      *look        // under way while there are listeners; nil without
-	late      storage.Span // of what others have written late, not looked at yet
+	look      *look         // under way while there are listeners; nil without
+	late      storage.Spans // of what others have written late, not looked at yet
 	looking   sync.WaitGroup
 }
 
@@ -104,14 +104,26 @@ func (f *Follower) Wake() {
 	}
 }
 
-// hear is told that somebody has written, and of which time late entries are.
-func (f *Follower) hear(late storage.Span) {
-	if !late.Empty() {
-		f.mu.Lock()
-		f.late = f.late.With(late)
-		f.mu.Unlock()
-	}
+// hear is told that somebody has written, and of which times late entries are.
+func (f *Follower) hear(late storage.Spans) {
+	f.keepLate(late)
 	f.Wake()
+}
+
+// keepLate has the next look go back to those times.
+func (f *Follower) keepLate(late storage.Spans) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range late {
+		f.late = f.late.Add(s)
+	}
+}
+
+func (f *Follower) takeLate() storage.Spans {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer func() { f.late = nil }()
+	return f.late
 }
 
 // Listen returns a Listener that hears of everything which is written from now on: what
@@ -264,40 +276,36 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 	}
 }
 
-func (f *Follower) takeLate() storage.Span {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	defer func() { f.late = storage.Span{} }()
-	return f.late
-}
-
 // lateNews tells what others have written so late that it is below the window. What is known of
-// that time already comes again, unless it was told in the last seconds.
+// those times already comes again, unless it was told in the last seconds.
 func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.Entry)) {
-	late, began := f.takeLate(), time.Now()
-	if late.Empty() || !late.From.Before(began.Add(-Window)) {
-		return
-	}
 	var news batch
-	q := storage.Query{From: later(late.From, began.Add(-longestGap)), To: late.To, Limit: storage.MaxLimit, NoTotal: true}
-	for range maxPages {
-		page, err := f.page(ctx, q)
-		if err != nil { // newsOf warns
-			f.mu.Lock()
-			f.late = f.late.With(late)
-			f.mu.Unlock()
-			break
-		}
-		for i := range page.Entries {
-			e := &page.Entries[i]
-			if digest := now.digest(e); now.known[e.ID] != digest {
-				now.known[e.ID] = digest
-				news.add(e, tell)
+	began := time.Now()
+	pages := maxPages
+	for _, late := range f.takeLate() {
+		q := storage.Query{From: later(late.From, began.Add(-longestGap)), To: earlier(late.To, began.Add(-Window)), Limit: storage.MaxLimit, NoTotal: true}
+		for more := !q.To.Before(q.From); more && pages > 0; pages-- {
+			page, err := f.page(ctx, q)
+			if err != nil {
+				if ctx.Err() == nil {
+					f.warning.Do(func() { f.log.Warn("late entries of others are not told yet: the store does not list", "error", err) })
+				}
+				f.keepLate(storage.Spans{late})
+				break
 			}
+			for i := range page.Entries {
+				e := &page.Entries[i]
+				if digest := now.digest(e); now.known[e.ID] != digest {
+					now.known[e.ID] = digest
+					news.add(e, tell)
+				}
+			}
+			q.Cursor = page.NextCursor
+			more = q.Cursor != ""
 		}
-		if q.Cursor = page.NextCursor; q.Cursor == "" {
-			break
-		}
+	}
+	if pages == 0 {
+		f.warning.Do(func() { f.log.Warn("not all late entries of others are told to those who follow; lists have them") })
 	}
 	news.flush(tell)
 }
@@ -332,6 +340,13 @@ func (l *Listener) Told() time.Time {
 		return time.Unix(0, at)
 	}
 	return time.Time{}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func later(a, b time.Time) time.Time {

@@ -188,10 +188,10 @@ func TestWhatWasWrittenMeanwhileIsHeard(t *testing.T) {
 // shared is a store that other processes write to.
 type shared struct {
 	*memory.Store
-	woken chan storage.Span
+	woken chan storage.Spans
 }
 
-func (s *shared) Watch(ctx context.Context, woken func(storage.Span)) {
+func (s *shared) Watch(ctx context.Context, woken func(storage.Spans)) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,7 +206,7 @@ func (s *shared) Watch(ctx context.Context, woken func(storage.Span)) {
 // far back as an hour, each once.
 func TestWhatAnotherNodeWritesLateIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &shared{memory.New(0), make(chan storage.Span)}
+		s := &shared{memory.New(0), make(chan storage.Spans)}
 		f := follow.New(s, slog.New(slog.DiscardHandler))
 		defer f.Close()
 		before := entry("told before", storage.Success)
@@ -219,13 +219,17 @@ func TestWhatAnotherNodeWritesLateIsHeard(t *testing.T) {
 			late = append(late, e)
 		}
 		write(t, s, late...)
-		s.woken <- storage.Span{From: late[1].CreatedAt, To: late[2].CreatedAt}
-		s.woken <- storage.Span{From: late[0].CreatedAt, To: late[0].CreatedAt}
-		if got := fmt.Sprint(heard(l, 3*time.Second)); got != "[50m0s success 10m0s success]" {
+		at := func(e storage.Entry) storage.Span { return storage.Span{From: e.CreatedAt, To: e.CreatedAt} }
+		between := entry("between, told long ago", storage.Success)
+		between.CreatedAt = between.CreatedAt.Add(-30 * time.Minute)
+		write(t, s, between)
+		s.woken <- storage.Spans{at(late[1]), at(late[2])}
+		s.woken <- storage.Spans{at(late[0])} // longer ago than an hour
+		if got := fmt.Sprint(heard(l, 3*time.Second)); got != "[10m0s success 50m0s success]" && got != "[50m0s success 10m0s success]" {
 			t.Errorf("heard %s", got)
 		}
-		s.woken <- storage.Span{From: before.CreatedAt, To: before.CreatedAt} // within the window
-		s.woken <- storage.Span{}
+		s.woken <- storage.Spans{at(before)} // within the window
+		s.woken <- nil
 		if got := heard(l, time.Minute); len(got) != 0 {
 			t.Errorf("heard %s again", got)
 		}

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -263,13 +264,15 @@ func TestAHostThatSwallowsPacketsLeavesTimeForTheNext(t *testing.T) {
 	}
 }
 
-// TestANotificationHasASpan: what other versions write is understood as far as it can be.
-func TestANotificationHasASpan(t *testing.T) {
-	span := storage.Span{From: time.UnixMilli(1_700_000_000_123), To: time.UnixMilli(1_700_000_000_456)}
-	for text, want := range map[string]storage.Span{
-		payload(span): span, payload(storage.Span{}): {}, payload(span) + " and more": span, "x": {}, "1": {}, "2 1": {}, "1.5 2": {}, "1 99999999999999999999": {},
+// TestANotificationHasSpans: what other versions write is understood as far as it can be.
+func TestANotificationHasSpans(t *testing.T) {
+	one := storage.Span{From: time.UnixMilli(1_700_000_000_123), To: time.UnixMilli(1_700_000_000_456)}
+	two := storage.Span{From: time.UnixMilli(1_700_000_090_000), To: time.UnixMilli(1_700_000_091_000)}
+	for text, want := range map[string]storage.Spans{
+		payload(storage.Spans{one}): {one}, payload(storage.Spans{one, two}): {one, two}, payload(nil): nil, payload(storage.Spans{one}) + " and more": {one},
+		"x": nil, "1": nil, "2 1": nil, "1.5 2": nil, "1 99999999999999999999": nil,
 	} {
-		if got := spanOf(text); !got.From.Equal(want.From) || !got.To.Equal(want.To) {
+		if got := spansOf(text); !slices.Equal(got, want) {
 			t.Errorf("%q is %v, want %v", text, got, want)
 		}
 	}

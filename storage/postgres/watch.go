@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +52,7 @@ func (s *Store) notify(ctx context.Context) {
 	defer cancel()
 	late := s.late.take()
 	if _, err := s.read.Exec(ctx, "SELECT pg_notify($1, $2)", s.channel(), payload(late)); err != nil {
-		s.late.add(late) // for the next one
+		s.late.add(late...) // for the next one
 		if ctx.Err() == nil {
 			s.log.Debug("those who follow the audit log could not be notified", "server", s.target, "error", err)
 		}
@@ -59,14 +61,10 @@ func (s *Store) notify(ctx context.Context) {
 
 // wrote says that entries were written.
 func (s *Store) wrote(entries []storage.Entry) {
-	var late storage.Span
 	for i, limit := 0, time.Now().Add(-storage.LateAfter); i < len(entries); i++ {
 		if at := entries[i].CreatedAt; at.Before(limit) {
-			late = late.With(storage.Span{From: at, To: at})
+			s.late.add(storage.Span{From: at, To: at})
 		}
-	}
-	if !late.Empty() {
-		s.late.add(late)
 	}
 	select {
 	case s.written <- struct{}{}:
@@ -76,48 +74,55 @@ func (s *Store) wrote(entries []storage.Entry) {
 
 // lateEntries is of which time late entries were written that nobody was told of yet.
 type lateEntries struct {
-	mu   sync.Mutex
-	span storage.Span
+	mu    sync.Mutex
+	spans storage.Spans
 }
 
-func (l *lateEntries) add(s storage.Span) {
+func (l *lateEntries) add(late ...storage.Span) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.span = l.span.With(s)
+	for _, s := range late {
+		l.spans = l.spans.Add(s)
+	}
 }
 
-func (l *lateEntries) take() storage.Span {
+func (l *lateEntries) take() storage.Spans {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	defer func() { l.span = storage.Span{} }()
-	return l.span
+	defer func() { l.spans = nil }()
+	return l.spans
 }
 
-// payload is a span in a notification: two times in milliseconds since 1970, nothing for none.
-func payload(late storage.Span) string {
-	if late.Empty() {
-		return ""
+// payload are spans in a notification: pairs of times in milliseconds since 1970.
+func payload(late storage.Spans) string {
+	var words []string
+	for _, s := range late {
+		words = append(words, strconv.FormatInt(s.From.UnixMilli(), 10), strconv.FormatInt(s.To.UnixMilli(), 10))
 	}
-	return fmt.Sprintf("%d %d", late.From.UnixMilli(), late.To.UnixMilli())
+	return strings.Join(words, " ")
 }
 
-// spanOf reads a payload; what is not understood is of none: other versions write to the same log.
-func spanOf(payload string) storage.Span {
-	var from, to int64
-	if n, err := fmt.Sscanf(payload, "%d %d", &from, &to); err != nil || n != 2 || from > to {
-		return storage.Span{}
+// spansOf reads a payload up to what it does not understand: other versions write to the same log.
+func spansOf(payload string) (late storage.Spans) {
+	for words := strings.Fields(payload); len(words) > 1; words = words[2:] {
+		from, err := strconv.ParseInt(words[0], 10, 64)
+		to, toErr := strconv.ParseInt(words[1], 10, 64)
+		if err != nil || toErr != nil || from > to {
+			break
+		}
+		late = late.Add(storage.Span{From: time.UnixMilli(from), To: time.UnixMilli(to)})
 	}
-	return storage.Span{From: time.UnixMilli(from), To: time.UnixMilli(to)}
+	return late
 }
 
 // Watch implements storage.Watcher, with a connection of its own: LISTEN. Behind a pooler
 // that gives each transaction another connection nothing is heard.
-func (s *Store) Watch(ctx context.Context, woken func(storage.Span)) {
+func (s *Store) Watch(ctx context.Context, woken func(storage.Spans)) {
 	watch(ctx, func() (Options, bool) { return s.options, true }, woken)
 }
 
 // Watch implements storage.Watcher, also while the database is not open.
-func (k *Keeper) Watch(ctx context.Context, woken func(storage.Span)) {
+func (k *Keeper) Watch(ctx context.Context, woken func(storage.Spans)) {
 	watch(ctx, func() (Options, bool) {
 		k.mu.RLock()
 		defer k.mu.RUnlock()
@@ -126,7 +131,7 @@ func (k *Keeper) Watch(ctx context.Context, woken func(storage.Span)) {
 }
 
 // watch listens, again and again.
-func watch(ctx context.Context, options func() (Options, bool), woken func(storage.Span)) {
+func watch(ctx context.Context, options func() (Options, bool), woken func(storage.Spans)) {
 	for pause := firstListen; ctx.Err() == nil; pause = min(2*pause, lastListen) {
 		o, more := options()
 		if !more {
@@ -147,7 +152,7 @@ func watch(ctx context.Context, options func() (Options, bool), woken func(stora
 
 // listen calls woken for each notification, and once in the beginning: something may have
 // been written before. heard says whether it could listen at all.
-func listen(ctx context.Context, o Options, woken func(storage.Span)) (heard bool, err error) {
+func listen(ctx context.Context, o Options, woken func(storage.Spans)) (heard bool, err error) {
 	c, err := o.parse()
 	if err != nil {
 		return false, err
@@ -167,13 +172,13 @@ func listen(ctx context.Context, o Options, woken func(storage.Span)) (heard boo
 	if _, err := conn.Exec(dialing, "LISTEN "+pgx.Identifier{namer{o.Schema, o.Table}.channel()}.Sanitize()); err != nil {
 		return false, err
 	}
-	var late storage.Span
+	var late storage.Spans
 	for {
 		woken(late)
 		heard, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return true, err
 		}
-		late = spanOf(heard.Payload)
+		late = spansOf(heard.Payload)
 	}
 }

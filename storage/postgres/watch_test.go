@@ -15,14 +15,14 @@ import (
 func TestOneNodeHearsWhatAnotherWrites(t *testing.T) {
 	dsn, table := pgtest.DSN(t), pgtest.Table(t)
 	reader, writer := open(t, postgres.Options{DSN: dsn, Table: table}), open(t, postgres.Options{DSN: dsn, Table: table})
-	woken, ctx := make(chan storage.Span, 100), t.Context()
+	woken, ctx := make(chan storage.Spans, 100), t.Context()
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		reader.Watch(ctx, func(late storage.Span) { woken <- late })
+		reader.Watch(ctx, func(late storage.Spans) { woken <- late })
 	}()
-	heard := func(what string) (late storage.Span) {
+	heard := func(what string) (late storage.Spans) {
 		t.Helper()
 		select {
 		case late = <-woken:
@@ -53,8 +53,8 @@ func TestOneNodeHearsWhatAnotherWrites(t *testing.T) {
 	if err := writer.Write(ctx, late...); err != nil {
 		t.Fatal(err)
 	}
-	if span := heard("late entries"); !span.From.Equal(late[0].CreatedAt) || !span.To.Equal(late[1].CreatedAt) {
-		t.Errorf("late is %v, want %v to %v", span, late[0].CreatedAt, late[1].CreatedAt)
+	if spans := heard("late entries"); len(spans) != 2 || !spans[0].From.Equal(late[0].CreatedAt) || !spans[1].To.Equal(late[1].CreatedAt) {
+		t.Errorf("late are %v, want %v and %v", spans, late[0].CreatedAt, late[1].CreatedAt)
 	}
 	cancel()
 	<-ended

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -227,18 +228,38 @@ func (r *Runner) check(ctx context.Context, keep time.Duration) error {
 }
 
 // newest is the time of the newest entry; zero without entries, and when the store
-// cannot say.
-func (r *Runner) newest(ctx context.Context) (time.Time, error) {
+// cannot say. What the log says of its own starts and stops does not count: the first start with a
+// wrong clock must not vouch for it at the second. Of very many in a row the oldest seen does.
+func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
 	lister, ok := storage.As[storage.Lister](r.Store)
 	if !ok {
 		return time.Time{}, nil
 	}
-	page, err := lister.List(ctx, storage.Query{Limit: 1})
-	if err != nil || len(page.Entries) == 0 {
-		return time.Time{}, err
+	q := storage.Query{Limit: 20, NoTotal: true}
+	for range maxOwnPages {
+		page, err := lister.List(ctx, q)
+		if err != nil {
+			return time.Time{}, err
+		}
+		for i := range page.Entries {
+			newest = page.Entries[i].CreatedAt
+			if !strings.HasPrefix(page.Entries[i].Action, ownActions) {
+				return newest, nil
+			}
+		}
+		if q.Cursor, q.Limit = page.NextCursor, storage.MaxLimit; q.Cursor == "" {
+			break
+		}
 	}
-	return page.Entries[0].CreatedAt, nil
+	return newest, nil
 }
+
+const (
+	// ownActions is what the actions of a log's entries about itself begin with.
+	ownActions = "audit-log:"
+	// maxOwnPages bounds how many of them are passed over.
+	maxOwnPages = 20
+)
 
 // compact lets the store drop what the deleted entries leave behind.
 func (r *Runner) compact() error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,59 +34,80 @@ const (
 	tooLongLog = 8 * longLog
 	// lastSync bounds the last fsync, when the store is closed.
 	lastSync = 5 * time.Second
-	// overwriteAfter is how long after the last deletion the log is cut, so that what was deleted
-	// is not in its older pages any more (threats.md D19). A log that begins with an empty file
-	// costs commits more for a while, so a long deletion has it cut once.
-	overwriteAfter = 3 * time.Second
+	// cutAfter is how long after the last deletion the log's file is cut, so that what was deleted
+	// is not in its older pages any more (threats.md D19), and cutAtLast how long after the first:
+	// deletions may go on for hours. A log that begins with an empty file costs commits more for a
+	// while, so it is not cut for each.
+	cutAfter, cutAtLast = 3 * time.Second, time.Minute
 )
 
 // checkpointer runs passive checkpoints; they never block readers or the writer.
 // But the disk is shared: a commit's fsync stands behind the pages of a checkpoint,
 // so that only small ones go unnoticed.
 type checkpointer struct {
-	store  *Store
-	db     *sql.DB // one connection: one checkpoint at a time
-	cancel context.CancelFunc
-	done   chan struct{}
-	// deleted is when something was deleted whose pages may still be in the log, in nanoseconds
-	// since the start; 0 if nothing was.
-	deleted atomic.Int64
-	began   time.Time
+	store     *Store
+	db        *sql.DB // one connection: one checkpoint at a time
+	cancel    context.CancelFunc
+	done      chan struct{}
+	deletions deletions
 }
 
-// forget says that something was deleted.
-func (c *checkpointer) forget() {
-	c.deleted.Store(int64(time.Since(c.began)))
-	c.store.writer.growth.add(1) // it may have nothing to do
+// deletions are those whose pages may still be in the log.
+type deletions struct {
+	mu sync.Mutex
+	// first and last are when there were some; zero for none.
+	first, last time.Time
 }
 
-// overwrite cuts the log's file if something was deleted a while ago; it is tried again while
-// somebody reads an older state.
-func (c *checkpointer) overwrite(ctx context.Context) error {
-	at := c.deleted.Load()
-	if at == 0 {
+// deleted hears of a deletion that was committed.
+func (c *checkpointer) deleted() {
+	now := time.Now()
+	c.deletions.mu.Lock()
+	defer c.deletions.mu.Unlock()
+	if c.deletions.last = now; c.deletions.first.IsZero() {
+		c.deletions.first = now
+	}
+}
+
+// cut cuts the log's file if something was deleted a while ago; it is tried again while somebody
+// reads an older state.
+func (c *checkpointer) cut(ctx context.Context) error {
+	d := &c.deletions
+	d.mu.Lock()
+	first, last := d.first, d.last
+	d.mu.Unlock()
+	if first.IsZero() {
 		return nil
 	}
-	if time.Since(c.began)-time.Duration(at) < overwriteAfter {
-		c.store.writer.growth.add(1) // it is looked at again in growthLife
-		return nil
+	var err error
+	if time.Since(last) >= cutAfter || time.Since(first) >= cutAtLast {
+		j := &job{cut: true, durability: storage.Fsync}
+		if err = c.store.writer.submitIdle(ctx, j); err == nil && j.wasCut {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.last.Equal(last) {
+				d.first, d.last = time.Time{}, time.Time{}
+				return nil
+			}
+			d.first = d.last // some came meanwhile
+		}
 	}
-	j := &job{overwrite: true, durability: storage.Fsync}
-	if err := c.store.writer.submitIdle(ctx, j); err != nil || !j.overwritten {
-		c.store.writer.growth.add(1)
-		return err
-	}
-	c.deleted.CompareAndSwap(at, 0)
-	return nil
+	c.store.writer.growth.add(1) // it is looked at again in growthLife
+	return err
 }
 
-func startCheckpointer(s *Store) (*checkpointer, error) {
+// startCheckpointer says by left whether there was a log already, as a crash leaves one.
+func startCheckpointer(s *Store, left bool) (*checkpointer, error) {
 	db, err := openDB(s.path, 1)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &checkpointer{store: s, db: db, cancel: cancel, done: make(chan struct{}), began: time.Now()}
+	c := &checkpointer{store: s, db: db, cancel: cancel, done: make(chan struct{})}
+	if left { // deletions may be in it
+		c.deleted()
+		s.writer.growth.add(1)
+	}
 	go c.run(ctx)
 	return c, nil
 }
@@ -117,7 +139,7 @@ func (c *checkpointer) run(ctx context.Context) {
 	for c.await(ctx) {
 		c.store.writer.growth.n.Store(0)
 		c.warn(ctx, c.settle(ctx))
-		c.warn(ctx, c.overwrite(ctx))
+		c.warn(ctx, c.cut(ctx))
 		if !pause(ctx, nil, checkpointEvery) {
 			return
 		}

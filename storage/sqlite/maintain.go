@@ -75,7 +75,6 @@ func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (in
 	if err == nil && n > 0 {
 		_, _, failed := s.ticker.move(ctx)
 		s.ticker.warn(ctx, failed)
-		s.ticker.forget()
 	}
 	return n, err
 }

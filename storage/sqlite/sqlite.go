@@ -126,7 +126,8 @@ func (s *Store) open(ctx context.Context) error {
 	if err := inspect(ctx, s.path); err != nil {
 		return explain(err)
 	}
-	var err error
+	log, err := os.Stat(s.path + "-wal")
+	left := err == nil && log.Size() > 0
 	if s.write, err = openDB(s.path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(50000)",
 		"journal_size_limit(67108864)", "secure_delete(ON)"); err != nil {
 		return err
@@ -147,7 +148,7 @@ func (s *Store) open(ctx context.Context) error {
 	if s.writer, err = newWriter(ctx, s.write, s.table, s.counts, s.log, upgraded); err != nil {
 		return errors.Join(explain(err), s.read.Close(), s.write.Close())
 	}
-	if s.ticker, err = startCheckpointer(s); err != nil {
+	if s.ticker, err = startCheckpointer(s, left); err != nil {
 		return errors.Join(err, s.writer.close(), s.read.Close(), s.write.Close())
 	}
 	if err := s.watch(ctx); err != nil {
@@ -474,14 +475,21 @@ func affected(res sql.Result, err error) (int64, error) {
 	return res.RowsAffected()
 }
 
-// changed has the writer run something and returns how many rows that changed.
+// changed has the writer run something that takes content away, and returns how many rows that
+// changed.
 func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) error, d storage.Durability, run func(context.Context, *sql.Tx) (int64, error)) (int, error) {
 	var n atomic.Int64 // the writer may still be at it when ctx has ended
-	err := submit(ctx, &job{durability: d, do: func(ctx context.Context, tx *sql.Tx) error {
+	j := &job{durability: d, do: func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := run(ctx, tx)
 		n.Store(rows)
 		return err
-	}})
+	}}
+	j.then = func() {
+		if n.Load() > 0 {
+			s.ticker.deleted()
+		}
+	}
+	err := submit(ctx, j)
 	return int(n.Load()), err
 }
 

@@ -32,9 +32,6 @@ func (s *Store) Unlink(ctx context.Context, userID string) (n int, err error) {
 			n += part
 		}
 	}
-	if n > 0 {
-		s.ticker.forget()
-	}
 	return n, err
 }
 

@@ -48,9 +48,9 @@ type job struct {
 	// checkpoint moves the rest of the log into the database, before the
 	// transaction.
 	checkpoint bool
-	// overwrite does so, too, and cuts the log's file, unless somebody reads an older state of
-	// it. The job is alone; overwritten says whether it could.
-	overwrite, overwritten bool
+	// cut does so, too, and cuts the log's file to nothing, unless somebody reads an older state of
+	// it. The job is alone; wasCut says whether it could.
+	cut, wasCut bool
 	// then is called after the commit, before anything else is done.
 	then   func()
 	queued time.Time // when it came into the writer's queue
@@ -300,7 +300,7 @@ func (w *writer) take(batch []*job, n int) ([]*job, int) {
 func (w *writer) commit(batch []*job) {
 	w.tellWaits(batch)
 	for len(batch) > 0 {
-		n := slices.IndexFunc(batch, func(j *job) bool { return j.do != nil || j.overwrite })
+		n := slices.IndexFunc(batch, func(j *job) bool { return j.do != nil || j.cut })
 		switch {
 		case n < 0:
 			n = len(batch)
@@ -341,9 +341,9 @@ func (w *writer) tellWaits(batch []*job) {
 	}
 }
 
-// overwrite moves all of the log into the database and cuts its file to nothing. It waits for no
+// cutLog moves all of the log into the database and cuts its file to nothing. It waits for no
 // reader.
-func (w *writer) overwrite() (done bool, err error) {
+func (w *writer) cutLog() (done bool, err error) {
 	ctx := context.Background()
 	if _, err := w.conn.ExecContext(ctx, "PRAGMA busy_timeout=0"); err != nil {
 		return false, err
@@ -358,9 +358,9 @@ func (w *writer) transact(batch []*job) error {
 	if err := w.setDurability(batch); err != nil {
 		return err
 	}
-	if batch[0].overwrite {
+	if batch[0].cut {
 		var err error
-		batch[0].overwritten, err = w.overwrite()
+		batch[0].wasCut, err = w.cutLog()
 		return err
 	}
 	if slices.ContainsFunc(batch, func(j *job) bool { return j.checkpoint }) {
