@@ -61,8 +61,8 @@ type App struct {
 	journals map[string]string
 	beside   []*pooledStore // stores of audit_log_api
 	handlers []*Handler     // of this configuration
-	// activeBefore is of the configuration that was active when this one started.
-	activeBefore context.Context
+	// active is true once this configuration was the active one.
+	active   atomic.Bool
 	acquired bool
 	log      *slog.Logger
 	ctx      caddy.Context // to look at the http app at the start
@@ -203,7 +203,6 @@ func (a *App) Start() (err error) {
 	if err := a.checkServed(); err != nil {
 		return err
 	}
-	a.activeBefore = caddy.ActiveContext().Context
 	logTo(a)
 	defer func() {
 		if err != nil {
@@ -220,10 +219,25 @@ func (a *App) Start() (err error) {
 		tellSites(http)
 	}
 	a.warn(a.ctx)
+	go a.awaitActive()
 	return a.pooled.claim(a, time.Duration(a.Retention), a.scope(http))
 }
 
 func (a *App) reads() bool { return a.Reads != nil && *a.Reads }
+
+// awaitActive notes that this configuration is the active one, unless it ends before that.
+func (a *App) awaitActive() {
+	for pause := time.Millisecond; a.ctx.Err() == nil; pause = min(2*pause, 50*time.Millisecond) {
+		if app, err := caddy.ActiveContext().AppIfConfigured("audit_log"); err == nil && app == caddy.App(a) {
+			a.active.Store(true)
+			return
+		}
+		select {
+		case <-a.ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
 
 // http is the app with the sites; nil if there is none.
 func (a *App) http() *caddyhttp.App {
@@ -251,7 +265,7 @@ func (a *App) Stop() error {
 	a.pooled.mu.Lock()
 	a.pooled.endLongest()
 	a.pooled.mu.Unlock()
-	a.pooled.newsTo(a.out) // a newer configuration may have failed
+	a.pooled.newsToNewest(a)
 	a.pooled.withdraw(a)
 	a.pooled.flushNews(a.out)
 	notTo(a)

@@ -342,6 +342,16 @@ func (p *pooledStore) newsTo(out *outputs) {
 	}
 }
 
+// newsToNewest makes out those of the app if its configuration is the newest that has started: one
+// that came later may have failed.
+func (p *pooledStore) newsToNewest(a *App) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.claims); p.open != nil && n > 0 && p.claims[n-1].app == a {
+		p.open.news.last.Store(a.out)
+	}
+}
+
 // flushNews tells what is left of the news while the modules that hear of it still
 // work.
 func (p *pooledStore) flushNews(out *outputs) {

@@ -21,7 +21,7 @@ func (a *App) stopReason() recorder.StopReason {
 	switch {
 	case caddy.Exiting():
 		return recorder.StopExit
-	case a.activeBefore == caddy.ActiveContext().Context:
+	case !a.active.Load():
 		return recorder.StopFailed
 	}
 	return recorder.StopConfiguration

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -27,9 +28,10 @@ const (
 	maxReadOf = 20
 )
 
-// Readings leaves an entry in the log of whoever reads the entries of others: at once for the
-// first request of a reader, and again, with counts, when ten minutes are over. It is off until
-// Enable. A nil one notes nothing. It is safe for concurrent use.
+// Readings leaves an entry in the log of whoever asks for the entries of others: at once for the
+// first request of a reader, and for the first that asks for those of all or exports; and again,
+// with counts, when ten minutes are over. It is off until Enable. A nil one notes nothing. It is
+// safe for concurrent use.
 type Readings struct {
 	writer *recorder.Writer
 	on     atomic.Bool
@@ -91,11 +93,11 @@ type readMetadata struct {
 	Of        []string `json:"of,omitempty"`
 	MoreOf    bool     `json:"moreOf,omitempty"`
 	Operator  string   `json:"operator,omitempty"`
-	Class    string   `json:"class"`
-	Source   string   `json:"source"`
+	Class     string   `json:"class"`
+	Source    string   `json:"source"`
 }
 
-// note hears of a request that was answered. of is the tag of whose entries were asked for, ""
+// note hears of a request that may be answered. of is the tag of whose entries are asked for, ""
 // for everybody's.
 func (r *Readings) note(who reader, endpoint, of string) {
 	if r == nil || !r.on.Load() {
@@ -113,9 +115,11 @@ func (r *Readings) note(who reader, endpoint, of string) {
 	w.count++
 	w.to = now
 	w.endpoints[endpoint]++
+	worse := endpoint == "export" && w.endpoints[endpoint] == 1
 	switch {
 	case of == "":
 		w.everybody++
+		worse = worse || w.everybody == 1
 	case slices.Contains(w.of, of):
 	case len(w.of) == maxReadOf:
 		w.moreOf = true
@@ -123,22 +127,30 @@ func (r *Readings) note(who reader, endpoint, of string) {
 		w.of = append(w.of, of)
 	}
 	if !first {
+		if worse { // no copy of the log shall have the harmless part alone
+			w.written = r.write(who, w, r.writer.Observer)
+		}
+		return
+	}
+	if r.closed || len(r.open) >= maxReaders {
+		r.writer.Enqueue(storage.Commit, w.state(who), r.writer.Observer) // or it is missing, and counted
 		return
 	}
 	w.written = r.write(who, w, r.writer.Observer)
-	if r.closed || len(r.open) >= maxReaders {
-		return
-	}
 	r.open[who] = w
 	w.timer = time.AfterFunc(readingWindow, func() { r.end(who, w) })
 }
 
 // end writes what has come since the first request. If there is no place for it, it stays open.
 func (r *Readings) end(who reader, w *reading) {
+	unlinked := r.unlinked(who, w)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open[who] != w {
 		return
+	}
+	if unlinked {
+		w.entry.UserID = ""
 	}
 	told := r.writer.Observer
 	if w.written {
@@ -152,9 +164,29 @@ func (r *Readings) end(who reader, w *reading) {
 	w.timer.Stop()
 }
 
+// unlinked says whether the entry that is stored has lost its user, as another node may have had it.
+func (r *Readings) unlinked(who reader, w *reading) bool {
+	getter, ok := storage.As[storage.Getter](r.writer.Store())
+	if !ok || who.user == "" {
+		return false
+	}
+	r.mu.Lock()
+	id := w.entry.ID
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	stored, err := getter.Get(ctx, id)
+	return err == nil && stored.UserID == ""
+}
+
 // write leaves the entry to the Writer's background, where it takes the place of the one before;
 // false if there is no place for it.
 func (r *Readings) write(who reader, w *reading, told recorder.Observer) bool {
+	return r.writer.Offer(storage.Commit, w.state(who), told)
+}
+
+// state is the entry as it is now.
+func (w *reading) state(who reader) storage.Entry {
 	metadata, err := json.Marshal(readMetadata{
 		Count: w.count, From: w.from.UTC().Format(storage.TimeLayout), To: w.to.UTC().Format(storage.TimeLayout), Endpoints: w.endpoints,
 		Everybody: w.everybody, Of: w.of, MoreOf: w.moreOf, Operator: storage.Clean(who.operator, storage.MaxUserID), Class: "custom", Source: "api",
@@ -167,7 +199,7 @@ func (r *Readings) write(who reader, w *reading, told recorder.Observer) bool {
 		w.entry.Severity = severity.Medium
 	}
 	w.entry.Sanitize()
-	return r.writer.Offer(storage.Commit, w.entry, told)
+	return w.entry
 }
 
 // Close writes what is open. What is noted later has an entry for each request.
@@ -186,8 +218,13 @@ func (q *request) noteQuery(wanted *listQuery) {
 	if !wanted.foreign {
 		return
 	}
-	of := wanted.identifierHash
-	if of == "" && wanted.hasUserID {
+	of := ""
+	switch {
+	case wanted.identifierHash != "":
+		if of = wanted.identifierHash; !isTag(of) {
+			of = "other" // what the reader has made up
+		}
+	case wanted.hasUserID:
 		of = q.userTag(wanted.userID)
 	}
 	endpoint := strings.TrimPrefix(q.Path, "/")
@@ -218,8 +255,16 @@ func (q *request) reader() reader {
 
 // userTag is the keyed hash of a user's id: an id in another entry's metadata would outlive its user.
 func (q *request) userTag(id string) string {
-	if id == "" || q.Redactor == nil {
-		return ""
+	switch {
+	case id == "":
+		return "nobody" // entries without a user
+	case q.Redactor == nil:
+		return "other"
 	}
 	return q.Redactor.HashTag("userId", id)
+}
+
+// isTag says whether it looks like what a Redactor makes.
+func isTag(s string) bool {
+	return strings.HasPrefix(s, "hmac-sha256:") && len(s) <= 64 && storage.Clean(s, len(s)) == s && !strings.Contains(s, "@")
 }

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,8 +131,62 @@ func TestWhoReadsTheEntriesOfOthersIsNoted(t *testing.T) {
 	})
 }
 
+// told is what an Observer has heard.
+type told struct {
+	mu      sync.Mutex
+	entries []storage.Entry
+}
+
+func (o *told) EntryWritten(e storage.Entry) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.entries = append(o.entries, e)
+}
+
+func (*told) WriteFailed(error, []storage.Entry) {}
+
+// TestTheWorsePartOfAReadingIsToldAtOnce: a harmless first request must not stand for what follows,
+// in no copy of the log.
+func TestTheWorsePartOfAReadingIsToldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(0)
+		api := accessAPI(t, store)
+		heard := new(told)
+		api.writer.Observer = heard
+		readings := httpapi.NewReadings(api.writer)
+		defer readings.Close()
+		readings.Enable(true)
+		var counts []int
+		for _, path := range []string{"/list?userId=bob", "/list?userId=bob", "/list?scope=all", "/list?scope=all", "/export?scope=all&format=jsonl", "/export?scope=all&format=jsonl", "/list?userId=null"} {
+			r, w := get(path), httptest.NewRecorder()
+			r.Header.Set("Cookie", "better-auth.session_token=role")
+			api.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath()[len("/api/auth/audit-log"):], ClientIP: "192.0.2.1", Asker: identities["role"], Store: api.store, Writer: api.writer, Readings: readings})
+			time.Sleep(time.Second)
+			heard.mu.Lock()
+			counts = append(counts, len(heard.entries))
+			heard.mu.Unlock()
+		}
+		if want := []int{1, 1, 2, 2, 3, 3, 3}; !slices.Equal(counts, want) {
+			t.Errorf("after each request %v were told, want %v", counts, want)
+		}
+		if last := heard.entries[2]; last.Severity != severity.Medium || last.ID != heard.entries[0].ID {
+			t.Errorf("the export is told as %+v", last)
+		}
+		time.Sleep(11 * time.Minute)
+		if got := readers(t, store); len(got) != 1 || got[0].Count != 7 || got[0].Everybody != 4 || !slices.Contains(got[0].Of, "nobody") {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
 // TestADeletedReaderStaysAway: what is written at the end of a window does not bring the id back.
 func TestADeletedReaderStaysAway(t *testing.T) {
+	for _, unlink := range []string{"here", "by another node"} {
+		t.Run(unlink, func(t *testing.T) { aDeletedReaderStaysAway(t, unlink == "here") })
+	}
+}
+
+func aDeletedReaderStaysAway(t *testing.T, here bool) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New(0)
 		api := accessAPI(t, store)
@@ -151,7 +206,11 @@ func TestADeletedReaderStaysAway(t *testing.T) {
 		if got := readers(t, store); len(got) != 1 || got[0].User != "root" {
 			t.Errorf("before: %+v", got)
 		}
-		api.writer.Unlink("root", true)
+		if here {
+			api.writer.Unlink("root", true)
+		} else if _, err := store.Unlink(t.Context(), "root"); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(11 * time.Minute)
 		if got := readers(t, store); len(got) != 1 || got[0].User != "" || got[0].Count != 2 {
 			t.Errorf("after: %+v", got)

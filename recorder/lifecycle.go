@@ -107,7 +107,7 @@ func (w *Writer) writeOwn(e storage.Entry) {
 	switch err := w.write(ctx, []storage.Entry{e}); {
 	case err == nil && w.Observer != nil:
 		w.Observer.EntryWritten(e)
-	case err != nil && !w.Offer(storage.Fsync, e, w.Observer):
+	case err != nil && !w.Enqueue(storage.Fsync, e, w.Observer):
 		w.log.Error("the audit log has no entry of its own start or stop", "action", e.Action, "error", err)
 	}
 }

@@ -195,8 +195,8 @@ func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool
 	return false
 }
 
-// Offer is Enqueue for an entry that nobody misses. Without a place for it, it returns false and
-// counts nothing.
+// Offer is Enqueue for a caller that knows what to do without a place: it returns false and counts
+// nothing.
 func (w *Writer) Offer(d storage.Durability, e storage.Entry, o Observer) bool {
 	return w.offer(item{entry: e, durability: d, observer: o})
 }

@@ -280,18 +280,19 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 // those times already comes again, unless it was told in the last seconds.
 func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.Entry)) {
 	var news batch
-	began := time.Now()
-	pages := maxPages
-	for _, late := range f.takeLate() {
+	began, pages := time.Now(), maxPages
+	spans := f.takeLate()
+	for i, late := range spans {
 		q := storage.Query{From: later(late.From, began.Add(-longestGap)), To: earlier(late.To, began.Add(-Window)), Limit: storage.MaxLimit, NoTotal: true}
-		for more := !q.To.Before(q.From); more && pages > 0; pages-- {
+		if q.To.Before(q.From) {
+			continue
+		}
+		for {
 			page, err := f.page(ctx, q)
-			if err != nil {
-				if ctx.Err() == nil {
-					f.warning.Do(func() { f.log.Warn("late entries of others are not told yet: the store does not list", "error", err) })
-				}
-				f.keepLate(storage.Spans{late})
-				break
+			if err != nil { // newsOf warns, too
+				f.keepLate(spans[i:])
+				news.flush(tell)
+				return
 			}
 			for i := range page.Entries {
 				e := &page.Entries[i]
@@ -300,12 +301,16 @@ func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.
 					news.add(e, tell)
 				}
 			}
-			q.Cursor = page.NextCursor
-			more = q.Cursor != ""
+			if q.Cursor = page.NextCursor; q.Cursor == "" {
+				break
+			}
+			if pages--; pages == 0 {
+				f.warning.Do(func() { f.log.Warn("not all late entries of others are told to those who follow; lists have them") })
+				f.keepLate(spans[i+1:])
+				news.flush(tell)
+				return
+			}
 		}
-	}
-	if pages == 0 {
-		f.warning.Do(func() { f.log.Warn("not all late entries of others are told to those who follow; lists have them") })
 	}
 	news.flush(tell)
 }

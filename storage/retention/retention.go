@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -243,7 +243,7 @@ func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
 		}
 		for i := range page.Entries {
 			newest = page.Entries[i].CreatedAt
-			if !strings.HasPrefix(page.Entries[i].Action, ownActions) {
+			if !slices.Contains(ownActions, page.Entries[i].Action) {
 				return newest, nil
 			}
 		}
@@ -254,12 +254,11 @@ func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
 	return newest, nil
 }
 
-const (
-	// ownActions is what the actions of a log's entries about itself begin with.
-	ownActions = "audit-log:"
-	// maxOwnPages bounds how many of them are passed over.
-	maxOwnPages = 20
-)
+// ownActions are those of entries that a start or a stop alone makes.
+var ownActions = []string{"audit-log:started", "audit-log:stopped"}
+
+// maxOwnPages bounds how many of them are passed over.
+const maxOwnPages = 20
 
 // compact lets the store drop what the deleted entries leave behind.
 func (r *Runner) compact() error {

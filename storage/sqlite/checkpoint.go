@@ -63,10 +63,11 @@ type deletions struct {
 func (c *checkpointer) deleted() {
 	now := time.Now()
 	c.deletions.mu.Lock()
-	defer c.deletions.mu.Unlock()
 	if c.deletions.last = now; c.deletions.first.IsZero() {
 		c.deletions.first = now
 	}
+	c.deletions.mu.Unlock()
+	c.store.writer.growth.add(1) // it may have nothing else to wake up for
 }
 
 // cut cuts the log's file if something was deleted a while ago; it is tried again while somebody
@@ -106,7 +107,6 @@ func startCheckpointer(s *Store, left bool) (*checkpointer, error) {
 	c := &checkpointer{store: s, db: db, cancel: cancel, done: make(chan struct{})}
 	if left { // deletions may be in it
 		c.deleted()
-		s.writer.growth.add(1)
 	}
 	go c.run(ctx)
 	return c, nil

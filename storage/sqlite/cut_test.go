@@ -5,6 +5,8 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +58,7 @@ func TestWhatIsDeletedIsInNoFile(t *testing.T) {
 	if n, err := s.Unlink(t.Context(), user); err != nil || n != 300 {
 		t.Fatalf("%d entries without their user: %v", n, err)
 	}
+	t.Run("after a crash", func(t *testing.T) { nothingIsLeftAfterACrash(t, path, user) })
 	for {
 		n, err := s.Prune(t.Context(), time.Now().Add(-24*time.Hour), 100)
 		if err != nil {
@@ -105,4 +108,41 @@ func TestWhatIsDeletedIsInNoFile(t *testing.T) {
 		}
 	}
 	t.Errorf("there is still %v", left)
+}
+
+// nothingIsLeftAfterACrash opens the files as they are now, as a kill leaves them.
+func nothingIsLeftAfterACrash(t *testing.T, path, needle string) {
+	crashed := filepath.Join(t.TempDir(), "audit.db")
+	had := false
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had = had || bytes.Contains(b, []byte(needle))
+		if err := os.WriteFile(crashed+suffix, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !had {
+		t.Fatal("the id is in none of the files that a crash leaves: the test looks for nothing")
+	}
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: crashed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	for end := time.Now().Add(30 * time.Second); had && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		had = false
+		for _, suffix := range []string{"", "-wal"} {
+			b, err := os.ReadFile(crashed + suffix)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			had = had || bytes.Contains(b, []byte(needle))
+		}
+	}
+	if had {
+		t.Error("the id of a deleted user is in the files again")
+	}
 }
