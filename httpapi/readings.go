@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -138,12 +139,17 @@ func (r *Readings) note(who reader, endpoint, of string) {
 	}
 	w.written = r.write(who, w, r.writer.Observer)
 	r.open[who] = w
-	w.timer = time.AfterFunc(readingWindow, func() { r.end(who, w) })
+	w.timer = time.AfterFunc(readingWindow, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+		defer cancel()
+		r.end(ctx, who, w)
+	})
 }
 
-// end writes what has come since the first request. If there is no place for it, it stays open.
-func (r *Readings) end(who reader, w *reading) {
-	unlinked := r.unlinked(who, w)
+// end writes what has come since the first request. If there is no place for it, or the store does
+// not say whether the user is still there, it stays open; at the end the counts are lost then.
+func (r *Readings) end(ctx context.Context, who reader, w *reading) {
+	unlinked, err := r.unlinked(ctx, who, w)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open[who] != w {
@@ -152,11 +158,14 @@ func (r *Readings) end(who reader, w *reading) {
 	if unlinked {
 		w.entry.UserID = ""
 	}
-	told := r.writer.Observer
-	if w.written {
-		told = nil // it is no second event
+	done := err == nil
+	switch {
+	case !w.written:
+		done = r.write(who, w, r.writer.Observer)
+	case done && w.count > 1:
+		done = r.write(who, w, nil) // it is no second event
 	}
-	if (w.count > 1 || !w.written) && !r.write(who, w, told) && !r.closed {
+	if !done && !r.closed {
 		w.timer.Reset(tryAgain)
 		return
 	}
@@ -165,18 +174,19 @@ func (r *Readings) end(who reader, w *reading) {
 }
 
 // unlinked says whether the entry that is stored has lost its user, as another node may have had it.
-func (r *Readings) unlinked(who reader, w *reading) bool {
+func (r *Readings) unlinked(ctx context.Context, who reader, w *reading) (bool, error) {
 	getter, ok := storage.As[storage.Getter](r.writer.Store())
 	if !ok || who.user == "" {
-		return false
+		return false, nil
 	}
 	r.mu.Lock()
 	id := w.entry.ID
 	r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
-	defer cancel()
 	stored, err := getter.Get(ctx, id)
-	return err == nil && stored.UserID == ""
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && stored.UserID == "", err
 }
 
 // write leaves the entry to the Writer's background, where it takes the place of the one before;
@@ -208,8 +218,10 @@ func (r *Readings) Close() {
 	r.closed = true
 	left := maps.Clone(r.open)
 	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
 	for who, w := range left {
-		r.end(who, w)
+		r.end(ctx, who, w)
 	}
 }
 
