@@ -67,7 +67,7 @@ func TestProxyFromTheCommandLine(t *testing.T) {
 	if code, _ := call(t, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/audit-log/list", port), ""); code == http.StatusOK {
 		t.Error("the log is shown on the proxy's own port")
 	}
-	expect(t, auditLog(t, "", "list", "--db", db), 0, "sign-in:email", "5 of 5 entries")
+	expect(t, auditLog(t, "", "list", "--db", db), 0, "sign-in:email", "6 of 6 entries") // with audit-log:started
 	other := auditLog(t, "", "proxy", "--to", "127.0.0.1:1", "--from", fmt.Sprintf(":%d", harness.FreePort(t)), "--db", db)
 	expect(t, other, 1, "", "an audit log has one Caddy")
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
