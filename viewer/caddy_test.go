@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 )
 
@@ -31,7 +33,11 @@ func TestThroughCaddy(t *testing.T) {
 			_, _ = w.Write([]byte(`{"code":"INVALID_EMAIL_OR_PASSWORD","message":"Invalid email or password"}`))
 		}
 	}))
-	own, operators := harness.FreePort(t), harness.FreePort(t)
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, operators, named := harness.FreePort(t), harness.FreePort(t), harness.FreePort(t)
 	harness.Load(t, fmt.Sprintf(`{
 	persist_config off
 	log {
@@ -57,7 +63,14 @@ http://:%[3]d {
 	encode
 	audit_log_api
 }
-`, filepath.ToSlash(t.TempDir()), own, operators, auth))
+http://:%[5]d {
+	bind 127.0.0.1
+	basic_auth {
+		olga %[6]s
+	}
+	audit_log_api
+}
+`, filepath.ToSlash(t.TempDir()), own, operators, auth, named, hash))
 	post := func(user, path, body string) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth%s", own, path), strings.NewReader(body))
@@ -93,4 +106,10 @@ http://:%[3]d {
 	o := open(t, wide, fmt.Sprintf("http://127.0.0.1:%d/audit-log/?class=account", operators))
 	o.until("the operator sees both", `[...document.querySelectorAll('#rows .who')].map((n) => n.textContent).join() === 'bob,alice,bob' && document.querySelector('#surface').textContent === 'operator'`)
 	o.ready()
+
+	p := open(t, wide, fmt.Sprintf("http://olga:secret@127.0.0.1:%d/audit-log/?class=account", named))
+	p.until("who opens it with a name and a password in its address sees it, too", `[...document.querySelectorAll('#rows .who')].map((n) => n.textContent).join() === 'bob,alice,bob'`)
+	p.click("#live")
+	p.until("and a tail is open", `document.querySelector('#live').dataset.state === 'open'`)
+	p.ready()
 }

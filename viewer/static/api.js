@@ -25,7 +25,14 @@ export function parse(text) {
   return JSON.parse(text, exact);
 }
 
-export const address = (path, params) => new URL(path + (params?.size ? '?' + params : ''), document.baseURI);
+export const address = (path, params) => bare(path + (params?.size ? '?' + params : ''));
+
+/** An address relative to the page, without the name and password with which somebody may have opened it: fetch refuses them. */
+export function bare(href) {
+  const url = new URL(href, document.baseURI);
+  url.username = url.password = '';
+  return url;
+}
 
 /** Gets JSON. Throws a Failure, or what an abort throws. */
 export async function get(path, params, signal) {

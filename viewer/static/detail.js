@@ -1,7 +1,7 @@
 // One entry, in a sheet beside the list: all its fields, and ways on from it.
 import { $, el, icon, value, visible, badge, className, fullTime, ago, zone } from './dom.js';
 import { cleared } from './state.js';
-import { getEntry, Literal } from './api.js';
+import { bare, getEntry, Literal } from './api.js';
 
 const deepest = 64; // of metadata that is shown as a tree
 
@@ -109,7 +109,7 @@ export class Detail {
       this.#people(entry, m),
       exchange(m),
       el('section', {}, el('div', { class: 'title' }, el('h3', { text: 'Metadata' }), copyButton('Copy as JSON', () => JSON.stringify(plainJSON(entry), null, 2))), el('pre', { class: 'tree', tabindex: '0', 'aria-label': 'Metadata' }, tree(m, 0))),
-      el('section', { class: 'foot' }, copyButton('Copy a link to this entry', () => location.href), el('p', { class: 'mono' }, value(entry.id))),
+      el('section', { class: 'foot' }, copyButton('Copy a link to this entry', () => bare(location.href).href), el('p', { class: 'mono' }, value(entry.id))),
     ];
   }
 
