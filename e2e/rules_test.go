@@ -317,7 +317,7 @@ func TestRulesEvents(t *testing.T) {
 	after, events := e.heard()
 	events = slices.DeleteFunc(events, func(event caddy.Event) bool {
 		action, _ := event.Data["entry"].(map[string]any)["action"].(string)
-		return isOwn(action)
+		return (&storage.Entry{Action: action}).OwnLife()
 	})
 	entries := entriesIn(t, database(dir), time.Time{})
 	if len(events) != 20 || len(after) != 20 || len(entries) != 20 {
@@ -361,9 +361,6 @@ func TestRulesEventOfAFailedWrite(t *testing.T) {
 	eventually(t, "no event of the entry once the store works again", func() bool { return slices.Contains(names(), "audit_log.entry") })
 }
 
-// isOwn says whether an entry is of the log's own start or stop.
-func isOwn(action string) bool { return action == "audit-log:started" || action == "audit-log:stopped" }
-
 // lines reads a log of JSON lines.
 func lines(t testing.TB, file string) []gjson.Result {
 	t.Helper()
@@ -390,7 +387,7 @@ func TestRulesLogIsASink(t *testing.T) {
 	}
 	stop(t)
 	entries := entriesIn(t, database(dir), time.Time{})
-	got := slices.DeleteFunc(lines(t, file), func(line gjson.Result) bool { return isOwn(line.Get("action").Str) })
+	got := slices.DeleteFunc(lines(t, file), func(line gjson.Result) bool { return (&storage.Entry{Action: line.Get("action").Str}).OwnLife() })
 	if len(got) != 2 || len(entries) != 2 {
 		t.Fatalf("%d lines, %d entries", len(got), len(entries))
 	}

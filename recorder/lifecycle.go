@@ -11,8 +11,6 @@ import (
 )
 
 const (
-	startedAction = "audit-log:started"
-	stoppedAction = "audit-log:stopped"
 	// maxSites bounds the sites that such an entry names.
 	maxSites = 20
 	// scopeTimeout bounds how long a start or a stop waits for its entry.
@@ -49,7 +47,7 @@ type scopeMetadata struct {
 // until now; "" if nothing was (threats.md A30; PCI DSS 4.0, 10.2.1.6). If the store does not take
 // it at once, it is left to the background.
 func (w *Writer) Started(now Scope, before string) {
-	w.tellScope(startedAction, severity.Medium, now, scopeMetadata{PreviousConfig: before})
+	w.tellScope(storage.ActionStarted, severity.Medium, now, scopeMetadata{PreviousConfig: before})
 }
 
 // StopReason is why nothing is recorded any more.
@@ -72,7 +70,7 @@ func (w *Writer) Stopped(was Scope, why StopReason) {
 	if why == StopConfiguration {
 		level = severity.High
 	}
-	w.tellScope(stoppedAction, level, was, scopeMetadata{Reason: why})
+	w.tellScope(storage.ActionStopped, level, was, scopeMetadata{Reason: why})
 }
 
 func (w *Writer) tellScope(action string, level severity.Level, s Scope, m scopeMetadata) {

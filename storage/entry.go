@@ -204,6 +204,16 @@ func orEmpty(s *string) string {
 	return *s
 }
 
+// The actions of the entries by which a log says that it begins to record, or does so otherwise,
+// and that it ends. Nobody else can write them.
+const (
+	ActionStarted = "audit-log:started"
+	ActionStopped = "audit-log:stopped"
+)
+
+// OwnLife says whether the entry is one of those.
+func (e *Entry) OwnLife() bool { return e.Action == ActionStarted || e.Action == ActionStopped }
+
 // Sanitize makes every value storable in any store: valid UTF-8, no NUL, within
 // its cap, a known status, a JSON object as metadata, time to the millisecond.
 // A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -86,4 +87,29 @@ func (s Span) with(other Span) Span {
 		s.To = other.To
 	}
 	return s
+}
+
+// Late collects spans until somebody takes them. The zero value is ready; it is safe for
+// concurrent use.
+type Late struct {
+	// mu protects the field below.
+	mu    sync.Mutex
+	spans Spans
+}
+
+// Add puts spans to those that wait.
+func (l *Late) Add(spans ...Span) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range spans {
+		l.spans = l.spans.Add(s)
+	}
+}
+
+// Take returns those that wait, which are the caller's then.
+func (l *Late) Take() Spans {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.spans = nil }()
+	return l.spans
 }

@@ -153,9 +153,7 @@ func OpenStore(t testing.TB, dir string) *sqlite.Store {
 
 // Captured leaves out what the log says of itself when it starts and stops.
 func Captured(entries []storage.Entry) []storage.Entry {
-	return slices.DeleteFunc(entries, func(e storage.Entry) bool {
-		return e.Action == "audit-log:started" || e.Action == "audit-log:stopped"
-	})
+	return slices.DeleteFunc(entries, func(e storage.Entry) bool { return e.OwnLife() })
 }
 
 var (

@@ -52,12 +52,14 @@ type Follower struct {
 	listening atomic.Bool
 	warning   rate.Sometimes
 
+	// late is of what others have written late, not looked at yet.
+	late storage.Late
+
 	// mu protects the fields below.
 	mu        sync.Mutex
 	closed    bool
 	listeners map[*Listener]struct{}
-	look      *look         // under way while there are listeners; nil without
-	late      storage.Spans // of what others have written late, not looked at yet
+	look      *look // under way while there are listeners; nil without
 	looking   sync.WaitGroup
 }
 
@@ -106,24 +108,8 @@ func (f *Follower) Wake() {
 
 // hear is told that somebody has written, and of which times late entries are.
 func (f *Follower) hear(late storage.Spans) {
-	f.keepLate(late)
+	f.late.Add(late...)
 	f.Wake()
-}
-
-// keepLate has the next look go back to those times.
-func (f *Follower) keepLate(late storage.Spans) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, s := range late {
-		f.late = f.late.Add(s)
-	}
-}
-
-func (f *Follower) takeLate() storage.Spans {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	defer func() { f.late = nil }()
-	return f.late
 }
 
 // Listen returns a Listener that hears of everything which is written from now on: what
@@ -213,7 +199,7 @@ func (f *Follower) Close() {
 // run looks until nobody listens.
 func (f *Follower) run(ctx context.Context, now *look) {
 	f.newsOf(ctx, now, func([]storage.Entry) {}) // what is there already is no news
-	f.takeLate()
+	f.late.Take()
 	close(now.ready)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -281,7 +267,7 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.Entry)) {
 	var news batch
 	began, pages := time.Now(), maxPages
-	spans := f.takeLate()
+	spans := f.late.Take()
 	for i, late := range spans {
 		q := storage.Query{From: later(late.From, began.Add(-longestGap)), To: earlier(late.To, began.Add(-Window)), Limit: storage.MaxLimit, NoTotal: true}
 		if q.To.Before(q.From) {
@@ -290,7 +276,7 @@ func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.
 		for {
 			page, err := f.page(ctx, q)
 			if err != nil { // newsOf warns, too
-				f.keepLate(spans[i:])
+				f.late.Add(spans[i:]...)
 				news.flush(tell)
 				return
 			}
@@ -306,7 +292,7 @@ func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.
 			}
 			if pages--; pages == 0 {
 				f.warning.Do(func() { f.log.Warn("not all late entries of others are told to those who follow; lists have them") })
-				f.keepLate(spans[i+1:])
+				f.late.Add(spans[i+1:]...)
 				news.flush(tell)
 				return
 			}

@@ -42,7 +42,7 @@ type Store struct {
 	// written, with late, and toldAll is closed when tell has ended.
 	options Options
 	written chan struct{}
-	late    lateEntries
+	late    storage.Late
 	toldAll chan struct{}
 	closed  sync.Once
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,9 +49,9 @@ func (s *Store) tell(ctx context.Context) {
 func (s *Store) notify(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
-	late := s.late.take()
+	late := s.late.Take()
 	if _, err := s.read.Exec(ctx, "SELECT pg_notify($1, $2)", s.channel(), payload(late)); err != nil {
-		s.late.add(late...) // for the next one
+		s.late.Add(late...) // for the next one
 		if ctx.Err() == nil {
 			s.log.Debug("those who follow the audit log could not be notified", "server", s.target, "error", err)
 		}
@@ -63,34 +62,13 @@ func (s *Store) notify(ctx context.Context) {
 func (s *Store) wrote(entries []storage.Entry) {
 	for i, limit := 0, time.Now().Add(-storage.LateAfter); i < len(entries); i++ {
 		if at := entries[i].CreatedAt; at.Before(limit) {
-			s.late.add(storage.Span{From: at, To: at})
+			s.late.Add(storage.Span{From: at, To: at})
 		}
 	}
 	select {
 	case s.written <- struct{}{}:
 	default: // it is known
 	}
-}
-
-// lateEntries is of which time late entries were written that nobody was told of yet.
-type lateEntries struct {
-	mu    sync.Mutex
-	spans storage.Spans
-}
-
-func (l *lateEntries) add(late ...storage.Span) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range late {
-		l.spans = l.spans.Add(s)
-	}
-}
-
-func (l *lateEntries) take() storage.Spans {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer func() { l.spans = nil }()
-	return l.spans
 }
 
 // payload are spans in a notification: pairs of times in milliseconds since 1970.

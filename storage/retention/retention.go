@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -243,7 +242,7 @@ func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
 		}
 		for i := range page.Entries {
 			newest = page.Entries[i].CreatedAt
-			if !slices.Contains(ownActions, page.Entries[i].Action) {
+			if !page.Entries[i].OwnLife() {
 				return newest, nil
 			}
 		}
@@ -253,9 +252,6 @@ func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
 	}
 	return newest, nil
 }
-
-// ownActions are those of entries that a start or a stop alone makes.
-var ownActions = []string{"audit-log:started", "audit-log:stopped"}
 
 // maxOwnPages bounds how many of them are passed over.
 const maxOwnPages = 20
