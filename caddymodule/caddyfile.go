@@ -137,6 +137,7 @@ type positioned struct {
 //			ip_address   on|off
 //			user_agent   on|off
 //			request_body on|off
+//			session      on|off
 //		}
 //		redact mask|hash|remove {
 //			fields     <names...>
@@ -328,19 +329,19 @@ func unmarshalCapture(d *caddyfile.Dispenser, target **Capture) error {
 	}
 	c := new(Capture)
 	*target = c
-	fields := map[string]**bool{"ip_address": &c.IPAddress, "user_agent": &c.UserAgent, "request_body": &c.RequestBody}
+	fields := map[string]**bool{"ip_address": &c.IPAddress, "user_agent": &c.UserAgent, "request_body": &c.RequestBody, "session": &c.Session}
 	on := true
 	for d.NextArg() {
 		field, ok := fields[d.Val()]
 		if !ok {
-			return d.Errf("unrecognized capture '%s': use ip_address, user_agent or request_body", d.Val())
+			return d.Errf("unrecognized capture '%s': use ip_address, user_agent, request_body or session", d.Val())
 		}
 		*field = &on
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		field, ok := fields[d.Val()]
 		if !ok {
-			return d.Errf("unrecognized capture subdirective '%s': use ip_address, user_agent or request_body", d.Val())
+			return d.Errf("unrecognized capture subdirective '%s': use ip_address, user_agent, request_body or session", d.Val())
 		}
 		if err := onOff(d, field); err != nil {
 			return err

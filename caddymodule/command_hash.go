@@ -38,7 +38,8 @@ func hashCommand() *cobra.Command {
 		Short: "Finds a known value among the hashes that entries carry",
 		Long: `
 The log keeps of some values only a hash with a secret key: of what was typed to sign in (metadata.identifierHash), of a
-credential whose owner nobody could tell (metadata.sessionHash), and of secrets in bodies under "redact hash". This
+credential whose owner nobody could tell or, with "capture session", of every session (metadata.sessionHash, which list --text
+finds), and of secrets in bodies under "redact hash". This
 prints the hash of a value that you know, for the usual names of fields or those of --field; with a single --field the
 hash alone. What is typed to sign in is hashed in lower case and without spaces around it, all else as it is. --find
 lists the entries that have it as identifier.
@@ -50,6 +51,7 @@ Caddy's data directory. --find without --db and --key-file lets the running Cadd
 ` + exitHelp,
 		Example: `  caddy audit-log hash ann@example.com
   caddy audit-log hash ann@example.com --find --since 30d
+  caddy audit-log list --text "$(caddy audit-log hash - --field session < cookie.txt)"
   caddy audit-log hash - --field ssn --key-file /var/lib/caddy-audit/hash.key`,
 	}
 	sourceFlags(cmd)

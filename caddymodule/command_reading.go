@@ -171,7 +171,7 @@ func filterFlags(cmd *cobra.Command) {
 	f.String("ip", "", "entries from this address")
 	f.String("identifier", "", "attempts on the account that is signed in to with this, such as an e-mail address")
 	f.String("identifier-hash", "", "the same, by its hash as entries have it in metadata.identifierHash")
-	f.String("text", "", "entries with this in action, user, address, agent, identifier, target user or error code")
+	f.String("text", "", "entries with this in action, user, address, agent, identifier, target user, error code or session hash")
 	complete(cmd, "status", statuses...)
 	complete(cmd, "severity", severities...)
 	complete(cmd, "class", classNames...)

@@ -147,6 +147,11 @@ type Capture struct {
 	UserAgent *bool `json:"user_agent,omitempty"`
 	// The request's body, up to 64 KiB, redacted. Default: false.
 	RequestBody *bool `json:"request_body,omitempty"`
+	// The session, as HMAC-SHA256 of its cookie or token with the app's key
+	// (`metadata.sessionHash`): that of the request, or the one that a sign-in has issued.
+	// It tells which entries are of one session, and shows when another's was planted or
+	// taken. Default: false.
+	Session *bool `json:"session,omitempty"`
 }
 
 // Redact says how secrets are replaced.

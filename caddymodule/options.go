@@ -148,6 +148,7 @@ func capture(c recorder.Capture, given *Capture) recorder.Capture {
 		set(&c.IPAddress, given.IPAddress)
 		set(&c.UserAgent, given.UserAgent)
 		set(&c.RequestBody, given.RequestBody)
+		set(&c.Session, given.Session)
 	}
 	return c
 }

@@ -176,6 +176,8 @@ func TestEveryOptionWorks(t *testing.T) {
 		{"capture off", "audit_log {\n capture {\n ip_address off\n user_agent off\n}\n}", []act{toUpdate}, "update-user/success/low/alice", has(0, "ip= ", "!options/1")},
 		{"capture request_body", "audit_log {\n capture {\n request_body on\n}\n}", []act{toUpdate}, "update-user/success/low/alice",
 			has(0, `"requestBody":{"name":"x","password":"[REDACTED]"}`, "!hunter2")},
+		{"capture session", "audit_log {\n capture session\n}", []act{{"POST", "/update-user", `{}`, "alice-smith"}, toSignIn}, "update-user/success/low/alice-smith sign-in:email/failed/high/",
+			has(0, `"sessionHash":"hmac-sha256:`, "!s-alice", "agent=options/1")},
 		{"redact hash", "audit_log {\n capture {\n request_body on\n}\n redact hash\n}", []act{toUpdate}, "update-user/success/low/alice", has(0, `"password":"hmac-sha256:`, "!hunter2")},
 		{"redact remove", "audit_log {\n capture {\n request_body on\n}\n redact remove\n}", []act{toUpdate}, "update-user/success/low/alice", has(0, `"requestBody":{"name":"x"}`)},
 		{"redact fields replace the list", "audit_log {\n capture {\n request_body on\n}\n redact mask {\n fields why\n}\n}", []act{toDelete}, "delete-user/success/high/", has(0, `"why":"[REDACTED]"`, `hunter2`)},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
@@ -50,6 +51,9 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 		x.foreign = x.actor.UserID != "" && len(x.match.Route.Target) > 0 && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}
 	x.explain(&m, a, body)
+	if x.capture.Session && outcome == storage.Success && x.opensSession() {
+		m.SessionHash = x.sessionHash(slices.Collect(x.issuedTokens(a))...)
+	}
 	if x.capture.RequestBody {
 		m.RequestBody = x.capturedBody(body)
 	}
@@ -59,6 +63,9 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	m.RequestID, m.Method, m.Class, m.Source = x.facts.RequestID, storage.Clean(x.method, 16), x.class(), "proxy"
 	m.ImpersonatedBy = x.actor.ImpersonatedBy
+	if x.capture.Session && m.SessionHash == "" {
+		m.SessionHash = x.sessionHash(x.creds.tokens...)
+	}
 	if x.requestURI != "" {
 		m.Path = storage.Clean(x.rec.Redactor.URL(x.shownURI()), maxPath)
 	}
@@ -232,6 +239,18 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.SessionHash = x.rec.Redactor.HashTag("session", x.creds.tokens[0].value)
 		}
 	}
+}
+
+// sessionHash is that of the first of the tokens that can be a session's: whoever plants a
+// session of their own in somebody's browser, or takes one away, is seen by it beside the user
+// (threats.md C9).
+func (x *Exchange) sessionHash(tokens ...token) string {
+	for _, t := range tokens {
+		if x.rec.Sessions.secret(t) {
+			return x.rec.Redactor.HashTag("session", t.value)
+		}
+	}
+	return ""
 }
 
 // twofold says whether servers may read another value than the one that is shown.

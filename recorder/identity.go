@@ -7,6 +7,7 @@ import (
 	"compress/zlib"
 	"context"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -248,14 +249,32 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 		return // a session that an administrator's act issues may be anybody's
 	}
 	owner := x.sessionOwner(a)
-	name, value := profile.SetCookiePair(a.Header, x.rec.Profile.Credentials.Cookies)
-	s.learn(token{"cookie " + name, value}, owner)
-	for _, name := range x.rec.Profile.Credentials.ResponseHeaders {
-		s.learn(token{inHeader, a.Header.Get(name)}, owner)
+	for t := range x.issuedTokens(a) {
+		s.learn(t, owner)
 	}
-	if len(x.match.Route.User)+len(x.match.Route.Actor)+len(x.match.Route.Flow) > 0 {
-		for _, pointer := range x.rec.Profile.Credentials.ResponseBody {
-			s.learn(token{inHeader, a.LookupString(pointer)}, owner)
+}
+
+// issuedTokens are what the answer says in the places where the server issues sessions: the
+// cookie, then headers, then its body. Any of them may be empty.
+func (x *Exchange) issuedTokens(a *profile.Exchange) iter.Seq[token] {
+	return func(yield func(token) bool) {
+		issuing := &x.rec.Profile.Credentials
+		name, value := profile.SetCookiePair(a.Header, issuing.Cookies)
+		if !yield(token{"cookie " + name, value}) {
+			return
+		}
+		for _, name := range issuing.ResponseHeaders {
+			if !yield(token{inHeader, a.Header.Get(name)}) {
+				return
+			}
+		}
+		if len(x.match.Route.User)+len(x.match.Route.Actor)+len(x.match.Route.Flow) == 0 {
+			return
+		}
+		for _, pointer := range issuing.ResponseBody {
+			if !yield(token{inHeader, a.LookupString(pointer)}) {
+				return
+			}
 		}
 	}
 }
@@ -274,9 +293,14 @@ func (x *Exchange) endsSession(a *profile.Exchange) bool {
 // some servers go on with the cookie that another user had. Or the cookie is no session's,
 // and many people have it.
 func (x *Exchange) startsSession() bool {
+	return x.opensSession() && x.rec.Sessions.anothers(&x.creds, x.actor.UserID)
+}
+
+// opensSession says whether a success of the route may issue a session.
+func (x *Exchange) opensSession() bool {
 	switch x.match.Route.Class {
 	case "sign-in", "sign-up", "mfa":
-		return x.rec.Sessions.anothers(&x.creds, x.actor.UserID)
+		return true
 	}
 	return false
 }

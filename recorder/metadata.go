@@ -28,7 +28,7 @@ type metadata struct {
 	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
 	Path           string          `json:"path,omitempty"`
 	Identity       string          `json:"identity,omitempty"`     // "unavailable": the auth server could not be asked
-	SessionHash    string          `json:"sessionHash,omitempty"`  // then: keyed hash of the credential, to join entries by
+	SessionHash    string          `json:"sessionHash,omitempty"`  // keyed hash of the session's token, to join entries by: then, and where it is captured
 	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"` // why target or identifier could not be read
 	Aborted        bool            `json:"aborted,omitempty"`
 	Withheld       bool            `json:"withheld,omitempty"`    // the client got 503 instead of the answer

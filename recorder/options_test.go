@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,5 +188,43 @@ func TestAProfileCanBeCustomized(t *testing.T) {
 	}
 	if m, _ := p.Match("POST", target("/api/auth/two-factor/enable")); m.Route.Timing != profile.After {
 		t.Error("the original was changed")
+	}
+}
+
+// Whoever plants a session of their own in somebody's browser gets that person's acts into
+// their name (threats.md C9): the hash beside the user shows that it is one session, and whose.
+func TestTheSessionOfAnEntryIsKnownByItsHash(t *testing.T) {
+	signIn := func(g *rig, with http.Header, token string) {
+		g.do("POST", "/sign-in/email", `{}`, with, answers(200, signedIn, "Set-Cookie", "better-auth.session_token="+token+"; Path=/"))
+	}
+	hashes := func(g *rig) (list []string) {
+		for _, e := range g.store.Entries() {
+			if strings.Contains(string(e.Metadata), "-of-") {
+				t.Errorf("a session stands in %s", e.Metadata)
+			}
+			var m struct{ SessionHash string }
+			if err := json.Unmarshal(e.Metadata, &m); err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, m.SessionHash)
+		}
+		return list
+	}
+	g := newRig(t, func(o *recorder.Options) { o.Capture.Session = true })
+	signIn(g, nil, "first-of-mallory")
+	signIn(g, cookie("first-of-mallory"), "second-of-alice")
+	g.do("POST", "/update-user", `{}`, cookie("first-of-mallory"), answers(200, `{}`)) // in alice's browser
+	g.do("POST", "/sign-out", `{}`, cookie("second-of-alice"), answers(200, `{}`))
+	g.do("POST", "/sign-in/email", `{}`, cookie("first-of-mallory"), answers(401, `{}`))
+	g.do("POST", "/sign-in/email", `{}`, nil, answers(401, `{}`))
+	first, second := g.rec.Redactor.HashTag("session", "first-of-mallory"), g.rec.Redactor.HashTag("session", "second-of-alice")
+	if got, want := hashes(g), []string{first, second, first, second, first, ""}; !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	g = newRig(t, nil)
+	signIn(g, nil, "first-of-mallory")
+	g.do("POST", "/update-user", `{}`, cookie("first-of-mallory"), answers(200, `{}`))
+	if got := hashes(g); !slices.Equal(got, []string{"", ""}) {
+		t.Errorf("nobody asked for %q", got)
 	}
 }

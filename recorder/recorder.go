@@ -47,6 +47,8 @@ type Capture struct {
 	IPAddress, UserAgent bool
 	// RequestBody, redacted, in the metadata.
 	RequestBody bool
+	// Session, as a keyed hash in the metadata (metadata.sessionHash).
+	Session bool
 }
 
 // Options of a Recorder. All pointers are required.

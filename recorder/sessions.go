@@ -318,11 +318,16 @@ func unguessable(value string) bool {
 	return false
 }
 
+// secret says whether a token can be a session's. Which cookie is, some profiles guess.
+func (s *Sessions) secret(t token) bool {
+	return len(t.value) >= minToken && (t.source == inHeader || !s.profile.GuessesCookies() || unguessable(t.value))
+}
+
 // learn remembers whose a token is. Only for tokens that the server has issued, or
 // shown to be the session's own.
 func (s *Sessions) learn(t token, owner Session) {
-	if len(t.value) < minToken || owner.UserID == "" || s.profile.GuessesCookies() && t.source != inHeader && !unguessable(t.value) {
-		return // which cookie is the session's is a guess there
+	if owner.UserID == "" || !s.secret(t) {
+		return
 	}
 	key := s.tokenKey(t)
 	if before, known := s.owners.Get(key); known && before.UserID != owner.UserID {

@@ -126,7 +126,7 @@ type Query struct {
 	// Severity, exact; nil for any.
 	Severity *severity.Level
 	// Text is a part of the action, user, address, or of what metadata says as
-	// identifier, targetUserId or error.code; letters A to Z match in either case.
+	// identifier, targetUserId, error.code or sessionHash; letters A to Z match in either case.
 	// Empty for any.
 	Text string
 	// TextInAgent looks for Text in the user agent too.

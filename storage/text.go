@@ -15,7 +15,7 @@ const MaxText = 100
 const identifierHashPath = "identifierHash"
 
 // textPaths are the members of metadata that Query.Text looks at.
-var textPaths = [...]string{"identifier", "targetUserId", "error.code"}
+var textPaths = [...]string{"identifier", "targetUserId", "error.code", "sessionHash"}
 
 // TextPaths returns the members of metadata that Query.Text looks at, as names
 // joined by dots.

@@ -176,7 +176,7 @@ func filters(q *storage.Query) *run {
 // how long it looks. The columns have the collation "C", in which lower changes the
 // letters A to Z alone.
 func addText(r *run, q *storage.Query) {
-	columns := []string{"action", "user_id", "ip", "identifier", "target_user_id", "error_code"}
+	columns := []string{"action", "user_id", "ip", "identifier", "target_user_id", "error_code", "session_hash"}
 	if q.TextInAgent {
 		columns = append(columns, "agent")
 	}

@@ -180,7 +180,7 @@ func TestAChangeOfTheTablesThatIsBlockedIsNotTriedAgainAtOnce(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := pgtest.Exec(t, fmt.Sprintf(`ALTER TABLE "%[1]s_entries" DROP COLUMN class; DELETE FROM "%[1]s_schema" WHERE version = 2`, table)); err != nil {
+	if err := pgtest.Exec(t, fmt.Sprintf(`ALTER TABLE "%[1]s_entries" DROP COLUMN session_hash; DELETE FROM "%[1]s_schema" WHERE version = 3`, table)); err != nil {
 		t.Fatal(err)
 	}
 	reader, err := pgx.Connect(t.Context(), pgtest.DSN(t))

@@ -173,12 +173,12 @@ func (s *Store) find(ctx context.Context, t *tx, rows []*row, absent func(*row))
 // there with another key of the month the unique index on ids makes it fail.
 const upsertSQL = `INSERT INTO "{s}"."{t}_entries" AS e (key, ` + rowColumns + `)
 	SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::smallint[], $7::smallint[], $8::text[], $9::text[],
-		$10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[]) AS n (key, ` + rowColumns + `)
+		$10::text[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[]) AS n (key, ` + rowColumns + `)
 	WHERE NOT EXISTS (SELECT FROM "{s}"."{t}_strays" AS s WHERE s.id = n.id AND s.key <> n.key)
 	ON CONFLICT (key) DO UPDATE SET user_hash = EXCLUDED.user_hash, user_id = EXCLUDED.user_id, action = EXCLUDED.action, status = EXCLUDED.status,
 		severity = EXCLUDED.severity, ip = EXCLUDED.ip, agent = EXCLUDED.agent, metadata = EXCLUDED.metadata, identifier_hash = EXCLUDED.identifier_hash,
 		identifier = EXCLUDED.identifier, target_user_id = EXCLUDED.target_user_id, error_code = EXCLUDED.error_code,
-		class = EXCLUDED.class
+		session_hash = EXCLUDED.session_hash, class = EXCLUDED.class
 	WHERE e.id = EXCLUDED.id
 	RETURNING id`
 
@@ -191,7 +191,7 @@ const staleStrays = `DELETE FROM "{s}"."{t}_strays" AS s WHERE NOT EXISTS (SELEC
 const findSQL = `SELECT id, key FROM "{s}"."{t}_entries" WHERE id = ANY($1)`
 
 // rowColumns are the columns of a row but its key, in the order of columns.
-const rowColumns = `id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash, identifier, target_user_id, error_code, class`
+const rowColumns = `id, user_hash, user_id, action, status, severity, ip, agent, metadata, identifier_hash, identifier, target_user_id, error_code, session_hash, class`
 
 // upsert returns the rows that it did not write because another entry has their key.
 func (s *Store) upsert(ctx context.Context, t *tx, rows []*row) ([]*row, error) {
@@ -220,7 +220,7 @@ func columns(rows []*row) []any {
 		users, ips, agents, metadata = make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
 		statusCodes, levels          = make([]int16, n), make([]int16, n)
 		classes                      = make([]*string, n)
-		texts                        [3][]*string
+		texts                        [4][]*string // of storage.TextPaths
 	)
 	for i := range texts {
 		texts[i] = make([]*string, n)
@@ -236,7 +236,7 @@ func columns(rows []*row) []any {
 			texts[k][i] = textOrNull(storable(storage.TextIn(e.Metadata, path)))
 		}
 	}
-	return []any{keys, ids, userHashes, users, actions, statusCodes, levels, ips, agents, metadata, identifierHashes, texts[0], texts[1], texts[2], classes}
+	return []any{keys, ids, userHashes, users, actions, statusCodes, levels, ips, agents, metadata, identifierHashes, texts[0], texts[1], texts[2], texts[3], classes}
 }
 
 // storable is a text without what PostgreSQL refuses.

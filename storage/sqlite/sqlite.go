@@ -21,6 +21,7 @@ import (
 	"time"
 
 	driver "modernc.org/sqlite" // registers the driver "sqlite"
+	lib "modernc.org/sqlite/lib"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -34,6 +35,10 @@ const (
 	applicationID = 0x43414c67
 	schemaVersion = 5
 )
+
+// SQLite before 3.51.3 can damage a database whose log begins anew while somebody else writes
+// (threats.md E2.11): with a driver that has an older one this does not compile.
+const _ = uint(lib.SQLITE_VERSION_NUMBER - 3_051_003)
 
 //go:embed schema.sql
 var schema string

@@ -363,13 +363,13 @@ func testAttempts(t *testing.T, s storage.Store) {
 func testText(t *testing.T, s storage.Store) {
 	e := Entry(1)
 	e.UserID, e.Action, e.IPAddress, e.UserAgent = "User-É", "custom:50%_off\\now", "2001:db8::7", "Agent/9"
-	e.Metadata = json.RawMessage(`{"identifier":"a***@Example.com","targetUserId":"victim","error":{"code":"TOO_MANY","message":"hidden"},"other":"hidden"}`)
+	e.Metadata = json.RawMessage(`{"identifier":"a***@Example.com","targetUserId":"victim","error":{"code":"TOO_MANY","message":"hidden"},"sessionHash":"tag:5e55","other":"hidden"}`)
 	odd := Entry(2)
 	odd.UserID, odd.Metadata = "u", json.RawMessage(`{"identifier":77123,"targetUserId":["listed"],"error":"flat"}`)
 	write(t, s, e, odd)
 	for text, found := range map[string]bool{
 		"user-": true, "USER-É": true, "user-é": false, "50%_OFF": true, "50%": true, "50_": false, "5%f": false, `off\now`: true, `\`: true, "'": false,
-		"DB8::": true, "example.COM": true, "VICTIM": true, "too_many": true, "too-many": false, "hidden": false, "agent/9": false,
+		"DB8::": true, "example.COM": true, "VICTIM": true, "too_many": true, "TAG:5E": true, "too-many": false, "hidden": false, "agent/9": false,
 		"77123": false, "listed": false, "flat": false, "identifier": false,
 	} {
 		if page := list(t, s, storage.Query{Text: text}); page.Total != len(page.Entries) || (page.Total == 1) != found || page.Total > 1 {

@@ -122,6 +122,7 @@ export class Detail {
     row('Address', entry.ipAddress, this.#everything('address', { ip: entry.ipAddress }));
     row('Acts upon', string(m.targetUserId), all && this.#everything('user', { userId: m.targetUserId }));
     row('Impersonated by', string(m.impersonatedBy), all && this.#everything('user', { userId: m.impersonatedBy }));
+    row('Session', string(m.sessionHash), this.#everything('session', { q: m.sessionHash }));
     row('User agent', string(entry.userAgent));
     return rows.length ? el('section', {}, el('h3', { text: 'Who and where' }), el('dl', { class: 'facts' }, ...rows)) : null;
   }
