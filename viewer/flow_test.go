@@ -168,6 +168,27 @@ func TestFlow(t *testing.T) {
 			t.Errorf("the filter for the outcome is still %q", status)
 		}
 	})
+	t.Run("everything of this session leads to all that was done in it", func(t *testing.T) {
+		b := b.in(t)
+		js[bool](b, `([...document.querySelectorAll('#chips .link')][0].click(), true)`)
+		b.until("everything is back", `document.querySelector('#chips').hidden`)
+		b.ready()
+		b.choose("class", "session")
+		b.until("sessions are listed", `document.querySelectorAll('#rows tr[data-id]').length > 1 && [...document.querySelectorAll('#rows .action small')].every((n) => n.textContent.startsWith('session'))`)
+		b.ready()
+		b.click("#rows tr .time")
+		b.until("the way is there", `[...document.querySelectorAll('#detail .link')].some((n) => n.textContent === 'Everything of this session')`)
+		js[bool](b, `([...document.querySelectorAll('#detail .link')].find((n) => n.textContent === 'Everything of this session').click(), true)`)
+		b.until("the list is of it", `!document.querySelector('#detail').open && document.querySelectorAll('#rows tr[data-id]').length > 1`)
+		b.ready()
+		want, hash := 0, b.param("q")
+		for _, e := range entries {
+			if hash != "" && storage.TextIn(e.Metadata, "sessionHash") == hash {
+				want++
+			}
+		}
+		b.until("all of them", `document.querySelector('#count').textContent.endsWith(' of ' + %s)`, want)
+	})
 	t.Run("a copied link shows the same", func(t *testing.T) {
 		b := b.in(t)
 		query := js[string](b, `location.search`)

@@ -273,6 +273,9 @@ func plausible(random *rand.Rand, tagger *redact.Redactor, at time.Time) storage
 			e.IPAddress = "198.51.100.23"
 		}
 	}
+	if e.UserID != "" {
+		m["sessionHash"] = tagger.HashTag("session", "of "+name)
+	}
 	if kind.class == "admin" {
 		m["targetUserId"] = "ben-" + "0badcafe"
 	}
