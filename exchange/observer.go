@@ -469,8 +469,15 @@ func (o *Observer) Finish(status int, aborted bool) error {
 	return nil
 }
 
-// Release gives the body's buffer back. Body must not be used afterwards.
+// Release gives the body's buffer back, and asks the Hooks no more: who still writes to it is
+// not observed. Body must not be used afterwards.
 func (o *Observer) Release() {
 	putBuffer(o.body)
-	o.body = nil
+	o.body, o.mode, o.hooks = nil, Pass, ended{}
 }
+
+// ended are the Hooks of an exchange that is over.
+type ended struct{}
+
+func (ended) BodyMode(int, http.Header) BodyMode { return Pass }
+func (ended) Commit(*Observer) error             { return nil }

@@ -37,9 +37,9 @@ func (d *document) read(body []byte) {
 	if len(text) == 0 || len(text) > maxLookup {
 		return
 	}
-	var members []jsonscan.Member
+	members := d.members[:0]
 	if text[0] == '{' {
-		members = make([]jsonscan.Member, 0, usualMembers)
+		members = slices.Grow(members, usualMembers)
 	}
 	if members, ok := jsonscan.AppendMembers(members, text, maxDepth); ok {
 		d.text, d.members = text, members

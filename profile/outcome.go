@@ -40,6 +40,14 @@ type Answer struct {
 	document document // Body
 }
 
+// Reset makes it the zero value, with the room that it has: what was found in it must not be
+// looked for any more.
+func (a *Answer) Reset() {
+	members := a.document.members[:0]
+	*a = Answer{}
+	a.document.members = members
+}
+
 // Outcome applies the route's rules in order; the first that holds decides. An
 // answer that no rule fits counts as failed: an audit log must not claim a
 // success that nobody saw.

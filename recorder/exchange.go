@@ -18,7 +18,7 @@ import (
 
 // Exchange is one request that becomes one entry. It belongs to the goroutine
 // that serves the request; the observer's hooks may run in the goroutine that
-// writes the answer, never at the same time.
+// writes the answer, never at the same time. Nobody may look at it after End.
 type Exchange struct {
 	rec      *Recorder
 	match    profile.Match
@@ -46,13 +46,14 @@ type Exchange struct {
 	url         *url.URL // the request's, while the auth server is not recognised
 	ctx         context.Context
 
-	// quiet is true while the exchange is most likely no event, see Recorder.quiet; kept is
-	// what its entry would need.
+	// quiet is true while the exchange is most likely no event, see Recorder.quiet; whole is
+	// what it is a part of then, also when it has turned out to be one.
 	quiet bool
-	kept  *kept
-	// asked and seen are what the rules look at.
+	whole *quietExchange
+	// asked and seen are what the rules look at, final is the entry.
 	asked profile.Exchange
 	seen  profile.Answer
+	final storage.Entry
 
 	// actor is who acts, once known; resolved says that the auth server (or the
 	// intent's look-up) was asked.
@@ -92,10 +93,10 @@ type Exchange struct {
 func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) *Exchange {
 	var x *Exchange
 	if rec.quiet(m, r) {
-		q := new(quietExchange)
-		x, q.exchange.quiet, q.exchange.kept = &q.exchange, true, &q.kept
+		q := quietExchanges.Get().(*quietExchange)
+		x, q.exchange.quiet, q.exchange.whole = &q.exchange, true, q
 	} else {
-		x = new(Exchange)
+		x = exchanges.Get().(*Exchange)
 	}
 	x.rec, x.match, x.facts, x.began, x.method, x.ctx, x.query = rec, m, f, time.Now(), profile.MethodOf(r), r.Context(), r.URL.RawQuery
 	x.observer = exchange.New(w, r, x)
@@ -131,7 +132,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 
 // takeRequest takes what an entry needs of the request's header.
 func (x *Exchange) takeRequest(h http.Header) {
-	x.creds = x.rec.Sessions.credentialsOf(h)
+	x.creds = x.rec.Sessions.credentialsOf(h, x.creds.headers)
 	x.contentType = h.Get("Content-Type")
 	x.encoded, x.mistyped = encoded(h), len(h["Content-Type"]) > 1 || hopByHop(h, "Content-Type")
 	x.capture = x.rec.capture(x.match.Route)
@@ -213,7 +214,33 @@ func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
 func (x *Exchange) release() {
 	x.observer.Release()
 	x.body.Release()
+	if x.rec.Writer.underWay.watched.Load() {
+		return
+	}
+	if whole := x.whole; whole != nil {
+		x.reset()
+		whole.kept = kept{}
+		quietExchanges.Put(whole)
+	} else {
+		x.reset()
+		exchanges.Put(x)
+	}
 }
+
+// reset makes it as good as new, with the room that it has.
+func (x *Exchange) reset() {
+	headers, seen := x.creds.headers, x.seen
+	clear(headers)
+	seen.Reset()
+	*x = Exchange{creds: credentials{headers: headers[:0]}, seen: seen}
+}
+
+// exchanges and quietExchanges have ended, and are used again: one has a kilobyte, and the
+// collector's work is by what is allocated.
+var (
+	exchanges      = sync.Pool{New: func() any { return new(Exchange) }}
+	quietExchanges = sync.Pool{New: func() any { return new(quietExchange) }}
+)
 
 // complete writes the finished entry, once. A bug of ours must not cost the
 // client its answer, nor the log the fact that something happened.
@@ -261,33 +288,34 @@ func (x *Exchange) completeNow() error {
 		return nil
 	}
 	x.identify(answer, outcome)
-	e := x.finished(answer, outcome)
+	x.final = x.finished(answer, outcome)
+	e := &x.final
 	defer x.learn(answer, outcome)
 	defer x.unlink(answer, outcome)
-	kept := &e
+	kept := e
 	defer func() { x.follow(answer, kept) }()
-	if !x.hooked(&e) && !x.intent {
+	if !x.hooked(e) && !x.intent {
 		x.rec.Writer.Metrics.Suppressed()
 		kept = nil
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}
 	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
-	if x.rolledUp(&e, answer.Status) {
+	if x.rolledUp(e, answer.Status) {
 		return nil
 	}
-	err := x.rec.write(e, x.rec.Observer)
+	err := x.rec.write(*e, x.rec.Observer)
 	if err == nil {
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
 		x.rec.Writer.Metrics.Refused()
 		x.withheld = true
-		e = x.finished(answer, outcome)
-		x.hooked(&e)
-		x.rec.enqueue(e, x.rec.Observer) // what the upstream did is worth keeping all the same
+		*e = x.finished(answer, outcome)
+		x.hooked(e)
+		x.rec.enqueue(*e, x.rec.Observer) // what the upstream did is worth keeping all the same
 		return ErrRefused
 	}
-	x.rec.enqueue(e, x.rec.Observer)
+	x.rec.enqueue(*e, x.rec.Observer)
 	return nil
 }
 
@@ -319,7 +347,8 @@ func carriesOut(status int) bool {
 // answer is what the profile's rules look at.
 func (x *Exchange) answer() *profile.Answer {
 	a := &x.seen
-	*a = profile.Answer{Status: x.observer.Status(), Header: x.observer.Header(), Query: x.query}
+	a.Reset()
+	a.Status, a.Header, a.Query = x.observer.Status(), x.observer.Header(), x.query
 	body, complete := x.observer.Body()
 	if complete {
 		a.Body = decoded(body, a.Header.Get("Content-Encoding"))
@@ -351,7 +380,7 @@ func (x *Exchange) recognize(a *profile.Exchange) bool {
 		return x.intent // what is written gets its outcome
 	}
 	x.rec, x.match = rec, match
-	x.creds = rec.Sessions.credentialsOf(x.sent)
+	x.creds = rec.Sessions.credentialsOf(x.sent, nil)
 	a.Path, a.Route = match.Path, match.Route
 	return true
 }

@@ -4,7 +4,7 @@ import "net/http"
 
 // Doubt and DoubtUser are what exchanges do, for tests outside the package.
 func Doubt(s *Sessions, h http.Header) {
-	c := s.credentialsOf(h)
+	c := s.credentialsOf(h, nil)
 	s.doubt(&c)
 }
 

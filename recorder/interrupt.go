@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -11,7 +12,12 @@ import (
 
 // underWay are the exchanges of one Writer that have begun and not ended, in lists, so
 // that not all requests wait for one lock. The zero value is ready.
-type underWay [8]underWayList
+type underWay struct {
+	lists [8]underWayList
+	// watched is true once somebody has looked at them: an exchange may be looked at after its
+	// end from then on, and is not used again.
+	watched atomic.Bool
+}
 
 type underWayList struct {
 	// mu protects the field below, and next and previous of the exchanges.
@@ -21,7 +27,7 @@ type underWayList struct {
 }
 
 // of is the list that an exchange belongs to: ids end at random.
-func (u *underWay) of(x *Exchange) *underWayList { return &u[x.id[len(x.id)-1]%8] }
+func (u *underWay) of(x *Exchange) *underWayList { return &u.lists[x.id[len(x.id)-1]%8] }
 
 func (u *underWay) add(x *Exchange) {
 	l := u.of(x)
@@ -54,9 +60,10 @@ func (x *Exchange) unlist() {
 }
 
 func (u *underWay) list() []*Exchange {
+	u.watched.Store(true) // first: what has left its list by now is not in ours
 	var list []*Exchange
-	for i := range u {
-		list = u[i].appendTo(list)
+	for i := range u.lists {
+		list = u.lists[i].appendTo(list)
 	}
 	return list
 }

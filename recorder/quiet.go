@@ -52,7 +52,7 @@ func (rec *Recorder) quiet(m profile.Match, r *http.Request) bool {
 // keep takes what wake needs.
 func (x *Exchange) keep(h http.Header) {
 	for i, name := range x.rec.Sessions.kept {
-		x.kept[i] = h[name]
+		x.whole.kept[i] = h[name]
 	}
 }
 
@@ -60,8 +60,8 @@ func (x *Exchange) keep(h http.Header) {
 func (x *Exchange) wake() {
 	h := make(http.Header, maxKept)
 	for i, name := range x.rec.Sessions.kept {
-		if x.kept[i] != nil {
-			h[name] = x.kept[i]
+		if v := x.whole.kept[i]; v != nil {
+			h[name] = v
 		}
 	}
 	x.quiet, x.id = false, storage.NewIDAt(x.began)

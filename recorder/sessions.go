@@ -165,14 +165,14 @@ func (c *credentials) alone() bool {
 
 // credentialsOf reads them from a request. Headers that the request names in
 // Connection are hop-by-hop: the upstream never sees them, so they prove nothing
-// (threats.md X5, A13).
-func (s *Sessions) credentialsOf(h http.Header) credentials {
+// (threats.md X5, A13). room is for headers; it may be nil.
+func (s *Sessions) credentialsOf(h http.Header, room []string) credentials {
 	var c credentials
 	if cookies := h["Cookie"]; len(cookies) > 0 && !hopByHop(h, "Cookie") {
 		c.cookie = strings.Join(cookies, "; ")
 		c.tokens, c.odd, c.veiled = cookieTokens(c.cookie, s.profile.Credentials.Cookies)
 	}
-	c.headers = slices.Grow(c.headers, len(s.profile.Credentials.Headers))
+	c.headers = slices.Grow(room[:0], len(s.profile.Credentials.Headers))
 	for _, name := range s.profile.Credentials.Headers {
 		v := ""
 		if !hopByHop(h, name) {
@@ -393,7 +393,7 @@ func (s *Sessions) wholeKey(c *credentials) credential {
 // Authorize says who sent a request, for the API: always the auth server's word,
 // at most a few seconds old.
 func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Session, error) {
-	c := s.credentialsOf(h)
+	c := s.credentialsOf(h, nil)
 	if c.none() {
 		return Session{}, nil
 	}

@@ -19,7 +19,7 @@ func sessionsOf(t *testing.T, name string) (*Sessions, func(cookie string) (stri
 	}
 	const cookie = "app-session"
 	owner := func(value string) (string, bool) {
-		c := s.credentialsOf(http.Header{"Cookie": {cookie + "=" + value}})
+		c := s.credentialsOf(http.Header{"Cookie": {cookie + "=" + value}}, nil)
 		owner, known := s.owner(&c)
 		return owner.UserID, known
 	}
@@ -64,7 +64,7 @@ func TestACookieOfManyPeopleIsNobodys(t *testing.T) {
 		if user, known := owner(value); known {
 			t.Errorf("it is %s's", user)
 		}
-		c := s.credentialsOf(http.Header{"Cookie": {"app-session=" + value}})
+		c := s.credentialsOf(http.Header{"Cookie": {"app-session=" + value}}, nil)
 		s.forget(&c)
 		learn(value, again)
 	}

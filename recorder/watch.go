@@ -30,7 +30,7 @@ type watches struct {
 // Watch watches the credentials of a request that Authorize has said to be the user's.
 // Ask Authorize once more after it: it knows what came between.
 func (s *Sessions) Watch(h http.Header, user string) *Watch {
-	c := s.credentialsOf(h)
+	c := s.credentialsOf(h, nil)
 	w := &Watch{all: &s.watches, key: s.wholeKey(&c), user: user}
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/google/uuid"
 
@@ -254,14 +255,17 @@ func (l *link) findOrMake(t text) (int64, error) {
 	return res.LastInsertId()
 }
 
-// idValue stores a UUID, as it is usually written, in 16 bytes and any other id as text.
-func idValue(id string) driver.Value {
+// idValue stores a UUID, as it is usually written, in 16 bytes and any other id as text. The
+// bytes are appended to room, which may be nil.
+func idValue(id string, room []byte) (driver.Value, []byte) {
 	if len(id) == 36 && !strings.ContainsAny(id, "ABCDEF") {
 		if u, err := uuid.Parse(id); err == nil {
-			return u[:]
+			n := len(room)
+			room = append(room, u[:]...)
+			return room[n:len(room):len(room)], room
 		}
 	}
-	return id
+	return id, room
 }
 
 func hashOrNull(s string) driver.Value {
@@ -282,5 +286,5 @@ func metadataValue(e *storage.Entry) driver.Value {
 	if len(e.Metadata) == 0 || string(e.Metadata) == "{}" {
 		return nil
 	}
-	return string(e.Metadata)
+	return unsafe.String(&e.Metadata[0], len(e.Metadata)) // nobody changes what an entry has
 }

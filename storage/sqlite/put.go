@@ -79,7 +79,7 @@ func (w *writer) put(batch []*job) error {
 	if err := w.notice(version); err != nil {
 		return err
 	}
-	w.rows = w.rows[:0]
+	w.rows, w.ids = w.rows[:0], w.ids[:0]
 	for _, j := range batch {
 		for i := range j.entries {
 			if err := w.add(&j.entries[i]); err != nil {
@@ -140,8 +140,10 @@ func (w *writer) row(e *storage.Entry) (r row, err error) {
 			return r, err
 		}
 	}
+	var id driver.Value
+	id, w.ids = idValue(e.ID, w.ids)
 	r = row{id: e.ID, group: group{kind, int8(e.Status.Code()), int8(e.Severity)}, args: [insertArgs]driver.Value{
-		argID: idValue(e.ID), argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: kind,
+		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: kind,
 		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
 		argAgent: agent, argMetadata: metadataValue(e), argIdentifier: hashOrNull(e.IdentifierHash),
 	}}

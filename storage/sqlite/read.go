@@ -35,7 +35,8 @@ type view struct {
 // Get implements storage.Getter.
 func (v *view) Get(ctx context.Context, id string) (storage.Entry, error) {
 	key, _ := storage.IDKey(id)
-	_, e, err := scan(v.db.QueryRowContext(ctx, fmt.Sprintf(byID, v.table), idValue(id), key))
+	stored, _ := idValue(id, nil)
+	_, e, err := scan(v.db.QueryRowContext(ctx, fmt.Sprintf(byID, v.table), stored, key))
 	if errors.Is(err, sql.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound
 	}

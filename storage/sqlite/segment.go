@@ -58,6 +58,8 @@ type indexer struct {
 	many      bool
 	// added are the transaction's under way.
 	added int
+	// room is for the postings of a segment.
+	room []postings.Posting
 	// failed is when segments could last not be made, and begun when it was last tried to forget
 	// all, in nanoseconds since 1970; resets is how often they were.
 	failed  time.Time
@@ -65,6 +67,9 @@ type indexer struct {
 	warning rate.Sometimes
 	resets  atomic.Int64
 }
+
+// maxRoom is how many postings there stays room for: those of some segments of the least size.
+const maxRoom = 8192
 
 // maxUnindexed is how far load counts.
 const maxUnindexed = 16_384
@@ -163,7 +168,12 @@ func groupOfCode(c uint64) group {
 // grow makes a segment of the oldest entries that have none, and says of how many: those that
 // are wanted, unless there are fewer.
 func (x *indexer) grow(want int) (n int, _ error) {
-	var list []postings.Posting
+	list := x.room[:0]
+	defer func() {
+		if x.room = list; cap(list) > maxRoom {
+			x.room = nil
+		}
+	}()
 	var row [7]driver.Value
 	first, last := int64(0), int64(0)
 	each := func() error {

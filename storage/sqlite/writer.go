@@ -97,8 +97,9 @@ type writer struct {
 	// committed.
 	changes changes
 	counts  *counts
-	// rows are gathered by put, to be inserted together.
+	// rows are gathered by put, to be inserted together; ids are the bytes of a transaction's.
 	rows []row
+	ids  []byte
 	// open are entries whose outcome is not known yet: they will be written again.
 	open *lru.Cache[string, place]
 	// elsewhere is true if there may be strays that are elsewhere.
