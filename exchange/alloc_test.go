@@ -20,7 +20,7 @@ func TestObserverAllocations(t *testing.T) {
 		name string
 		mode exchange.BodyMode
 		most float64
-	}{{"passed", exchange.Pass, 2}, {"copied", exchange.Copy, 2}, {"held", exchange.Hold, 6}} {
+	}{{"passed", exchange.Pass, 2}, {"copied", exchange.Copy, 2}, {"held", exchange.Hold, 2}} {
 		h := &quiet{tt.mode}
 		const own = 1 // the request's body, made by watched
 		got := testing.AllocsPerRun(200, func() { watched(w, r, request, h, answer, buf) }) - own

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -59,7 +58,7 @@ type Observer struct {
 	// status is the final status; 0 until it is known.
 	status int
 	// head is the header as it was at the final status, while it is held.
-	head http.Header
+	head *heldHead
 	// body is what was held or copied.
 	body *[]byte
 	// length is the declared Content-Length, -1 if there is none.
@@ -176,7 +175,7 @@ func (o *Observer) WriteHeader(status int) {
 		o.body = getBuffer(int(min(o.length, MaxBody)))
 	}
 	if o.holds() && o.length != 0 {
-		o.state, o.head = holding, o.w.Header().Clone()
+		o.state, o.head = holding, holdHead(o.w.Header())
 		return
 	}
 	o.complete = o.length == 0
@@ -227,7 +226,7 @@ func (o *Observer) release() {
 		o.w.WriteHeader(o.status)
 		return
 	}
-	late := o.restoreHead()
+	late := o.head.restore(o.w.Header())
 	o.w.WriteHeader(o.status)
 	if len(*o.body) > 0 {
 		n, _ := o.w.Write(*o.body) // the writer repeats its error at the next call
@@ -239,28 +238,6 @@ func (o *Observer) release() {
 	for name, values := range late {
 		o.w.Header()[name] = values
 	}
-}
-
-// restoreHead puts the header back to what it was at the final status, deleted
-// fields included, and returns what was set since: trailers, which must not go out
-// in the head.
-func (o *Observer) restoreHead() http.Header {
-	late, h := http.Header{}, o.w.Header()
-	for name, values := range h {
-		if before, ok := o.head[name]; !ok {
-			late[name] = values
-			delete(h, name)
-		} else if !slices.Equal(before, values) {
-			late[name] = values
-			h[name] = before
-		}
-	}
-	for name, before := range o.head {
-		if _, ok := h[name]; !ok {
-			h[name] = before
-		}
-	}
-	return late
 }
 
 // refusal is the body of a 503 that stands for an answer which could not be
@@ -473,7 +450,8 @@ func (o *Observer) Finish(status int, aborted bool) error {
 // not observed. Body must not be used afterwards.
 func (o *Observer) Release() {
 	putBuffer(o.body)
-	o.body, o.mode, o.hooks = nil, Pass, ended{}
+	o.head.release()
+	o.body, o.head, o.mode, o.hooks = nil, nil, Pass, ended{}
 }
 
 // ended are the Hooks of an exchange that is over.

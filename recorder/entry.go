@@ -47,7 +47,7 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 		}
 	}
 	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
-		m.TargetUserID = storage.Clean(target, storage.MaxUserID)
+		m.TargetUserID = target
 		x.foreign = x.actor.UserID != "" && len(x.match.Route.Target) > 0 && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}
 	x.explain(&m, a, body)
@@ -280,7 +280,7 @@ func (x *Exchange) target(a *profile.Exchange, outcome storage.Status, read func
 			continue
 		}
 		if id := read(s, a); id != "" {
-			return id
+			return storage.CleanUserID(id)
 		}
 	}
 	return ""

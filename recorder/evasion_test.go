@@ -703,3 +703,21 @@ func TestACookieOfAFlowIsNobodysForEver(t *testing.T) {
 		t.Errorf("%s is %q's", e.Action, e.UserID)
 	}
 }
+
+// People whose long ids begin alike stay apart, in the log and for who reads it (threats.md B6).
+func TestALongIDIsOnePersons(t *testing.T) {
+	long := strings.Repeat("u", storage.MaxUserID)
+	g := newRig(t, nil)
+	g.server.sessions = map[string]string{"s-1": long + "1", "s-2": long + "2"}
+	seen := map[string]bool{}
+	for token := range g.server.sessions {
+		g.do("POST", "/update-user", `{}`, cookie(token), answers(200, `{}`))
+		session, err := g.rec.Sessions.Authorize(t.Context(), cookie(token), g.server)
+		must(t, err)
+		entries := g.store.Entries()
+		if id := entries[len(entries)-1].UserID; id != session.UserID || id == "" || seen[id] {
+			t.Errorf("%s: the entry has %q, the reader is %q, others are %v", token, id, session.UserID, seen)
+		}
+		seen[session.UserID] = true
+	}
+}

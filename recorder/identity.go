@@ -63,14 +63,14 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 	route, ok := x.match.Route, outcome == storage.Success
 	if ok && !route.Administrator.IsZero() {
 		if id := route.Administrator.Value(a); id != "" {
-			x.actor = Session{UserID: id}
+			x.actor = Session{UserID: storage.CleanUserID(id)}
 			return
 		}
 	}
 	flow := x.rec.Sessions.flows.userOf(x.step)
 	a.Flow = flow.UserID
 	if id := profile.First(route.Actor, a); id != "" {
-		x.actor = Session{UserID: id}
+		x.actor = Session{UserID: storage.CleanUserID(id)}
 		return
 	}
 	x.identifyRequest(a, ok)
@@ -151,7 +151,7 @@ func (x *Exchange) take(a *profile.Exchange, counts func(*profile.Source) bool) 
 	for i := range x.match.Route.User {
 		if s := &x.match.Route.User[i]; counts(s) {
 			if id := s.Sure(a); id != "" {
-				x.actor = Session{UserID: id}
+				x.actor = Session{UserID: storage.CleanUserID(id)}
 				return true
 			}
 		}
@@ -195,7 +195,7 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 		user = x.actor
 	}
 	for _, earlier := range x.rec.Sessions.flows.join(x.step, user) {
-		earlier.UserID = x.rec.Sessions.flows.userOf(x.step).UserID
+		earlier.UserID = storage.CleanUserID(x.rec.Sessions.flows.userOf(x.step).UserID)
 		x.rec.enqueue(earlier, nil)
 	}
 	if e != nil && e.UserID == "" && !x.match.Route.Detached && (e.Status == storage.Success || e.Status == storage.Pending) {
@@ -312,7 +312,7 @@ func (x *Exchange) sessionOwner(a *profile.Exchange) Session {
 		return x.actor
 	}
 	if id := profile.FirstSure(x.match.Route.User, a); id != "" {
-		return Session{UserID: id, ImpersonatedBy: x.actor.UserID}
+		return Session{UserID: storage.CleanUserID(id), ImpersonatedBy: x.actor.UserID}
 	}
 	return Session{}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 const (
@@ -548,7 +549,7 @@ func (s *Sessions) read(p *profile.Session, a *profile.Answer) (Session, error) 
 		identifier = ""
 	}
 	return Session{
-		UserID: id, ImpersonatedBy: lookupOptional(a, p.ImpersonatedBy),
+		UserID: storage.CleanUserID(id), ImpersonatedBy: lookupOptional(a, p.ImpersonatedBy),
 		Roles: rolesOf(a, p.Role), Identifier: identifier, Partial: !p.IsComplete(a),
 	}, nil
 }

@@ -227,6 +227,7 @@ func (w *Writer) putSoon(i item) bool {
 // unlinkTimeout, if a crash must not forget it, and in the background, after the entries that are
 // queued. A store that cannot do it is left alone.
 func (w *Writer) Unlink(userID string, atOnce bool) {
+	userID = storage.CleanUserID(userID) // as entries have it
 	u, ok := storage.As[storage.Unlinker](w.store)
 	if !ok {
 		return

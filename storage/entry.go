@@ -231,7 +231,7 @@ func (e *Entry) sanitize(clean func(json.RawMessage) json.RawMessage) {
 	if e.ID = Clean(e.ID, MaxID); e.ID == "" {
 		e.ID = NewIDAt(e.CreatedAt)
 	}
-	e.UserID = Clean(e.UserID, MaxUserID)
+	e.UserID = CleanUserID(e.UserID)
 	e.Action = Clean(e.Action, MaxAction)
 	e.IPAddress = Clean(e.IPAddress, MaxIPAddress)
 	e.UserAgent = Clean(e.UserAgent, MaxUserAgent)
@@ -326,6 +326,17 @@ func Clean(s string, limit int) string {
 		cut--
 	}
 	return s[:cut] + ellipsis
+}
+
+// CleanUserID is Clean for the id of a user. What is cut ends in 8 hexadecimal digits of its
+// SHA-256, too, so that people whose long ids begin alike stay apart (threats.md B6).
+func CleanUserID(id string) string {
+	if len(id) <= MaxUserID {
+		return Clean(id, MaxUserID)
+	}
+	sum := sha256.Sum256([]byte(id))
+	mark := fmt.Sprintf("#%x", sum[:4])
+	return Clean(id, MaxUserID-len(mark)) + mark
 }
 
 // keyBits is how many low bits of a sort key come from the id.

@@ -86,6 +86,17 @@ func TestCleanCutsOnARune(t *testing.T) {
 	}
 }
 
+func TestLongIDsOfUsersStayApart(t *testing.T) {
+	long := strings.Repeat("é", 150)
+	a, b := CleanUserID(long+"a"), CleanUserID(long+"b")
+	if a == b || len(a) > MaxUserID || !utf8.ValidString(a) || CleanUserID(a) != a || !strings.HasPrefix(a, "éé") || !strings.Contains(a, "…#") {
+		t.Errorf("%q and %q", a, b)
+	}
+	if short := strings.Repeat("x", MaxUserID); CleanUserID(short) != short || CleanUserID("a\x00") != "a\uFFFD" {
+		t.Error("what fits is changed, or what is no text is not")
+	}
+}
+
 func TestSortKeysFollowTimeAndThenTheID(t *testing.T) {
 	var last int64
 	for range 2000 {

@@ -286,5 +286,5 @@ func metadataValue(e *storage.Entry) driver.Value {
 	if len(e.Metadata) == 0 || string(e.Metadata) == "{}" {
 		return nil
 	}
-	return unsafe.String(&e.Metadata[0], len(e.Metadata)) // nobody changes what an entry has
+	return unsafe.String(&e.Metadata[0], len(e.Metadata)) //nolint:gosec // nobody changes what an entry has
 }
