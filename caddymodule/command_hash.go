@@ -39,9 +39,9 @@ func hashCommand() *cobra.Command {
 		Long: `
 The log keeps of some values only a hash with a secret key: of what was typed to sign in (metadata.identifierHash), of a
 credential whose owner nobody could tell or, with "capture session", of every session (metadata.sessionHash, which list --text
-finds), and of secrets in bodies under "redact hash". This
-prints the hash of a value that you know, for the usual names of fields or those of --field; with a single --field the
-hash alone. What is typed to sign in is hashed in lower case and without spaces around it, all else as it is. --find
+finds), and of secrets in bodies under "redact hash". This prints the hash of a value that you know, for the usual names
+of fields or those of --field; with a single --field the hash alone. A session's value is that of the cookie, as browsers
+send it, or the token without "Bearer". What is typed to sign in is hashed in lower case and without spaces around it, all else as it is. --find
 lists the entries that have it as identifier.
 
 - instead of the value reads it from standard input, so that it is not in the shell's history.
@@ -51,7 +51,7 @@ Caddy's data directory. --find without --db and --key-file lets the running Cadd
 ` + exitHelp,
 		Example: `  caddy audit-log hash ann@example.com
   caddy audit-log hash ann@example.com --find --since 30d
-  caddy audit-log list --text "$(caddy audit-log hash - --field session < cookie.txt)"
+  caddy audit-log list --text "$(caddy audit-log hash - --field session < value.txt)"
   caddy audit-log hash - --field ssn --key-file /var/lib/caddy-audit/hash.key`,
 	}
 	sourceFlags(cmd)
@@ -71,7 +71,7 @@ func runHash(ctx context.Context, f caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	if f.Bool("find") && len(fields) > 0 {
-		return caddy.ExitCodeFailedStartup, errors.New("--find looks for identifiers: leave --field out; metadata of other fields can be searched in an export")
+		return caddy.ExitCodeFailedStartup, errors.New("--find looks for identifiers: leave --field out; list --text finds the hash of a session, an export those of other fields")
 	}
 	value, err := valueOf(f.Arg(0))
 	if err != nil {

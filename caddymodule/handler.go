@@ -149,8 +149,8 @@ type Capture struct {
 	RequestBody *bool `json:"request_body,omitempty"`
 	// The session, as HMAC-SHA256 of its cookie or token with the app's key
 	// (`metadata.sessionHash`): that of the request, or the one that a sign-in has issued.
-	// It tells which entries are of one session, and shows when another's was planted or
-	// taken. Default: false.
+	// It tells which entries came with the same token, and shows when another's was planted
+	// or taken. Default: false.
 	Session *bool `json:"session,omitempty"`
 }
 

@@ -13,7 +13,7 @@ type heldHead struct {
 	values []string // of all fields
 }
 
-// heldField has the values from from to to.
+// heldField is a field by its name; its values are values[from:to].
 type heldField struct {
 	name     string
 	from, to int

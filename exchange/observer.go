@@ -34,11 +34,11 @@ const (
 	Copy
 )
 
-// Hooks are what an Observer calls. Both run in whatever goroutine writes the
+// Hooks are what an Observer calls, with itself. Both run in whatever goroutine writes the
 // answer, one at a time.
 type Hooks interface {
 	// BodyMode is asked once, at the final status.
-	BodyMode(status int, header http.Header) BodyMode
+	BodyMode(o *Observer, status int, header http.Header) BodyMode
 	// Commit is called once, before the client sees the head of the answer.
 	// After an error the client gets 503 instead (see Observer.Refuse).
 	Commit(o *Observer) error
@@ -166,7 +166,7 @@ func (o *Observer) WriteHeader(status int) {
 	}
 	if !o.noBody {
 		o.inspectHeader()
-		o.mode = o.hooks.BodyMode(status, o.w.Header())
+		o.mode = o.hooks.BodyMode(o, status, o.w.Header())
 	}
 	if o.holds() && o.length > MaxBody {
 		o.mode = Pass
@@ -446,16 +446,10 @@ func (o *Observer) Finish(status int, aborted bool) error {
 	return nil
 }
 
-// Release gives the body's buffer back, and asks the Hooks no more: who still writes to it is
-// not observed. Body must not be used afterwards.
+// Release gives the body's buffer back, and keeps no more of the body. Body must not be used
+// afterwards. Who writes after the handler has returned makes the Hooks hear of it all the same.
 func (o *Observer) Release() {
 	putBuffer(o.body)
 	o.head.release()
-	o.body, o.head, o.mode, o.hooks = nil, nil, Pass, ended{}
+	o.body, o.head, o.mode = nil, nil, Pass
 }
-
-// ended are the Hooks of an exchange that is over.
-type ended struct{}
-
-func (ended) BodyMode(int, http.Header) BodyMode { return Pass }
-func (ended) Commit(*Observer) error             { return nil }

@@ -23,7 +23,7 @@ type hooks struct {
 	commits []string
 }
 
-func (h *hooks) BodyMode(int, http.Header) exchange.BodyMode { return h.mode }
+func (h *hooks) BodyMode(*exchange.Observer, int, http.Header) exchange.BodyMode { return h.mode }
 
 func (h *hooks) Commit(o *exchange.Observer) error {
 	body, complete := o.Body()
@@ -418,8 +418,8 @@ func (w *plainWriter) Write(p []byte) (int, error) { return len(p), nil }
 // quiet hooks note nothing.
 type quiet struct{ mode exchange.BodyMode }
 
-func (q *quiet) BodyMode(int, http.Header) exchange.BodyMode { return q.mode }
-func (q *quiet) Commit(*exchange.Observer) error             { return nil }
+func (q *quiet) BodyMode(*exchange.Observer, int, http.Header) exchange.BodyMode { return q.mode }
+func (q *quiet) Commit(*exchange.Observer) error                                 { return nil }
 
 // watched is one exchange with a body in both directions.
 func watched(w http.ResponseWriter, r *http.Request, request *bytes.Reader, h exchange.Hooks, answer, buf []byte) {

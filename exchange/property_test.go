@@ -102,7 +102,9 @@ type whole struct {
 	complete bool
 }
 
-func (h *whole) BodyMode(int, http.Header) exchange.BodyMode { return exchange.Hold }
+func (h *whole) BodyMode(*exchange.Observer, int, http.Header) exchange.BodyMode {
+	return exchange.Hold
+}
 
 func (h *whole) Commit(o *exchange.Observer) error {
 	b, complete := o.Body()

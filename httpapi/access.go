@@ -19,7 +19,8 @@ func (q *request) administrator() bool {
 		return false
 	}
 	isAdmin := func(role string) bool { return role != "" && slices.Contains(q.AdminRoles, role) }
-	return slices.Contains(q.AdminIDs, q.session.UserID) || slices.ContainsFunc(q.session.Roles, isAdmin)
+	isUser := func(id string) bool { return storage.CleanUserID(id) == q.session.UserID }
+	return slices.ContainsFunc(q.AdminIDs, isUser) || slices.ContainsFunc(q.session.Roles, isAdmin)
 }
 
 // own selects the caller's own entries: those of the user, and those without a

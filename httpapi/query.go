@@ -46,6 +46,7 @@ func parseQuery(raw string) (listQuery, []string) {
 	if q.userID, q.hasUserID = p.text("userId"); q.userID == "null" {
 		q.userID = "" // as entries without a user show it
 	}
+	q.userID = storage.CleanUserID(q.userID) // as entries have it
 	q.all = p.option("scope", "own", "all") == "all"
 	q.Action, _ = p.text("action")
 	q.Class, _ = p.text("class")

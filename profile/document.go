@@ -28,8 +28,12 @@ type document struct {
 	members []jsonscan.Member
 }
 
-// usualMembers is for how many members of an object there is room at first.
-const usualMembers = 4
+// usualMembers is for how many members of an object there is room at first, maxRoom for how many
+// there stays some.
+const (
+	usualMembers = 4
+	maxRoom      = 64
+)
 
 // read reads a body. It is readable if it is a document within the bounds.
 func (d *document) read(body []byte) {

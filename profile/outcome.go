@@ -44,6 +44,9 @@ type Answer struct {
 // looked for any more.
 func (a *Answer) Reset() {
 	members := a.document.members[:0]
+	if cap(members) > maxRoom {
+		members = nil
+	}
 	*a = Answer{}
 	a.document.members = members
 }

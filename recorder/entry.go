@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/caddy-audit-log/caddy-audit-log/exchange"
@@ -51,8 +50,8 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 		x.foreign = x.actor.UserID != "" && len(x.match.Route.Target) > 0 && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}
 	x.explain(&m, a, body)
-	if x.capture.Session && outcome == storage.Success && x.opensSession() {
-		m.SessionHash = x.sessionHash(slices.Collect(x.issuedTokens(a))...)
+	if x.capture.Session && outcome == storage.Success && (x.opensSession() || len(x.creds.tokens) == 0) {
+		m.SessionHash = cmp.Or(x.sessionHash(x.issuedSession(a)...), m.SessionHash)
 	}
 	if x.capture.RequestBody {
 		m.RequestBody = x.capturedBody(body)
@@ -236,17 +235,17 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 	if x.unasked {
 		m.Identity = "unavailable"
 		if len(x.creds.tokens) > 0 {
-			m.SessionHash = x.rec.Redactor.HashTag("session", x.creds.tokens[0].value)
+			m.SessionHash = cmp.Or(x.sessionHash(x.creds.tokens...), x.rec.Redactor.HashTag("session", x.creds.tokens[0].value))
 		}
 	}
 }
 
 // sessionHash is that of the first of the tokens that can be a session's: whoever plants a
 // session of their own in somebody's browser, or takes one away, is seen by it beside the user
-// (threats.md C9).
+// (threats.md C9). What a client authenticates itself with ("Basic ...") is nobody's session.
 func (x *Exchange) sessionHash(tokens ...token) string {
 	for _, t := range tokens {
-		if x.rec.Sessions.secret(t) {
+		if x.rec.Sessions.secret(t) && (t.source != inHeader || !strings.Contains(t.value, " ")) {
 			return x.rec.Redactor.HashTag("session", t.value)
 		}
 	}

@@ -18,8 +18,17 @@ import (
 
 // Exchange is one request that becomes one entry. It belongs to the goroutine
 // that serves the request; the observer's hooks may run in the goroutine that
-// writes the answer, never at the same time. Nobody may look at it after End.
+// writes the answer, never at the same time. After End it is another request's.
 type Exchange struct {
+	// mu is held while the entry is completed, or written because the process ends, and while
+	// the exchange becomes another request's. The fields that this changes belong to whoever
+	// holds it.
+	mu sync.Mutex
+	exchanged
+}
+
+// exchanged is what is of one request alone.
+type exchanged struct {
 	rec      *Recorder
 	match    profile.Match
 	facts    Facts
@@ -47,7 +56,7 @@ type Exchange struct {
 	ctx         context.Context
 
 	// quiet is true while the exchange is most likely no event, see Recorder.quiet; whole is
-	// what it is a part of then, also when it has turned out to be one.
+	// what it is a part of then, also when it has turned out to be an event.
 	quiet bool
 	whole *quietExchange
 	// asked and seen are what the rules look at, final is the entry.
@@ -82,10 +91,6 @@ type Exchange struct {
 	withheld bool
 	// aborted is true when the handler panicked.
 	aborted bool
-
-	// mu is held while the entry is completed, or written because the process ends. The
-	// fields that this changes belong to whoever holds it.
-	mu sync.Mutex
 	// cut is true when an entry says that the exchange was interrupted.
 	cut bool
 }
@@ -99,7 +104,7 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 		x = exchanges.Get().(*Exchange)
 	}
 	x.rec, x.match, x.facts, x.began, x.method, x.ctx, x.query = rec, m, f, time.Now(), profile.MethodOf(r), r.Context(), r.URL.RawQuery
-	x.observer = exchange.New(w, r, x)
+	x.observe(exchange.New(w, r, x))
 	if x.quiet {
 		x.keep(r.Header)
 		return x
@@ -128,6 +133,13 @@ func newExchange(rec *Recorder, w http.ResponseWriter, r *http.Request, m profil
 		x.upload = exchange.TeeRequest(r, 0)
 	}
 	return x
+}
+
+// observe gives it the answer that it is about. Whoever still writes to an earlier one finds out.
+func (x *Exchange) observe(o *exchange.Observer) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.observer = o
 }
 
 // takeRequest takes what an entry needs of the request's header.
@@ -164,7 +176,12 @@ func (x *Exchange) Writer() http.ResponseWriter { return x.observer }
 
 // BodyMode implements exchange.Hooks: the body of an answer is looked at where a
 // rule needs it, and where an error says its code.
-func (x *Exchange) BodyMode(status int, h http.Header) exchange.BodyMode {
+func (x *Exchange) BodyMode(o *exchange.Observer, status int, h http.Header) exchange.BodyMode {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.observer != o {
+		return exchange.Pass // the handler has left somebody behind who writes
+	}
 	media := exchange.MediaType(h.Get("Content-Type"))
 	switch {
 	case exchange.IsJSON(media) && (status >= 400 || x.match.Route.NeedsBody()):
@@ -184,8 +201,10 @@ func (x *Exchange) BodyMode(status int, h http.Header) exchange.BodyMode {
 
 // Commit implements exchange.Hooks: it completes the entry before the client
 // sees the answer. When a copy of the body is being made, End does it instead.
-func (x *Exchange) Commit(*exchange.Observer) error {
-	if x.copying {
+func (x *Exchange) Commit(o *exchange.Observer) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.observer != o || x.copying {
 		return nil
 	}
 	return x.complete()
@@ -205,12 +224,16 @@ func (x *Exchange) End(err error, failedStatus int, panicked bool) error {
 		status = 0
 	}
 	finishErr := x.observer.Finish(status, panicked)
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if !x.written {
 		finishErr = errors.Join(finishErr, x.complete())
 	}
 	return finishErr
 }
 
+// release ends it. Whoever is in one of its methods since before has to wait for mu, and finds
+// that it is another request's.
 func (x *Exchange) release() {
 	x.observer.Release()
 	x.body.Release()
@@ -229,10 +252,12 @@ func (x *Exchange) release() {
 
 // reset makes it as good as new, with the room that it has.
 func (x *Exchange) reset() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	headers, seen := x.creds.headers, x.seen
 	clear(headers)
 	seen.Reset()
-	*x = Exchange{creds: credentials{headers: headers[:0]}, seen: seen}
+	x.exchanged = exchanged{creds: credentials{headers: headers[:0]}, seen: seen}
 }
 
 // exchanges and quietExchanges have ended, and are used again: one has a kilobyte, and the
@@ -243,10 +268,8 @@ var (
 )
 
 // complete writes the finished entry, once. A bug of ours must not cost the
-// client its answer, nor the log the fact that something happened.
+// client its answer, nor the log the fact that something happened. x.mu is held.
 func (x *Exchange) complete() (err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	if x.written {
 		return nil
 	}

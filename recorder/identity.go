@@ -195,7 +195,7 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 		user = x.actor
 	}
 	for _, earlier := range x.rec.Sessions.flows.join(x.step, user) {
-		earlier.UserID = storage.CleanUserID(x.rec.Sessions.flows.userOf(x.step).UserID)
+		earlier.UserID = x.rec.Sessions.flows.userOf(x.step).UserID
 		x.rec.enqueue(earlier, nil)
 	}
 	if e != nil && e.UserID == "" && !x.match.Route.Detached && (e.Status == storage.Success || e.Status == storage.Pending) {
@@ -203,9 +203,18 @@ func (x *Exchange) follow(a *profile.Exchange, e *storage.Entry) {
 	}
 }
 
-// askIssued asks with the session cookies that the answer sets.
-func (x *Exchange) askIssued(a *profile.Answer) Session {
-	var pairs []string
+// issuedSession are the tokens of the session that the answer issues, of a cookie in several
+// pieces the first one first, as the client will send them.
+func (x *Exchange) issuedSession(a *profile.Exchange) (tokens []token) {
+	for _, pair := range x.issuedCookies(a.Answer) {
+		name, value, _ := strings.Cut(pair, "=")
+		tokens = append(tokens, token{"cookie " + name, value})
+	}
+	return slices.AppendSeq(tokens, x.issuedTokens(a))
+}
+
+// issuedCookies are the session cookies that the answer sets, as "name=value".
+func (x *Exchange) issuedCookies(a *profile.Answer) (pairs []string) {
 	patterns := x.rec.Profile.Credentials.Cookies
 	for _, line := range a.Header["Set-Cookie"] {
 		pair, _, _ := strings.Cut(line, ";")
@@ -215,14 +224,20 @@ func (x *Exchange) askIssued(a *profile.Answer) Session {
 		}
 		pairs = slices.DeleteFunc(pairs, func(earlier string) bool { return strings.HasPrefix(earlier, name+"=") })
 		if v != "" && profile.SetCookie(a.Header, []string{name}) != "" {
-			pairs = append(pairs, strings.TrimSpace(pair))
+			pairs = append(pairs, name+"="+strings.TrimSpace(v))
 		}
 	}
+	return pairs
+}
+
+// askIssued asks with the session cookies that the answer sets.
+func (x *Exchange) askIssued(a *profile.Answer) Session {
+	pairs := x.issuedCookies(a)
 	if len(pairs) == 0 {
 		return Session{}
 	}
 	cookie := strings.Join(pairs, "; ") // servers cut long sessions into several
-	tokens, odd, veiled := cookieTokens(cookie, patterns)
+	tokens, odd, veiled := cookieTokens(cookie, x.rec.Profile.Credentials.Cookies)
 	return x.ask(x.ctx, &credentials{cookie: cookie, tokens: tokens, odd: odd, veiled: veiled, forward: x.creds.forward})
 }
 

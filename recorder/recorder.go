@@ -240,7 +240,7 @@ func (rec *Recorder) stored(e *storage.Entry) storage.Durability {
 
 // Begin starts to record a request that m says is an event. It returns ErrRefused
 // when the request must not be forwarded. Otherwise the caller serves the request
-// with Writer() and then calls End, whatever happens.
+// with Writer() and then calls End, once, whatever happens.
 func (rec *Recorder) Begin(w http.ResponseWriter, r *http.Request, m profile.Match, f Facts) (*Exchange, error) {
 	if !m.Route.Known() {
 		rec.Writer.Metrics.UnknownRoute()

@@ -549,7 +549,7 @@ func (s *Sessions) read(p *profile.Session, a *profile.Answer) (Session, error) 
 		identifier = ""
 	}
 	return Session{
-		UserID: storage.CleanUserID(id), ImpersonatedBy: lookupOptional(a, p.ImpersonatedBy),
+		UserID: storage.CleanUserID(id), ImpersonatedBy: storage.CleanUserID(lookupOptional(a, p.ImpersonatedBy)),
 		Roles: rolesOf(a, p.Role), Identifier: identifier, Partial: !p.IsComplete(a),
 	}, nil
 }

