@@ -38,11 +38,11 @@ func hashCommand() *cobra.Command {
 		Short: "Finds a known value among the hashes that entries carry",
 		Long: `
 The log keeps of some values only a hash with a secret key: of what was typed to sign in (metadata.identifierHash), of a
-credential whose owner nobody could tell or, with "capture session", of every session (metadata.sessionHash, which list --text
-finds), and of secrets in bodies under "redact hash". This prints the hash of a value that you know, for the usual names
-of fields or those of --field; with a single --field the hash alone. A session's value is that of the cookie, as browsers
-send it, or the token without "Bearer". What is typed to sign in is hashed in lower case and without spaces around it, all else as it is. --find
-lists the entries that have it as identifier.
+credential whose owner nobody could tell or, with "capture session", of every session (metadata.sessionHash, which
+list --text finds), and of secrets in bodies under "redact hash". This prints the hash of a value that you know, for the
+usual names of fields or those of --field; with a single --field the hash alone. What is typed to sign in is hashed in
+lower case and without spaces around it, all else as it is; a session by the value of its cookie, as browsers send it, or
+by its token without "Bearer". --find lists the entries that have the value as identifier.
 
 - instead of the value reads it from standard input, so that it is not in the shell's history.
 
