@@ -177,6 +177,8 @@ func SaveCounts(t *testing.T, s *Store) {
 // BoundCounts has s remember so few groups, and find so few of hours before it moves them; 0 for
 // as many as usually.
 func BoundCounts(s *Store, groups, found int) {
+	s.counts.tending.Lock() // somebody may be counting since the database was opened
+	defer s.counts.tending.Unlock()
 	s.counts.mu.Lock()
 	defer s.counts.mu.Unlock()
 	s.counts.mostGroups, s.counts.mostFound = groups, found
