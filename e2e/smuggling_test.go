@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,15 +23,15 @@ type framed struct{ name, head, body string }
 
 // framings are tried on a sign-in; HIDDEN is a sign-out.
 var framings = slices.Concat(
-	each("Transfer-Encoding", "Content-Length: 4\r\nTransfer-Encoding:%s\r\n", "0\r\n\r\nHIDDEN",
+	variants("Transfer-Encoding", "Content-Length: 4\r\nTransfer-Encoding:%s\r\n", "0\r\n\r\nHIDDEN",
 		" chunked", " Chunked", "chunked", "\tchunked", " chunked ", " chunked\t", " xchunked", " chunked, identity", " identity, chunked", " gzip, chunked", " chunked, chunked",
 		` "chunked"`, " chunked;q=1", " \x0bchunked", " chunked\x00", "\r\n chunked", "\r\n\tchunked", " chunked\r\nTransfer-Encoding: x", " x\r\nTransfer-Encoding: chunked",
 		" identity", " "),
-	each("a header that is nearly Transfer-Encoding", "Content-Length: LENGTH\r\n%schunked\r\n", "0\r\n\r\nHIDDEN",
+	variants("a header that is nearly Transfer-Encoding", "Content-Length: LENGTH\r\n%schunked\r\n", "0\r\n\r\nHIDDEN",
 		"Transfer-Encoding : ", "Transfer_Encoding: ", "Transfer-Encoding\t: ", " Transfer-Encoding: ", "X: y\rTransfer-Encoding: ", "X: y\nTransfer-Encoding: ", "TRANSFER-ENCODING: ", "Transfer-Encoding\x00: ", "Transfer-Encoding; "),
-	each("Content-Length", "Content-Length:%s\r\n", "{}HIDDEN",
+	variants("Content-Length", "Content-Length:%s\r\n", "{}HIDDEN",
 		" 2", "2", " 2 ", "\t2", " +2", " 2, 2", " 02", " 0x2", " -1", " 2e0", " 2\r\nContent-Length: 2", " 2\r\nContent-Length: 0", " 0\r\nContent-Length: 2", " 2\r\n ", " 99999999999999999999", " "),
-	each("a chunk", "Transfer-Encoding: chunked\r\n", "%s\r\n\r\nHIDDEN",
+	variants("a chunk", "Transfer-Encoding: chunked\r\n", "%s\r\n\r\nHIDDEN",
 		"2\r\n{}\r\n0", "2\n{}\r\n0", "2\r\n{}\n0", "0x2\r\n{}\r\n0", " 2\r\n{}\r\n0", "2 \r\n{}\r\n0", "2;x=y\r\n{}\r\n0", "2;x=\"\n\"\r\n{}\r\n0", "2;\n0\r\n{}\r\n0", "-2\r\n{}\r\n0", "10000000000000002\r\n{}\r\n0",
 		"2\r\n{}0", "2\r\n{}xx\r\n0", "2\r\n{}\r\n0\r\nContent-Length: 9", "2\r\n{}\r\n0\r\nTransfer-Encoding: chunked\r\nHost: y", "2\r\n{}\r\n00", "2\r\n{}\r\n0;x", "\r\n2\r\n{}\r\n0"),
 	[]framed{
@@ -53,7 +52,8 @@ var framings = slices.Concat(
 	},
 )
 
-func each(name, head, body string, values ...string) (list []framed) {
+// variants are framings with one of the values each, in the head or else in the body.
+func variants(name, head, body string, values ...string) (list []framed) {
 	for _, v := range values {
 		f := framed{fmt.Sprintf("%s %q", name, v), head, body}
 		if strings.Contains(head, "%s") {
@@ -175,7 +175,7 @@ func TestARequestInARequestHasAnEntryOfItsOwn(t *testing.T) {
 
 // overWire sends bytes and waits for answers until none comes for a while.
 func overWire(port int, text string) error {
-	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	c, err := connect(port)
 	if err != nil {
 		return err
 	}

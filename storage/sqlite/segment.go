@@ -169,11 +169,7 @@ func groupOfCode(c uint64) group {
 // are wanted, unless there are fewer.
 func (x *indexer) grow(want int) (n int, _ error) {
 	list := x.room[:0]
-	defer func() {
-		if x.room = list; cap(list) > maxRoom {
-			x.room = nil
-		}
-	}()
+	defer func() { x.keepRoom(list) }()
 	var row [7]driver.Value
 	first, last := int64(0), int64(0)
 	each := func() error {
@@ -220,18 +216,30 @@ func (x *indexer) grow(want int) (n int, _ error) {
 	if len(list) == 0 {
 		return n, nil
 	}
+	return n, x.write(segment{level: x.level(n), state: live, first: first, last: last}, list)
+}
+
+// write makes a segment of postings, which it sorts.
+func (x *indexer) write(s segment, list []postings.Posting) error {
 	slices.SortFunc(list, func(a, b postings.Posting) int { return a.Compare(&b) })
-	id, err := x.newSegment(segment{level: x.level(n), state: live, first: first, last: last})
+	id, err := x.newSegment(s)
 	if err != nil {
-		return n, err
+		return err
 	}
 	into := blocks{x: x, segment: id}
 	for i := range list {
 		if err := into.add(&list[i]); err != nil {
-			return n, err
+			return err
 		}
 	}
-	return n, into.flush()
+	return into.flush()
+}
+
+// keepRoom keeps the room of a list for the next one, unless it is large.
+func (x *indexer) keepRoom(list []postings.Posting) {
+	if x.room = list; cap(list) > maxRoom {
+		x.room = nil
+	}
 }
 
 // blocks writes the blocks of a segment.
