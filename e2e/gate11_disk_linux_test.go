@@ -32,6 +32,7 @@ func TestGate11Disk(t *testing.T) {
 		{name: "no file may grow", times: gates.Figure(2, 20), sqlite: "spill 8MiB", fail: noGrowth},
 		{name: "full, with a journal", times: gates.Figure(1, 20), size: "200m", sqlite: "spill 8MiB", fail: fullDisk},
 		{name: "full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: fullDisk},
+		{name: "nearly full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: nearlyFullDisk},
 	}
 	if gates.Full() {
 		for _, call := range []string{"fdatasync", "fsync", "pwrite64", "ftruncate", "openat"} {
@@ -116,7 +117,9 @@ func (r *diskRig) run(t *testing.T) {
 	if err := r.site.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	_ = r.site.cmd.Wait()
+	if err := r.site.cmd.Wait(); err != nil {
+		t.Errorf("Caddy's end: %v", err)
+	}
 	r.ended = r.kills.check(t, database(dir), &r.auth.chunkedAuth)
 	if r.ended.lost > 0 {
 		r.explain(t, database(dir))
@@ -131,7 +134,7 @@ func (r *diskRig) explain(t *testing.T, file string) {
 	_, last := byUser(entriesIn(t, file, time.Time{}))
 	for _, a := range r.kills.acknowledged {
 		if e, ok := last[a.user]; !ok || e.Status != storage.Success {
-			t.Logf("%s was acknowledged; it has an entry: %v, %s %s", a.user, ok, e.Action, e.Status)
+			t.Logf("%s of %d was acknowledged; it has an entry: %v, %s %s at %v %s", a.user, r.kills.serial.Load(), ok, e.Action, e.Status, e.CreatedAt, e.Metadata)
 		}
 	}
 }
@@ -257,6 +260,11 @@ func (a *cookieAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Ways to fail.
 
 func fullDisk(t *testing.T, s *spillSite, _ int) func() { return gates.Fill(t, s.dir) }
+
+// nearlyFullDisk has room for a few entries again and again.
+func nearlyFullDisk(t *testing.T, s *spillSite, _ int) func() {
+	return gates.Flicker(t, s.dir, 24<<10, 40*time.Millisecond)
+}
 
 // noGrowth lets no file of Caddy's process be written any further (RLIMIT_FSIZE), which
 // needs no rights.

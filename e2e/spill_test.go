@@ -47,6 +47,7 @@ func (s *spillSite) start(sqlite string) {
 
 func (s *spillSite) config(sqlite, key string) string {
 	c := site(database(s.dir), s.port, s.up, "admin "+s.admin, s.directive)
+	c = strings.Replace(c, "output discard", "output stderr\n\t\tlevel WARN\n\t\texclude audit_log.entries", 1) // shown when a test fails
 	c = strings.Replace(c, "/hash.key", "/"+key, 1)
 	return strings.Replace(c, "\t\t\tpath ", "\t\t\t"+sqlite+"\n\t\t\tpath ", 1)
 }
