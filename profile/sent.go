@@ -201,6 +201,20 @@ func (r *readings) only() string {
 	return ""
 }
 
+// sure is the only value that servers may read there; "" if there is none.
+func (p *place) sure(x *Exchange) string {
+	switch p.kind {
+	case inRequest, inQuery, inSentHeader, inBearer, inSentCookie:
+		r := p.readings(x)
+		return r.only()
+	}
+	v := p.raw(x) // the server has said it, or there is one way to read it
+	if p.param != "" || p.claim != "" {
+		v = p.within(v)
+	}
+	return v
+}
+
 // readings are those of one place of the request.
 func (p *place) readings(x *Exchange) readings {
 	r := readings{whole: true}

@@ -216,8 +216,7 @@ func (s Source) Value(x *Exchange) string {
 func (s Source) Sure(x *Exchange) string {
 	parts := make([]string, len(s.places))
 	for i := range s.places {
-		r := s.places[i].readings(x)
-		if parts[i] = r.only(); parts[i] == "" {
+		if parts[i] = s.places[i].sure(x); parts[i] == "" {
 			return ""
 		}
 	}
@@ -439,26 +438,40 @@ func sentCookie(h http.Header, pattern string) string {
 // Target is the request target to ask at under a base path, with the parameters of
 // its path filled in; "" when one is not to be had.
 func (s *Session) Target(base string, params func(name string) string) string {
-	path := s.Path
-	if strings.Contains(path, "/:") {
-		segs := strings.Split(path, "/")
-		for i, seg := range segs {
-			if !strings.HasPrefix(seg, ":") {
-				continue
-			}
-			if params == nil {
-				return ""
-			}
-			if segs[i] = params(seg[1:]); !isWord(segs[i]) || strings.Trim(segs[i], ".") == "" {
-				return "" // it goes into a path of ours: plain names only
-			}
-		}
-		path = strings.Join(segs, "/")
-	}
-	if s.Query != "" {
-		path += "?" + s.Query
+	path, ok := s.path(params)
+	switch {
+	case !ok:
+		return ""
+	case s.Query != "":
+		return base + path + "?" + s.Query
 	}
 	return base + path
+}
+
+// HasTarget says whether Target has one.
+func (s *Session) HasTarget(params func(name string) string) bool {
+	_, ok := s.path(params)
+	return ok
+}
+
+// path is the endpoint's, with its parameters filled in.
+func (s *Session) path(params func(name string) string) (path string, ok bool) {
+	if !strings.Contains(s.Path, "/:") {
+		return s.Path, true
+	}
+	segs := strings.Split(s.Path, "/")
+	for i, seg := range segs {
+		if !strings.HasPrefix(seg, ":") {
+			continue
+		}
+		if params == nil {
+			return "", false
+		}
+		if segs[i] = params(seg[1:]); !isWord(segs[i]) || strings.Trim(segs[i], ".") == "" {
+			return "", false // it goes into a path of ours: plain names only
+		}
+	}
+	return strings.Join(segs, "/"), true
 }
 
 // Parameter is the value of the template's parameter in a path under the base path.

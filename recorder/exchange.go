@@ -59,7 +59,7 @@ type exchanged struct {
 	// what it is a part of then, also when it has turned out to be an event.
 	quiet bool
 	whole *quietExchange
-	// asked and seen are what the rules look at, final is the entry.
+	// asked and seen are what the rules look at, final is the entry, or that of the intent.
 	asked profile.Exchange
 	seen  profile.Answer
 	final storage.Entry

@@ -259,11 +259,11 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		return x, nil
 	}
 	x.resolveNow(r.Context())
-	e := x.entry(storage.Unknown, 0)
-	if !x.hooked(&e) {
+	x.final = x.entry(storage.Unknown, 0)
+	if !x.hooked(&x.final) {
 		return x, nil
 	}
-	if err := rec.intend(e); err != nil {
+	if err := rec.intend(x.final); err != nil {
 		if rec.closed(m.Route) {
 			rec.Writer.Metrics.Refused()
 			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)

@@ -420,7 +420,7 @@ func (s *Sessions) Authorize(ctx context.Context, h http.Header, ask Asker) (Ses
 
 // askable says whether there is an endpoint to ask on behalf of a route's exchange.
 func (s *Sessions) askable(params func(string) string) bool {
-	return slices.ContainsFunc(s.profile.Session, func(e *profile.Session) bool { return e.Target("", params) != "" })
+	return slices.ContainsFunc(s.profile.Session, func(e *profile.Session) bool { return e.HasTarget(params) })
 }
 
 // ask asks the auth server, one question at a time for the same credentials. params

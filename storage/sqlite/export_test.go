@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,7 +246,8 @@ func Segment(t *testing.T, s *Store) {
 }
 
 // Segments counts the segments of each level that are read, and checks that each entry's
-// postings are there once, unless it is unindexed, and no others.
+// postings are there once, unless it is unindexed, and no others; and that the writer remembers
+// those that are not.
 func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 	t.Helper()
 	err := s.writer.submit(context.Background(), &job{do: func(context.Context, *sql.Tx) error {
@@ -276,10 +278,15 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 			}
 		}
 		var row [7]driver.Value
+		var young []unindexed
 		err = x.link.nextRows.each(row[:], func() error {
 			key := row[0].(int64)
 			indexed, err := x.indexed(key)
-			for _, p := range appendPostings(nil, row[:]) {
+			u := unindexedOf(row[:])
+			if key >= x.upto {
+				young = append(young, u)
+			}
+			for _, p := range u.appendPostings(nil) {
 				want := 0
 				if indexed {
 					want = 1
@@ -293,6 +300,9 @@ func Segments(t *testing.T, s *Store) (levels [maxLevel + 1]int) {
 		}, numbered(int64(0), int64(1<<40))...)
 		for p := range found {
 			t.Errorf("%+v is there without an entry", p)
+		}
+		if x.recent.arrange(); x.recent.whole && !slices.Equal(x.recent.rows, young) {
+			t.Errorf("remembered are\n%+v, there are\n%+v", x.recent.rows, young)
 		}
 		return err
 	}})

@@ -9,11 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unsafe"
-
-	"github.com/google/uuid"
-
-	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 // link is the write connection below database/sql, for what happens all the time: its
@@ -223,10 +218,11 @@ type text struct {
 	action      bool
 }
 
-// code returns the code of a text, making one if it is new.
+// code returns the code of a text, making one if it is new. The class need not stay as it is.
 func (w *writer) code(t text) (int64, error) {
 	code, known := w.texts.Get(t)
 	if !known {
+		t.class = strings.Clone(t.class)
 		var err error
 		if code, err = w.link.findOrMake(t); err != nil {
 			return 0, err
@@ -253,38 +249,4 @@ func (l *link) findOrMake(t text) (int64, error) {
 		return 0, err
 	}
 	return res.LastInsertId()
-}
-
-// idValue stores a UUID, as it is usually written, in 16 bytes and any other id as text. The
-// bytes are appended to room, which may be nil.
-func idValue(id string, room []byte) (driver.Value, []byte) {
-	if len(id) == 36 && !strings.ContainsAny(id, "ABCDEF") {
-		if u, err := uuid.Parse(id); err == nil {
-			n := len(room)
-			room = append(room, u[:]...)
-			return room[n:len(room):len(room)], room
-		}
-	}
-	return id, room
-}
-
-func hashOrNull(s string) driver.Value {
-	if s == "" {
-		return nil
-	}
-	return storage.TextHash(s)
-}
-
-func textOrNull(s string) driver.Value {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
-func metadataValue(e *storage.Entry) driver.Value {
-	if len(e.Metadata) == 0 || string(e.Metadata) == "{}" {
-		return nil
-	}
-	return unsafe.String(&e.Metadata[0], len(e.Metadata)) //nolint:gosec // nobody changes what an entry has
 }

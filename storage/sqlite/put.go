@@ -48,8 +48,8 @@ type row struct {
 }
 
 // at puts the row at a key.
-func (r *row) at(key int64) {
-	r.key, r.args[argKey] = key, key
+func (r *row) at(key int64, v *values) {
+	r.key, r.args[argKey] = key, v.number(key)
 	switch {
 	case r.args[argStray] == noKey:
 	case key < r.home || !storage.KeyTime(key).Equal(storage.KeyTime(r.home)):
@@ -79,7 +79,8 @@ func (w *writer) put(batch []*job) error {
 	if err := w.notice(version); err != nil {
 		return err
 	}
-	w.rows, w.ids = w.rows[:0], w.ids[:0]
+	w.rows = w.rows[:0]
+	w.values.reset()
 	for _, j := range batch {
 		for i := range j.entries {
 			if err := w.add(&j.entries[i]); err != nil {
@@ -130,28 +131,29 @@ func (w *writer) add(e *storage.Entry) error {
 
 // row makes the row of an entry.
 func (w *writer) row(e *storage.Entry) (r row, err error) {
-	kind, err := w.code(text{e.Action, storage.ClassIn(e.Metadata), true})
+	kind, err := w.code(text{e.Action, classOf(e), true})
 	if err != nil {
 		return r, err
 	}
+	v := &w.values
 	var agent driver.Value
 	if e.UserAgent != "" {
-		if agent, err = w.code(text{text: e.UserAgent}); err != nil {
+		code, err := w.code(text{text: e.UserAgent})
+		if err != nil {
 			return r, err
 		}
+		agent = v.number(code)
 	}
-	var id driver.Value
-	id, w.ids = idValue(e.ID, w.ids)
 	r = row{id: e.ID, group: group{kind, int8(e.Status.Code()), int8(e.Severity)}, args: [insertArgs]driver.Value{
-		argID: id, argUserHash: hashOrNull(e.UserID), argUserID: textOrNull(e.UserID), argAction: kind,
-		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: textOrNull(e.IPAddress),
-		argAgent: agent, argMetadata: metadataValue(e), argIdentifier: hashOrNull(e.IdentifierHash),
+		argID: v.id(e.ID), argUserHash: v.hashOrNull(e.UserID), argUserID: v.textOrNull(e.UserID), argAction: v.number(kind),
+		argStatus: int64(e.Status.Code()), argSeverity: int64(e.Severity), argIP: v.textOrNull(e.IPAddress),
+		argAgent: agent, argMetadata: v.metadata(e), argIdentifier: v.hashOrNull(e.IdentifierHash),
 	}}
 	home, ok := storage.IDKey(e.ID)
 	if r.home = home; !ok {
 		r.args[argStray] = noKey
 	}
-	r.at(e.SortKey())
+	r.at(e.SortKey(), v)
 	return r, nil
 }
 
@@ -203,7 +205,7 @@ func (w *writer) inserted(r *row) error {
 	case r.args[argStatus] == pendingCode:
 		w.open.Add(r.id, place{r.key, r.group})
 	}
-	return w.index.add(r.key)
+	return w.index.insert(r.unindexed(r.key))
 }
 
 var pendingCode = int64(storage.Pending.Code())
@@ -223,7 +225,7 @@ func (w *writer) putOne(r *row) error {
 		return err
 	}
 	for key := r.key; ; key++ {
-		r.at(key)
+		r.at(key, &w.values)
 		w.link.set(0, r)
 		done, err := changed(w.link.insert.exec(w.link.args[:insertArgs]...))
 		if err != nil {
@@ -290,6 +292,7 @@ func (w *writer) update(r *row, old place) (done bool, err error) {
 	w.changes.add(hourOf(old.key), old.group, -1)
 	w.changes.add(hourOf(old.key), r.group, 1)
 	if !indexed {
+		w.index.update(r.unindexed(old.key))
 		return true, nil
 	}
 	if after, err = w.index.postings(old.key); err == nil && !slices.Equal(before, after) {

@@ -35,7 +35,7 @@ type view struct {
 // Get implements storage.Getter.
 func (v *view) Get(ctx context.Context, id string) (storage.Entry, error) {
 	key, _ := storage.IDKey(id)
-	stored, _ := idValue(id, nil)
+	stored := idValue(id)
 	_, e, err := scan(v.db.QueryRowContext(ctx, fmt.Sprintf(byID, v.table), stored, key))
 	if errors.Is(err, sql.ErrNoRows) {
 		return storage.Entry{}, storage.ErrNotFound

@@ -58,6 +58,8 @@ type indexer struct {
 	many      bool
 	// added are the transaction's under way.
 	added int
+	// recent are the entries from upto on.
+	recent recent
 	// room is for the postings of a segment.
 	room []postings.Posting
 	// failed is when segments could last not be made, and begun when it was last tried to forget
@@ -84,10 +86,27 @@ func (x *indexer) load() error {
 	x.upto, _ = v[0].(int64)
 	n, _ := v[1].(int64)
 	x.unindexed, x.many = int(n), n >= maxUnindexed
+	x.recent.forget()
+	x.recent.whole = err == nil && n == 0
 	return err
 }
 
-// add notes an entry that is not indexed: it is new, or has changed.
+// insert notes an entry that is new.
+func (x *indexer) insert(u unindexed) error {
+	if u.key >= x.upto {
+		x.recent.note(u)
+	}
+	return x.add(u.key)
+}
+
+// update notes an entry that was not indexed, and has changed.
+func (x *indexer) update(u unindexed) {
+	if u.key >= x.upto {
+		x.recent.note(u)
+	}
+}
+
+// add notes that the entry at a key is not indexed, or not any more.
 func (x *indexer) add(key int64) (err error) {
 	if x.added++; key < x.upto {
 		_, err = x.link.addLate.exec(numbered(key)...)
@@ -99,6 +118,8 @@ func (x *indexer) add(key int64) (err error) {
 func (x *indexer) done(committed bool) {
 	if committed {
 		x.unindexed += x.added
+	} else {
+		x.recent.forget()
 	}
 	x.added = 0
 }
@@ -124,31 +145,6 @@ func numbered(values ...driver.Value) []driver.NamedValue {
 // indexedColumns are what postings are made of.
 const indexedColumns = `key, action, status, severity, user_hash, ip, identifier_hash`
 
-// appendPostings adds those of the entry in a row of indexedColumns.
-func appendPostings(list []postings.Posting, row []driver.Value) []postings.Posting {
-	var p postings.Posting
-	p.Key, _ = row[0].(int64)
-	g := groupOf(row[1], row[2], row[3])
-	p.Group = g.code()
-	user, owned := row[4].(int64)
-	if owned {
-		p.Term = postings.Term{Kind: postings.User, Hash: user}
-		list = append(list, p)
-	}
-	if ip, ok := row[5].(string); ok {
-		p.Term = postings.Term{Kind: postings.Address, Hash: storage.TextHash(ip)}
-		list = append(list, p)
-	}
-	if hash, ok := row[6].(int64); ok {
-		p.Term = postings.Term{Kind: postings.Identifier, Hash: hash}
-		if owned {
-			p.Kind = postings.Owned
-		}
-		list = append(list, p)
-	}
-	return list
-}
-
 // How a group is written in a posting: those of an action, and those of an action and an
 // outcome, follow each other.
 const (
@@ -172,19 +168,22 @@ func (x *indexer) grow(want int) (n int, _ error) {
 	defer func() { x.keepRoom(list) }()
 	var row [7]driver.Value
 	first, last := int64(0), int64(0)
-	each := func() error {
-		key, _ := row[0].(int64)
+	take := func(u *unindexed) {
+		if len(list) == 0 || u.key < first {
+			first = u.key
+		}
+		last = max(last, u.key)
+		list = u.appendPostings(list)
+	}
+	late := func() error {
 		if n++; row[1] == nil { // somebody has deleted it by hand
 			return nil
 		}
-		if len(list) == 0 || key < first {
-			first = key
-		}
-		last = max(last, key)
-		list = appendPostings(list, row[:])
+		u := unindexedOf(row[:])
+		take(&u)
 		return nil
 	}
-	if err := x.link.lateRows.each(row[:], each, numbered(int64(want))...); err != nil {
+	if err := x.link.lateRows.each(row[:], late, numbered(int64(want))...); err != nil {
 		return n, err
 	}
 	if n > 0 {
@@ -193,17 +192,21 @@ func (x *indexer) grow(want int) (n int, _ error) {
 		}
 	}
 	if n < want {
-		before := n
-		if err := x.link.nextRows.each(row[:], each, numbered(x.upto, int64(want-n))...); err != nil {
+		if err := x.recall(want - n); err != nil {
 			return n, err
 		}
-		if n > before {
-			key, _ := row[0].(int64)
-			x.upto = key + 1
+		next := x.recent.rows[:min(want-n, len(x.recent.rows))]
+		for i := range next {
+			take(&next[i])
+		}
+		if len(next) > 0 {
+			x.upto = next[len(next)-1].key + 1
 			if _, err := x.link.setUpto.exec(numbered(x.upto)...); err != nil {
 				return n, err
 			}
 		}
+		n += len(next)
+		x.recent.drop(len(next))
 	}
 	if n < want { // the number was not exact
 		x.unindexed = n
@@ -629,7 +632,8 @@ func (x *indexer) postings(key int64) ([]postings.Posting, error) {
 	if !there || err != nil {
 		return nil, err
 	}
-	return appendPostings(nil, row[:]), nil
+	u := unindexedOf(row[:])
+	return u.appendPostings(nil), nil
 }
 
 // again has an entry that is indexed, and has changed, indexed once more: before are its
@@ -661,6 +665,7 @@ func (x *indexer) reset() error {
 	}
 	x.resets.Add(1)
 	x.upto = 0
+	x.recent.forget()
 	_, err := x.link.setUpto.exec(numbered(x.upto)...)
 	return err
 }

@@ -97,9 +97,9 @@ type writer struct {
 	// committed.
 	changes changes
 	counts  *counts
-	// rows are gathered by put, to be inserted together; ids are the bytes of a transaction's.
-	rows []row
-	ids  []byte
+	// rows are gathered by put, to be inserted together; values are those of a transaction's.
+	rows   []row
+	values values
 	// open are entries whose outcome is not known yet: they will be written again.
 	open *lru.Cache[string, place]
 	// elsewhere is true if there may be strays that are elsewhere.
@@ -384,6 +384,9 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
+	if batch[0].do != nil {
+		w.index.recent.forget() // it may have changed or deleted anything
+	}
 	switch {
 	case w.mode == storage.Commit:
 		w.unsynced.Store(true)
