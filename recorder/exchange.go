@@ -75,8 +75,13 @@ type exchanged struct {
 	unasked bool
 	// step are the values that join this exchange with others of its flow.
 	step []credential
-	// intent is true when the entry was written before the request.
-	intent bool
+	// intent is true when the entry was written before the request, and doubted when that
+	// failed: the store may have it all the same.
+	intent, doubted bool
+	// promised is the Writer that keeps a place for the outcome, or nil.
+	promised *Writer
+	// stored is true when the entry is written, or queued.
+	stored bool
 	// written is true when the entry is complete, or nothing is to be written.
 	written bool
 	// foreign is true when the request names another user than the one who acts.
@@ -274,12 +279,15 @@ func (x *Exchange) complete() (err error) {
 		return nil
 	}
 	x.written = true
+	defer x.forgo()
 	defer func() {
 		if p := recover(); p != nil {
 			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
-			x.rec.Writer.Metrics.Entry(x.match.Route.Class, storage.Unknown)
-			x.rec.enqueue(x.entry(storage.Unknown, x.observer.Status()), x.rec.Observer)
 			err = nil
+			if !x.stored { // what happened is not to be overwritten
+				x.rec.Writer.Metrics.Entry(x.match.Route.Class, storage.Unknown)
+				x.enqueue(x.entry(storage.Unknown, x.observer.Status()))
+			}
 		}
 	}()
 	return x.completeNow()
@@ -317,7 +325,7 @@ func (x *Exchange) completeNow() error {
 	defer x.unlink(answer, outcome)
 	kept := e
 	defer func() { x.follow(answer, kept) }()
-	if !x.hooked(e) && !x.intent {
+	if !x.hooked(e) && !x.intent && !x.doubted {
 		x.rec.Writer.Metrics.Suppressed()
 		kept = nil
 		return nil // an intent that is written cannot be taken back: it gets its outcome
@@ -326,8 +334,12 @@ func (x *Exchange) completeNow() error {
 	if x.rolledUp(e, answer.Status) {
 		return nil
 	}
-	err := x.rec.write(*e, x.rec.Observer)
-	if err == nil {
+	if x.rec.Durability == Async {
+		x.enqueue(*e)
+		return nil
+	}
+	if x.rec.write(*e, x.rec.Observer) == nil {
+		x.stored = true
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
@@ -335,11 +347,43 @@ func (x *Exchange) completeNow() error {
 		x.withheld = true
 		*e = x.finished(answer, outcome)
 		x.hooked(e)
-		x.rec.enqueue(*e, x.rec.Observer) // what the upstream did is worth keeping all the same
+		x.enqueue(*e) // what the upstream did is worth keeping all the same
 		return ErrRefused
 	}
-	x.rec.enqueue(*e, x.rec.Observer)
+	x.enqueue(*e)
 	return nil
+}
+
+// promise keeps a place in the queue for the outcome: once the intent is stored and the request
+// sent, the outcome must not be dropped. It fails when there is none, and the queue is full.
+func (x *Exchange) promise() error {
+	w := x.rec.Writer
+	switch {
+	case w.promise():
+		x.promised = w
+	case w.isFull():
+		return errFull
+	}
+	return nil // more are under way than are ever owed, unless the auth server hangs
+}
+
+// forgo gives back a place that was promised and is not needed.
+func (x *Exchange) forgo() {
+	if x.promised != nil {
+		x.promised.forgo()
+		x.promised = nil
+	}
+}
+
+// enqueue leaves the outcome to the background, at the place that it was promised, if it was.
+func (x *Exchange) enqueue(e storage.Entry) {
+	x.stored = true
+	if x.promised != x.rec.Writer {
+		x.rec.enqueue(e, x.rec.Observer)
+		return
+	}
+	x.promised = nil
+	x.rec.Writer.keep(item{entry: e, durability: x.rec.stored(&e), observer: x.rec.Observer})
 }
 
 // unlink takes the user out of the log whose account was deleted. Not after a
@@ -400,7 +444,7 @@ func (x *Exchange) recognize(a *profile.Exchange) bool {
 	}
 	match, mine := rec.Profile.Match(x.method, x.url)
 	if !mine || !rec.Wants(match) {
-		return x.intent // what is written gets its outcome
+		return x.intent || x.doubted // what is written gets its outcome
 	}
 	x.rec, x.match = rec, match
 	x.creds = rec.Sessions.credentialsOf(x.sent, nil)

@@ -10,3 +10,9 @@ func Doubt(s *Sessions, h http.Header) {
 
 // DoubtUser is doubtUser.
 func DoubtUser(s *Sessions, id string) { s.doubtUser(id) }
+
+// Reserve is how many outcomes have a place in a full queue.
+const Reserve = reserve
+
+// Taken are the places of the queue that are taken.
+func (w *Writer) Taken() int64 { return w.taken.Load() + w.owed.Load() }

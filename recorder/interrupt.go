@@ -118,7 +118,7 @@ func (w *Writer) interrupt(some []*Exchange) error {
 			continue
 		}
 		cut = append(cut, x)
-		if x.rec.Durability != Async || !w.put(item{entry: e, observer: x.rec.Observer}) { // its intent may be in the queue
+		if x.rec.Durability != Async || !w.queueNext(x, e) { // its intent may be in the queue
 			entries, observers = append(entries, e), append(observers, x.rec.Observer)
 		}
 	}
@@ -127,15 +127,23 @@ func (w *Writer) interrupt(some []*Exchange) error {
 			return err
 		}
 		for i, o := range observers {
-			if o != nil {
-				o.EntryWritten(entries[i])
-			}
+			w.tell(o, &entries[i])
 		}
 	}
 	for _, x := range cut {
 		x.intent, x.cut = true, true
 	}
 	return nil
+}
+
+// queueNext puts an entry behind the intent of an exchange; false if there is no place. x.mu is held.
+func (w *Writer) queueNext(x *Exchange, e storage.Entry) bool {
+	i := item{entry: e, observer: x.rec.Observer}
+	if x.promised != w {
+		return w.put(i)
+	}
+	x.promised = nil
+	return w.keep(i)
 }
 
 // interrupted is the entry of an exchange that may not come to its end; false if it

@@ -103,9 +103,9 @@ func (w *Writer) writeOwn(e storage.Entry) {
 	ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), storage.Fsync), scopeTimeout)
 	defer cancel()
 	switch err := w.write(ctx, []storage.Entry{e}); {
-	case err == nil && w.Observer != nil:
-		w.Observer.EntryWritten(e)
-	case err != nil && !w.Enqueue(storage.Fsync, e, w.Observer):
+	case err == nil:
+		w.tell(w.Observer, &e)
+	case !w.Enqueue(storage.Fsync, e, w.Observer):
 		w.log.Error("the audit log has no entry of its own start or stop", "action", e.Action, "error", err)
 	}
 }

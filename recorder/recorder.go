@@ -193,25 +193,21 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 	return rec.Fail == FailClosed
 }
 
-// write stores the entry as the options say. The error is for those who fail
+// write stores the entry at once. The error is for those who fail
 // closed; everybody else leaves the entry to the background. Observers hear of
 // final entries only, not of intents: o is nil for those.
 func (rec *Recorder) write(e storage.Entry, o Observer) error {
-	if rec.Durability == Async {
-		rec.enqueue(e, o)
-		return nil
-	}
 	err := rec.Writer.Write(rec.stored(&e), e)
-	switch {
-	case err != nil && rec.Observer != nil:
-		rec.Observer.WriteFailed(err, []storage.Entry{e})
-	case err == nil && o != nil:
-		o.EntryWritten(e)
+	if err == nil {
+		rec.Writer.tell(o, &e)
+	} else {
+		rec.Writer.tellFailure(rec.Observer, err, &e)
 	}
 	return err
 }
 
-// errFull is why an intent is not kept with Async.
+// errFull is why an intent is not stored: with Async it has no place in the queue, or its outcome
+// would have none.
 var errFull = errors.New("the audit log's queue is full")
 
 // intend stores an intent. With Async it is in the queue; when that is full, what fails closed is
@@ -263,18 +259,25 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 	if !x.hooked(&x.final) {
 		return x, nil
 	}
-	if err := rec.intend(x.final); err != nil {
-		if rec.closed(m.Route) {
-			rec.Writer.Metrics.Refused()
-			rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
-			x.withheld = true
-			rec.enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
-			x.release()
-			return nil, ErrRefused
-		}
-		return x, nil
+	closed := rec.closed(m.Route)
+	err := x.promise()
+	if err == nil || !closed {
+		err = rec.intend(x.final)
 	}
-	x.intent = true
+	switch {
+	case err == nil:
+		x.intent = true
+	case closed:
+		rec.Writer.Metrics.Refused()
+		rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
+		x.withheld = true
+		x.forgo() // nothing has happened
+		rec.enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
+		x.release()
+		return nil, ErrRefused
+	default:
+		x.doubted = !errors.Is(err, errFull)
+	}
 	return x, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,8 +25,10 @@ const (
 	writeTimeout = 3 * time.Second
 	// unlinkTimeout is that for the entries of a user whose account was deleted.
 	unlinkTimeout = time.Second
-	// queueCapacity bounds the entries that wait to be written in the background.
+	// queueCapacity bounds the entries that wait to be written in the background, and
+	// reserve those that have to wait beside them: the outcomes of intents that are stored.
 	queueCapacity = 10000
+	reserve       = 1000
 	// maxBatch and linger: what the background collects before it commits. Nobody waits
 	// for it, and an entry costs less in a larger transaction (docs/performance.md): at 15
 	// sign-ins a second most of it is waking up for a batch. A crash costs what has come
@@ -82,6 +85,11 @@ type Writer struct {
 	// deadlines are those of writes that somebody waits for.
 	deadlines *storage.Deadlines
 	queue     chan item
+	// taken are the places of the queue that something stands in, and owed those of the reserve
+	// that something stands in or is promised to: who has one need not wait to send.
+	taken, owed atomic.Int64
+	// works has a value when the store has begun to take entries again.
+	works chan struct{}
 	// many has a value when there are manyQueued, or were: a linger that is cut short for
 	// nothing costs little.
 	many chan struct{}
@@ -102,6 +110,7 @@ type Writer struct {
 	// underWay are the exchanges that may need an entry when the process ends.
 	underWay underWay
 	warning  rate.Sometimes
+	full     rate.Sometimes // warns of a full queue
 
 	written, writeErrors atomic.Uint64
 	// lastWrite, in nanoseconds since 1970, lastTook, in nanoseconds, and failing are what
@@ -127,13 +136,16 @@ type item struct {
 	events uint64
 	// gap is true for an entry that says how many are missing: it is none of them.
 	gap bool
+	// owed is true for what stands at a place of the reserve.
+	owed bool
 }
 
 // NewWriter starts a Writer on the store. Close ends it; the store stays open.
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
-		store: store, log: log, deadlines: storage.NewDeadlines(context.Background(), writeTimeout), queue: make(chan item, queueCapacity),
-		many: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}), warning: rate.Sometimes{Interval: time.Second},
+		store: store, log: log, deadlines: storage.NewDeadlines(context.Background(), writeTimeout), queue: make(chan item, queueCapacity+reserve),
+		works: make(chan struct{}, 1), many: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		warning: rate.Sometimes{Interval: time.Second}, full: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
 	go w.run()
@@ -165,6 +177,10 @@ func (w *Writer) write(ctx context.Context, entries []storage.Entry) error {
 	w.lastTook.Store(int64(now.Sub(began)))
 	if w.failing.Load() != nil { // a store of the same would make all processors wait
 		w.failing.Store(nil)
+		select {
+		case w.works <- struct{}{}: // the background need not wait any longer
+		default:
+		}
 	}
 	if w.Written != nil {
 		w.Written()
@@ -181,7 +197,7 @@ func (w *Writer) warn(err error) {
 
 // Enqueue leaves an entry to the background, which writes entries in order and
 // tries again until the store takes them. When the queue is full the entry is
-// dropped and counted, and the next entry that is written says how many are
+// dropped, logged and counted, and the next entry that is written says how many are
 // missing; Enqueue then returns false. One of severity high or critical waits for a
 // place before that, for severePatience at most. It is written as durably as d says;
 // with Fsync if it is high or critical, if another of its batch needs that, or once the
@@ -192,6 +208,9 @@ func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool
 		return true
 	}
 	w.drop(i)
+	w.full.Do(func() {
+		w.log.Error("the audit log's queue is full: entries are lost, and counted", "dropped", w.Stats().Dropped, "queued", len(w.queue))
+	})
 	return false
 }
 
@@ -203,24 +222,87 @@ func (w *Writer) Offer(d storage.Durability, e storage.Entry, o Observer) bool {
 
 // offer puts an item into the queue; one that is severe waits a little for its place.
 func (w *Writer) offer(i item) bool {
+	severe := i.harden()
+	return w.put(i) || severe && w.putSoon(i)
+}
+
+// harden makes an entry that is severe as durable as can be, and says whether it is.
+func (i *item) harden() bool {
 	severe := i.entry.Severity >= severity.High
 	if severe {
 		i.durability = storage.Fsync
 	}
-	return w.put(i) || severe && w.putSoon(i)
+	return severe
 }
 
 // putSoon is put for what is worth waiting for.
 func (w *Writer) putSoon(i item) bool {
-	timer := time.NewTimer(severePatience)
-	defer timer.Stop()
-	select {
-	case w.queue <- i:
-		return true
-	case <-w.quit:
-	case <-timer.C:
+	const again = 5 * time.Millisecond
+	tick := time.NewTicker(again)
+	defer tick.Stop()
+	for range severePatience / again {
+		select {
+		case <-w.quit:
+			return false
+		case <-tick.C:
+		}
+		if w.put(i) {
+			return true
+		}
 	}
 	return false
+}
+
+// promise keeps a place of the reserve for the outcome of an intent, until it is kept or forgone.
+// It is false when there is none.
+func (w *Writer) promise() bool { return take(&w.owed, reserve) }
+
+// keep puts an entry into the place that was promised to it.
+func (w *Writer) keep(i item) bool {
+	i.owed = true
+	i.harden()
+	if w.closed() {
+		w.forgo()
+		w.drop(i)
+		return false
+	}
+	w.queue <- i // it has a place
+	return true
+}
+
+// forgo gives a place back that was promised.
+func (w *Writer) forgo() { w.owed.Add(-1) }
+
+// isFull says whether the queue has no place but those of the reserve.
+func (w *Writer) isFull() bool { return w.taken.Load() >= queueCapacity }
+
+// take takes a place, unless so many are taken.
+func take(taken *atomic.Int64, most int64) bool {
+	if taken.Add(1) > most {
+		taken.Add(-1)
+		return false
+	}
+	return true
+}
+
+// leave gives back the place of an item that has left the queue.
+func (w *Writer) leave(i *item) {
+	if i.owed {
+		w.owed.Add(-1)
+	} else {
+		w.taken.Add(-1)
+	}
+}
+
+// next takes an item out of the queue; ok is false when there is none.
+func (w *Writer) next() (i item, ok bool) {
+	select {
+	case i = <-w.queue:
+		w.leave(&i)
+		return i, true
+	default:
+		return i, false
+	}
 }
 
 // Unlink takes a deleted user's id out of the entries: at once, as far as that can be done in
@@ -260,11 +342,13 @@ func (w *Writer) put(i item) bool {
 	if w.closed() {
 		return false
 	}
-	select {
-	case w.queue <- i:
-	default:
-		return false
+	if !take(&w.taken, queueCapacity) {
+		if i.unlink == "" || !w.promise() { // to forget somebody is worth a place of the reserve
+			return false
+		}
+		i.owed = true
 	}
+	w.queue <- i // it has a place
 	if len(w.queue) >= manyQueued {
 		select {
 		case w.many <- struct{}{}:
@@ -351,16 +435,25 @@ func (w *Writer) workUntilClosed() bool {
 	for {
 		select {
 		case i := <-w.queue:
+			w.leave(&i)
 			if !w.work(i) {
 				return false
 			}
 		case <-w.quit:
-			for len(w.queue) > 0 {
-				if !w.work(<-w.queue) {
-					return false
-				}
-			}
+			return w.workOff()
+		}
+	}
+}
+
+// workOff does what is queued; false when the store still fails after the Writer was closed.
+func (w *Writer) workOff() bool {
+	for {
+		i, ok := w.next()
+		if !ok {
 			return true
+		}
+		if !w.work(i) {
+			return false
 		}
 	}
 }
@@ -370,10 +463,7 @@ func (w *Writer) workUntilClosed() bool {
 // store fails.
 func (w *Writer) deliverLast() bool {
 	left := w.rollUps.close()
-	works := true
-	for works && len(w.queue) > 0 { // its put had begun when the Writer was closed
-		works = w.work(<-w.queue)
-	}
+	works := w.workOff() // its put had begun when the Writer was closed
 	for batch := range slices.Chunk(left, maxBatch) {
 		if works {
 			works = w.deliver(batch)
@@ -388,10 +478,14 @@ func (w *Writer) deliverLast() bool {
 func (w *Writer) abandon() {
 	why := w.Stats().Failing
 	w.lose(w.rollUps.close(), why)
-	for len(w.queue) > 0 {
-		if i := <-w.queue; i.unlink == "" {
+	for {
+		i, ok := w.next()
+		switch {
+		case !ok:
+			return
+		case i.unlink == "":
 			w.lose([]item{i}, why)
-		} else {
+		default:
 			w.log.Error("a deleted user's entries keep their user id: the store failed until the end", "error", why)
 		}
 	}
@@ -401,9 +495,7 @@ func (w *Writer) abandon() {
 func (w *Writer) lose(batch []item, why error) {
 	for i := range batch {
 		w.drop(batch[i])
-		if o := batch[i].observer; o != nil {
-			o.WriteFailed(why, []storage.Entry{batch[i].entry})
-		}
+		w.tellFailure(batch[i].observer, why, &batch[i].entry)
 	}
 }
 
@@ -426,15 +518,11 @@ func (w *Writer) gather(first item) (batch []item, unlink string) {
 	batch = w.batch
 	defer func() { w.batch = batch }()
 	for len(batch) < maxBatch {
-		select {
-		case i := <-w.queue:
-			if i.unlink != "" {
-				return batch, i.unlink
-			}
-			batch = append(batch, i)
-		default:
-			return batch, ""
+		i, ok := w.next()
+		if !ok || i.unlink != "" {
+			return batch, i.unlink
 		}
+		batch = append(batch, i)
 	}
 	return batch, ""
 }
@@ -484,11 +572,33 @@ func (w *Writer) writeAll(batch []item) bool {
 		return false
 	}
 	for i := range batch {
-		if o := batch[i].observer; o != nil {
-			o.EntryWritten(batch[i].entry)
-		}
+		w.tell(batch[i].observer, &batch[i].entry)
 	}
 	return true
+}
+
+// tell tells an observer, which may be nil, of an entry that is written. A bug of an observer costs
+// nobody an entry, nor Caddy its life.
+func (w *Writer) tell(o Observer, e *storage.Entry) {
+	if o != nil {
+		defer w.recovered(e)
+		o.EntryWritten(*e)
+	}
+}
+
+// tellFailure is tell for an entry that could not be written.
+func (w *Writer) tellFailure(o Observer, why error, e *storage.Entry) {
+	if o != nil {
+		defer w.recovered(e)
+		o.WriteFailed(why, []storage.Entry{*e})
+	}
+}
+
+// recovered is deferred by who tells an observer.
+func (w *Writer) recovered(e *storage.Entry) {
+	if p := recover(); p != nil {
+		w.log.Error("not everybody who listens heard of an entry; this is a bug, please report it", "id", e.ID, "panic", p, "stack", string(debug.Stack()))
+	}
 }
 
 // writeEach writes the entries of a batch one by one.
@@ -533,6 +643,10 @@ func (w *Writer) unlinkNow(userID string) bool {
 // ask for d, and once it was closed for Fsync: whoever ends us may be about to switch the
 // machine off.
 func (w *Writer) persist(d storage.Durability, try func(context.Context) error) error {
+	select {
+	case <-w.works: // of before
+	default:
+	}
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
 		if w.closed() {
 			d = storage.Fsync
@@ -545,6 +659,8 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		}
 		select {
 		case <-time.After(wait):
+		case <-w.works: // somebody's write was taken: that may not last
+			wait = firstBackoff / 2
 		case <-w.quit:
 			if w.tooLate() {
 				return err

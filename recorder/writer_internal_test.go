@@ -27,6 +27,7 @@ func TestARollUpWhoseMinuteEndsAsTheWriterClosesIsWritten(t *testing.T) {
 	closed := make(chan error)
 	go func() { closed <- w.Close(context.Background()) }()
 	time.Sleep(50 * time.Millisecond) // until the background waits for the lock; if it is slower nothing can go wrong
+	w.taken.Add(1)
 	w.queue <- item{entry: e}
 	w.rollUps.mu.Unlock()
 	if err := <-closed; err != nil || len(store.Entries()) != 1 {
@@ -62,8 +63,8 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	}
 	queued := 0
 	add(severity.Low)
-	<-store.waiting                                        // from here on nothing leaves the queue
-	for add(severity.Low) || len(w.queue) < cap(w.queue) { // until it is full
+	<-store.waiting                        // from here on nothing leaves the queue
+	for add(severity.Low) || !w.isFull() { // until it is full
 		queued = len(w.queue)
 	}
 	if began := time.Now(); add(severity.Critical) || time.Since(began) < severePatience {

@@ -1,0 +1,246 @@
+package recorder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+)
+
+const deleted = `{"success":true,"message":"User deleted"}`
+
+// fill leaves the queue full of what nobody waits for, and the background asleep for seconds. The
+// store fails.
+func (g *rig) fill() {
+	g.store.set(true)
+	filler := storage.Entry{Action: "x"}
+	filler.Sanitize()
+	more := func() {
+		for g.writer.Offer(storage.Commit, filler, nil) {
+			time.Sleep(time.Microsecond)
+		}
+	}
+	more()
+	time.Sleep(time.Minute) // the background has its batch, and tries seldom
+	more()
+}
+
+// outcomes counts the entries of an action by how they ended.
+func (g *rig) outcomes(action string) map[storage.Status]int {
+	all := map[storage.Status]int{}
+	for _, e := range g.store.Entries() {
+		if e.Action == action {
+			all[e.Status]++
+		}
+	}
+	return all
+}
+
+// TestTheOutcomeOfAStoredIntentIsNeverDropped: the store works for a moment, in which an intent is
+// written, and fails when the answer comes, which the client gets. The queue is full of what was
+// refused meanwhile. In gate 11 that has cost two outcomes of ten thousand requests.
+func TestTheOutcomeOfAStoredIntentIsNeverDropped(t *testing.T) {
+	for _, d := range []recorder.Durability{recorder.Fsync, recorder.Async} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newRig(t, func(o *recorder.Options) { o.Durability = d })
+			g.store.Store = memory.New(100_000)
+			if d == recorder.Fsync {
+				g.fill()
+			}
+			g.store.set(false)
+			end := g.begin("POST", "/delete-user")
+			if d == recorder.Async { // whose intent needs a place itself
+				g.fill()
+			}
+			g.store.set(true)
+			end(200, deleted)
+			g.store.set(false)
+			must(t, g.writer.Close(t.Context()))
+			if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
+				t.Errorf("%v: the log has %v", d, got)
+			}
+		})
+	}
+}
+
+// on has the rig's Writer write to another store.
+func on(store storage.Store) func(*recorder.Options) {
+	return func(o *recorder.Options) {
+		_ = o.Writer.Close(context.Background()) // nothing is in it
+		o.Writer = recorder.NewWriter(store, quiet)
+	}
+}
+
+// picky takes all but fillers until it is let go.
+type picky struct {
+	*flaky
+	all atomic.Bool
+}
+
+func (p *picky) Write(ctx context.Context, entries ...storage.Entry) error {
+	if !p.all.Load() && entries[0].Action == "x" {
+		return errors.New("not this one")
+	}
+	return p.flaky.Write(ctx, entries...)
+}
+
+// TestWhatDestroysIsRefusedWhenItsOutcomeWouldHaveNoPlace: while the queue is full as many outcomes
+// are owed as there are places for.
+func TestWhatDestroysIsRefusedWhenItsOutcomeWouldHaveNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+		g := newRig(t, on(store))
+		g.store = store.flaky
+		g.fill()
+		g.store.set(false)
+		var ends []func(int, string)
+		for range recorder.Reserve {
+			ends = append(ends, g.begin("POST", "/delete-user"))
+		}
+		if answer := g.do("POST", "/delete-user", `{}`, cookie("s-alice"), answers(200, deleted)); answer.Code != http.StatusServiceUnavailable {
+			t.Errorf("one more was answered %d", answer.Code)
+		}
+		g.begin("POST", "/sign-out")(200, `{"success":true}`) // it fails open, and is written at once
+		g.store.set(true)
+		for _, end := range ends {
+			end(200, deleted)
+		}
+		g.store.set(false)
+		store.all.Store(true)
+		must(t, g.writer.Close(t.Context()))
+		if got := g.outcomes("delete-user"); got[storage.Success] != recorder.Reserve || got[storage.Unknown] > 0 {
+			t.Errorf("of %d that were acknowledged the log has %v", recorder.Reserve, got)
+		}
+		if got := g.outcomes("sign-out"); got[storage.Success] != 1 {
+			t.Errorf("the log has %v of the sign-out", got)
+		}
+	})
+}
+
+// TestManyThatDestroyAreUnderWay: as long as the queue is not full, none is refused for their number,
+// and places that were promised are given back.
+func TestManyThatDestroyAreUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, nil)
+		g.store.Store = memory.New(100_000)
+		for range 2 {
+			var ends []func(int, string)
+			for range 2 * recorder.Reserve {
+				ends = append(ends, g.begin("POST", "/delete-user"))
+			}
+			for _, end := range ends {
+				end(200, deleted)
+			}
+		}
+		time.Sleep(time.Minute) // for who is to be unlinked
+		if n := g.writer.Taken(); n != 0 {
+			t.Errorf("%d places are taken by nothing", n)
+		}
+	})
+}
+
+// TestTheBackgroundHearsThatTheStoreWorks: it need not sleep on when somebody else's entry was
+// taken; a store that comes and goes may be gone again when it awakes.
+func TestTheBackgroundHearsThatTheStoreWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, nil)
+		e := storage.Entry{Action: "x"}
+		e.Sanitize()
+		g.store.set(true)
+		g.writer.Enqueue(storage.Commit, e, nil)
+		time.Sleep(time.Minute + 200*time.Millisecond)
+		g.store.set(false)
+		other := storage.Entry{Action: "y"}
+		other.Sanitize()
+		must(t, g.writer.Write(storage.Fsync, other))
+		synctest.Wait()
+		if n := len(g.store.Entries()); n != 2 {
+			t.Errorf("%d entries in the log at once, want both", n)
+		}
+	})
+}
+
+// careless is an observer with a bug.
+type careless struct{}
+
+func (careless) EntryWritten(storage.Entry)         { panic("a bug") }
+func (careless) WriteFailed(error, []storage.Entry) { panic("another") }
+
+// TestABugOfAnObserverCostsNoEntry, nor an outcome that is stored, nor the background's life.
+func TestABugOfAnObserverCostsNoEntry(t *testing.T) {
+	for _, d := range []recorder.Durability{recorder.Fsync, recorder.Async} {
+		for _, fail := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				g := newRig(t, func(o *recorder.Options) { o.Durability, o.Observer = d, careless{} })
+				end := g.begin("POST", "/delete-user")
+				g.store.set(fail)
+				end(200, deleted)
+				g.store.set(false)
+				must(t, g.writer.Close(context.Background()))
+				if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
+					t.Errorf("%v, failing %v: the log has %v", d, fail, got)
+				}
+			})
+		}
+	}
+}
+
+// half stores what it is given, and says that it could not.
+type half struct{ *memory.Store }
+
+func (h half) Write(ctx context.Context, entries ...storage.Entry) error {
+	return errors.Join(h.Store.Write(ctx, entries...), errors.New("the answer of the commit was lost"))
+}
+
+// skipper suppresses what has happened.
+type skipper struct{}
+
+func (skipper) BeforeLog(_ context.Context, d *recorder.Draft) error {
+	d.Skip = d.Entry.Status != storage.Unknown
+	return nil
+}
+
+// TestAnIntentThatMayBeStoredGetsItsOutcome: nobody knows whether the intent was stored, so that no
+// rule suppresses how it ended.
+func TestAnIntentThatMayBeStoredGetsItsOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := memory.New(0)
+		g := newRig(t, func(o *recorder.Options) {
+			o.Hooks = []recorder.Hook{skipper{}}
+			on(half{log})(o)
+		})
+		g.begin("POST", "/sign-out")(200, `{"success":true}`)
+		_ = g.writer.Close(t.Context())
+		if e := log.Entries(); len(e) != 1 || e[0].Status != storage.Success {
+			t.Errorf("the log has %+v", e)
+		}
+	})
+}
+
+// TestAnInterruptedEntryStandsBehindItsIntent: with Async both wait in the queue, which is full.
+func TestAnInterruptedEntryStandsBehindItsIntent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, func(o *recorder.Options) { o.Durability = recorder.Async })
+		g.store.Store = memory.New(100_000)
+		g.store.set(true)
+		g.begin("POST", "/delete-user")
+		g.fill()
+		g.store.set(false)
+		must(t, g.writer.Interrupt())
+		must(t, g.writer.Close(t.Context()))
+		for _, e := range g.store.Entries() {
+			if e.Action == "delete-user" && !strings.Contains(string(e.Metadata), `"interrupted":true`) {
+				t.Errorf("%s", fmt.Sprint(e))
+			}
+		}
+	})
+}
