@@ -224,7 +224,7 @@ func (s *Store) tendCounts(ctx context.Context) error {
 	s.counts.tending.Lock()
 	defer s.counts.tending.Unlock()
 	// A transaction that does nothing: the writer notices if another process has written.
-	if err := s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error { return nil }}); err != nil {
+	if err := s.writer.submitIdle(ctx, &job{durability: storage.Commit, reads: true, do: func(context.Context, *sql.Tx) error { return nil }}); err != nil {
 		return err
 	}
 	s.counts.mu.RLock()
@@ -258,7 +258,7 @@ func (s *Store) fillCounts(ctx context.Context) error {
 	defer func() { _ = tx.Rollback() }()
 	var upto int64
 	var epoch int
-	err = s.writer.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+	err = s.writer.submitIdle(ctx, &job{durability: storage.Commit, reads: true, do: func(context.Context, *sql.Tx) error {
 		if err := tx.QueryRowContext(whole, fmt.Sprintf(`SELECT hour FROM "%s_counted"`, s.table)).Scan(&upto); err != nil {
 			return err
 		}

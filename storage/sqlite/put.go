@@ -81,6 +81,7 @@ func (w *writer) put(batch []*job) error {
 	}
 	w.rows = w.rows[:0]
 	w.values.reset()
+	defer w.values.reset() // nothing of people stays in memory
 	for _, j := range batch {
 		for i := range j.entries {
 			if err := w.add(&j.entries[i]); err != nil {
@@ -161,6 +162,7 @@ func (w *writer) row(e *storage.Entry) (r row, err error) {
 func (w *writer) insertRows() error {
 	rows := w.rows
 	w.rows = w.rows[:0]
+	defer clear(rows)
 	done, err := w.insertTogether(rows)
 	for i := range rows {
 		switch {
@@ -188,7 +190,7 @@ func (w *writer) insertTogether(rows []row) (done bool, err error) {
 	for i := range rows {
 		w.link.set(i, &rows[i])
 	}
-	_, err = insert.exec(w.link.args[:len(rows)*insertArgs]...)
+	_, err = w.link.insertRows(insert, len(rows))
 	var failed *sqlite3.Error
 	if errors.As(err, &failed) && failed.Code()&0xff == lib.SQLITE_CONSTRAINT {
 		return false, nil
@@ -227,7 +229,7 @@ func (w *writer) putOne(r *row) error {
 	for key := r.key; ; key++ {
 		r.at(key, &w.values)
 		w.link.set(0, r)
-		done, err := changed(w.link.insert.exec(w.link.args[:insertArgs]...))
+		done, err := changed(w.link.insertRows(w.link.insert, 1))
 		if err != nil {
 			return err
 		}
@@ -306,6 +308,17 @@ func (l *link) set(i int, r *row) {
 	for j, v := range r.args {
 		l.args[i*insertArgs+j].Value = v
 	}
+}
+
+// insertRows inserts the first n rows that were set, and forgets them.
+func (l *link) insertRows(insert statement, n int) (driver.Result, error) {
+	args := l.args[:n*insertArgs]
+	defer func() {
+		for i := range args {
+			args[i].Value = nil
+		}
+	}()
+	return insert.exec(args...)
 }
 
 // place asks one of the statements that look for an entry.

@@ -87,8 +87,10 @@ type recent struct {
 	whole bool
 }
 
-// forget makes it the zero value, with the room that it has, unless that is large.
+// forget makes it the zero value, with the room that it has, unless that is large. What a hash of
+// is remembered may be found from it.
 func (r *recent) forget() {
+	clear(r.rows)
 	r.rows, r.whole = r.rows[:0], false
 	if cap(r.rows) > maxRoom {
 		r.rows = nil
@@ -117,6 +119,7 @@ func (r *recent) arrange() {
 		r.rows[n] = r.rows[i]
 		n++
 	}
+	clear(r.rows[n:])
 	r.rows = r.rows[:n]
 }
 
@@ -132,7 +135,7 @@ func (x *indexer) recall(n int) error {
 	}
 	x.recent.forget()
 	most := n
-	if !x.many {
+	if !x.many && x.unindexed < maxUnindexed {
 		most = max(n, maxUnindexed)
 	}
 	var row [7]driver.Value

@@ -60,6 +60,9 @@ func TestWhatIsRememberedIsWhatIsThere(t *testing.T) {
 			rt.FailNow()
 		}
 	})
+	if sqlite.Remembered.Load() == 0 {
+		t.Error("the writer never remembered anything")
+	}
 }
 
 // refuse adds triggers that refuse a user's entries, so that whole transactions fail.

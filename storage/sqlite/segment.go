@@ -58,7 +58,7 @@ type indexer struct {
 	many      bool
 	// added are the transaction's under way.
 	added int
-	// recent are the entries from upto on.
+	// recent are entries from upto on: all of them, if it says so.
 	recent recent
 	// room is for the postings of a segment.
 	room []postings.Posting

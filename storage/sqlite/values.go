@@ -21,9 +21,9 @@ type values struct {
 	bytes   []byte // of blobs
 }
 
-// reset makes the values that there are invalid.
+// reset makes the values that there are invalid, and forgets the texts, which are of people.
 func (v *values) reset() {
-	clear(v.texts) // they may be large
+	clear(v.texts)
 	v.numbers, v.texts, v.blobs, v.bytes = v.numbers[:0], v.texts[:0], v.blobs[:0], v.bytes[:0]
 }
 
@@ -39,6 +39,9 @@ func (v *values) text(s string) driver.Value {
 
 // blob makes a value of a copy of b.
 func (v *values) blob(b []byte) driver.Value {
+	if v.bytes == nil {
+		v.bytes = make([]byte, 0, maxTogether*len(uuid.UUID{})) // a slice of nothing would be NULL
+	}
 	from := len(v.bytes)
 	v.bytes = append(v.bytes, b...)
 	v.blobs = append(v.blobs, v.bytes[from:len(v.bytes):len(v.bytes)])

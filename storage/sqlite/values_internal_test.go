@@ -34,6 +34,14 @@ func TestValuesAreWhatTheyWereMadeOf(t *testing.T) {
 	}
 }
 
+// TestAnEmptyBlobIsNotNull: the driver takes a slice of nothing for NULL.
+func TestAnEmptyBlobIsNotNull(t *testing.T) {
+	var v values
+	if b, ok := v.blob([]byte{}).([]byte); !ok || b == nil {
+		t.Errorf("%#v", b)
+	}
+}
+
 func TestValuesAllocateNothing(t *testing.T) {
 	var v values
 	e := &storage.Entry{ID: storage.NewID(), UserID: "u", Metadata: []byte(`{"method":"POST","class":"sign-in"}`)}

@@ -42,8 +42,10 @@ const (
 // transaction. done receives exactly one value, after which the writer does not look at
 // the job any more.
 type job struct {
-	entries    []storage.Entry
-	do         func(context.Context, *sql.Tx) error
+	entries []storage.Entry
+	do      func(context.Context, *sql.Tx) error
+	// reads says that do changes no entry.
+	reads      bool
 	durability storage.Durability
 	// checkpoint moves the rest of the log into the database, before the
 	// transaction.
@@ -384,7 +386,7 @@ func (w *writer) transact(batch []*job) error {
 		return err
 	}
 	w.index.done(true)
-	if batch[0].do != nil {
+	if batch[0].do != nil && !batch[0].reads {
 		w.index.recent.forget() // it may have changed or deleted anything
 	}
 	switch {
@@ -541,7 +543,7 @@ func (w *writer) catchUp(ctx context.Context) error {
 // database from which on it does.
 func (w *writer) watchTexts(ctx context.Context) (int64, error) {
 	var version int64
-	err := w.submitIdle(ctx, &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+	err := w.submitIdle(ctx, &job{durability: storage.Commit, reads: true, do: func(context.Context, *sql.Tx) error {
 		w.used, version = make(map[int64]struct{}), w.version
 		return nil
 	}})
@@ -550,7 +552,7 @@ func (w *writer) watchTexts(ctx context.Context) (int64, error) {
 
 // unwatchTexts ends what watchTexts began. It fails only when the writer ends.
 func (w *writer) unwatchTexts() {
-	_ = w.submitIdle(context.Background(), &job{durability: storage.Commit, do: func(context.Context, *sql.Tx) error {
+	_ = w.submitIdle(context.Background(), &job{durability: storage.Commit, reads: true, do: func(context.Context, *sql.Tx) error {
 		w.used = nil
 		return nil
 	}})
