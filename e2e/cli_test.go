@@ -38,7 +38,7 @@ func startWithAdmin(t testing.TB, dir string, port int, config string) *exec.Cmd
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("Caddy: %v; it said last:\n%s", cmd.ProcessState, said.Bytes()[max(0, said.Len()-4000):])
+			t.Logf("Caddy: %v; it said last:\n%s", cmd.ProcessState, said.Bytes()[max(0, said.Len()-128<<10):])
 		}
 	})
 	harness.WaitFor(t, fmt.Sprintf("127.0.0.1:%d", port))

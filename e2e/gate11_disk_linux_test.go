@@ -32,7 +32,7 @@ func TestGate11Disk(t *testing.T) {
 		{name: "no file may grow", times: gates.Figure(2, 20), sqlite: "spill 8MiB", fail: noGrowth},
 		{name: "full, with a journal", times: gates.Figure(1, 20), size: "200m", sqlite: "spill 8MiB", fail: fullDisk},
 		{name: "full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: fullDisk},
-		{name: "nearly full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: nearlyFullDisk},
+		{name: "nearly full, without one", times: gates.Figure(1, 20), size: "200m", sqlite: "spill off", fail: nearlyFullDisk, flaps: 3},
 	}
 	if gates.Full() {
 		for _, call := range []string{"fdatasync", "fsync", "pwrite64", "ftruncate", "openat"} {
@@ -58,6 +58,8 @@ type diskRig struct {
 	// rare says that Caddy may come through without noticing, because the call did not
 	// happen, or did not matter.
 	rare bool
+	// flaps is how often the store works for a moment before the disk is healed.
+	flaps int
 
 	why       string // it was left out
 	t         *testing.T
@@ -71,14 +73,23 @@ type diskRig struct {
 	mu                         sync.Mutex
 	refused, withheld, noticed int
 	seen                       map[string]bool // states
+	flapped                    int
+	dropped                    float64 // entries for which the queue had no place
 }
 
 func (r *diskRig) line() string {
 	if r.why != "" {
 		return r.name + ": left out, " + r.why
 	}
-	return fmt.Sprintf("%s, %d times, noticed %d: %d acknowledged, %d lost, %d destructive ones refused, %d answers withheld, well after %v at most",
+	line := fmt.Sprintf("%s, %d times, noticed %d: %d acknowledged, %d lost, %d destructive ones refused, %d answers withheld, well after %v at most",
 		r.name, r.times, r.noticed, r.ended.acknowledged, r.ended.lost, r.refused, r.withheld, r.recovered.Round(time.Millisecond))
+	if r.flaps > 0 {
+		line += fmt.Sprintf(", worked for a moment %d times", r.flapped)
+	}
+	if r.dropped > 0 {
+		line += fmt.Sprintf(", %.0f entries of what was refused dropped and counted", r.dropped)
+	}
+	return line
 }
 
 func (r *diskRig) run(t *testing.T) {
@@ -114,6 +125,7 @@ func (r *diskRig) run(t *testing.T) {
 	cancel()
 	wg.Wait()
 	r.site.await("healthy")
+	r.dropped = scrape(t, r.site.admin)["caddy_audit_log_dropped_total"]
 	if err := r.site.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +165,9 @@ func (r *diskRig) verdict(t *testing.T) {
 	if want := map[bool]string{true: "degraded", false: "refusing"}[r.name == "full, with a journal"]; !r.seen["healthy"] || !r.seen[want] {
 		t.Errorf("GET /audit-log/health said %v, never %s", r.seen, want)
 	}
+	if r.flapped < r.flaps*r.times {
+		t.Errorf("the store worked %d times for a moment, want %d in each of %d: the rig proves nothing", r.flapped, r.flaps, r.times)
+	}
 	if r.noticed != r.times || !r.seen["degraded"] && (r.refused == 0 || r.withheld == 0) {
 		t.Errorf("noticed %d of %d times, %d refused, %d withheld: the rig proves nothing", r.noticed, r.times, r.refused, r.withheld)
 	}
@@ -170,6 +185,12 @@ func (r *diskRig) cycle(n int) {
 	wrong := r.until(patience, func(state string) bool { return state != "healthy" })
 	if wrong {
 		r.noticed++
+		for range r.flaps {
+			if r.until(hang, func(state string) bool { return state == "healthy" }) {
+				r.flapped++
+			}
+			r.until(hang, func(state string) bool { return state != "healthy" })
+		}
 		r.until(300*time.Millisecond, func(string) bool { return false }) // it stays so for a while
 	}
 	heal()
@@ -263,7 +284,12 @@ func fullDisk(t *testing.T, s *spillSite, _ int) func() { return gates.Fill(t, s
 
 // nearlyFullDisk has room for a few entries again and again.
 func nearlyFullDisk(t *testing.T, s *spillSite, _ int) func() {
-	return gates.Flicker(t, s.dir, 24<<10, 40*time.Millisecond)
+	free := gates.Flicker(t, s.dir, 24<<10, 40*time.Millisecond)
+	return func() {
+		if free() == 0 {
+			t.Error("the disk never had room")
+		}
+	}
 }
 
 // noGrowth lets no file of Caddy's process be written any further (RLIMIT_FSIZE), which

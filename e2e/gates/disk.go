@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -29,11 +30,13 @@ func SmallDisk(t testing.TB, size string) (dir string, err error) {
 func Fill(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	f := fill(t, dir)
-	return func() {
+	free = sync.OnceFunc(func() {
 		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
 			t.Error(err)
 		}
-	}
+	})
+	t.Cleanup(free) // a test that fails must leave nothing on the disk that is unmounted
+	return free
 }
 
 // fill writes a file until the disk is full.
