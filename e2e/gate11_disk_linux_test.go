@@ -87,7 +87,7 @@ func (r *diskRig) line() string {
 		line += fmt.Sprintf(", worked for a moment %d times", r.flapped)
 	}
 	if r.dropped > 0 {
-		line += fmt.Sprintf(", %.0f entries of what was refused dropped and counted", r.dropped)
+		line += fmt.Sprintf(", %.0f entries dropped and counted before its end", r.dropped)
 	}
 	return line
 }

@@ -65,7 +65,7 @@ func (q *request) insert() {
 	e.Metadata = q.metadata(metadata.Raw)
 	e.Sanitize()
 	err := q.Writer.Write(storage.Fsync, e)
-	q.tell(e, err)
+	q.Writer.Tell(q.Observer, err, &e)
 	if err != nil {
 		q.storeFailed(err, "Failed to insert audit log entry")
 		return
@@ -73,17 +73,6 @@ func (q *request) insert() {
 	q.answer(http.StatusOK, struct {
 		Success bool `json:"success"`
 	}{true})
-}
-
-// tell tells the observer of an entry that was written, or was not.
-func (q *request) tell(e storage.Entry, err error) {
-	switch {
-	case q.Observer == nil:
-	case err != nil:
-		q.Observer.WriteFailed(err, []storage.Entry{e})
-	default:
-		q.Observer.EntryWritten(e)
-	}
 }
 
 func (q *request) parseInsert(v gjson.Result) (storage.Entry, []string) {

@@ -80,8 +80,8 @@ type exchanged struct {
 	intent, doubted bool
 	// promised is the Writer that keeps a place for the outcome, or nil.
 	promised *Writer
-	// stored is true when the entry is written, or queued.
-	stored bool
+	// settled is true when the entry is written or queued, or there is to be none.
+	settled bool
 	// written is true when the entry is complete, or nothing is to be written.
 	written bool
 	// foreign is true when the request names another user than the one who acts.
@@ -283,8 +283,10 @@ func (x *Exchange) complete() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.rec.Logger.Error("an entry could not be completed; this is a bug, please report it", "action", x.match.Route.ActionName(), "panic", p, "stack", string(debug.Stack()))
-			err = nil
-			if !x.stored { // what happened is not to be overwritten
+			if err = nil; x.withheld {
+				err = ErrRefused
+			}
+			if !x.settled { // what happened is not to be overwritten
 				x.rec.Writer.Metrics.Entry(x.match.Route.Class, storage.Unknown)
 				x.enqueue(x.entry(storage.Unknown, x.observer.Status()))
 			}
@@ -325,13 +327,14 @@ func (x *Exchange) completeNow() error {
 	defer x.unlink(answer, outcome)
 	kept := e
 	defer func() { x.follow(answer, kept) }()
-	if !x.hooked(e) && !x.intent && !x.doubted {
+	if !x.hooked(e) && !x.begun() {
 		x.rec.Writer.Metrics.Suppressed()
-		kept = nil
+		kept, x.settled = nil, true
 		return nil // an intent that is written cannot be taken back: it gets its outcome
 	}
 	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
 	if x.rolledUp(e, answer.Status) {
+		x.settled = true
 		return nil
 	}
 	if x.rec.Durability == Async {
@@ -339,7 +342,7 @@ func (x *Exchange) completeNow() error {
 		return nil
 	}
 	if x.rec.write(*e, x.rec.Observer) == nil {
-		x.stored = true
+		x.settled = true
 		return nil
 	}
 	if x.rec.closed(x.match.Route) && !x.intent && !x.observer.Committed() {
@@ -354,18 +357,32 @@ func (x *Exchange) completeNow() error {
 	return nil
 }
 
-// promise keeps a place in the queue for the outcome: once the intent is stored and the request
-// sent, the outcome must not be dropped. It fails when there is none, and the queue is full.
-func (x *Exchange) promise() error {
-	w := x.rec.Writer
-	switch {
-	case w.promise():
+// intend writes the intent, with a place in the queue for the outcome first: once the request is
+// sent, that must not be dropped. What fails closed is not written without a place, unless the
+// queue has others.
+func (x *Exchange) intend(closed bool) error {
+	w, most, keeps := x.rec.Writer, int64(reserve/2), false
+	if closed {
+		most = reserve
+	}
+	if w.promise(most) {
 		x.promised = w
-	case w.isFull():
+	} else if closed && w.isFull() {
 		return errFull
 	}
-	return nil // more are under way than are ever owed, unless the auth server hangs
+	defer func() {
+		if !keeps {
+			x.forgo()
+		}
+	}()
+	err := x.rec.intend(x.final)
+	x.intent, x.doubted = err == nil, err != nil && !errors.Is(err, errFull)
+	keeps = x.begun()
+	return err
 }
+
+// begun says whether the store has the intent, or may have it: then it gets its outcome.
+func (x *Exchange) begun() bool { return x.intent || x.doubted }
 
 // forgo gives back a place that was promised and is not needed.
 func (x *Exchange) forgo() {
@@ -377,13 +394,16 @@ func (x *Exchange) forgo() {
 
 // enqueue leaves the outcome to the background, at the place that it was promised, if it was.
 func (x *Exchange) enqueue(e storage.Entry) {
-	x.stored = true
-	if x.promised != x.rec.Writer {
+	x.settled = true
+	w := x.rec.Writer
+	if x.promised != w {
 		x.rec.enqueue(e, x.rec.Observer)
 		return
 	}
 	x.promised = nil
-	x.rec.Writer.keep(item{entry: e, durability: x.rec.stored(&e), observer: x.rec.Observer})
+	if i := (item{entry: e, durability: x.rec.stored(&e), observer: x.rec.Observer}); !w.keep(i) {
+		w.miss(i)
+	}
 }
 
 // unlink takes the user out of the log whose account was deleted. Not after a
@@ -444,7 +464,7 @@ func (x *Exchange) recognize(a *profile.Exchange) bool {
 	}
 	match, mine := rec.Profile.Match(x.method, x.url)
 	if !mine || !rec.Wants(match) {
-		return x.intent || x.doubted // what is written gets its outcome
+		return x.begun() // what is written gets its outcome
 	}
 	x.rec, x.match = rec, match
 	x.creds = rec.Sessions.credentialsOf(x.sent, nil)
@@ -467,7 +487,7 @@ func (x *Exchange) observed() *profile.Exchange {
 
 // isEvent says whether the exchange is to be recorded at all.
 func (x *Exchange) isEvent(a *profile.Exchange, outcome storage.Status) bool {
-	if x.intent {
+	if x.begun() {
 		return true // it is written: it gets its outcome
 	}
 	switch x.match.Route.Record {
@@ -510,14 +530,14 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	outcome := x.match.Route.Outcome(a)
 	if x.match.Beyond && !x.speaksAsServer(a) {
 		outcome = profile.None // an application has answered, or a file: the path is none of the server's
-		if x.intent {
+		if x.begun() {
 			return storage.Unknown
 		}
 		return outcome
 	}
 	switch {
 	case outcome != profile.None:
-	case x.intent:
+	case x.begun():
 		return storage.Pending // the entry is written: it was a step that something else completes
 	case !profile.IsSafe(x.method) && x.issued(a.Answer) != "":
 		return storage.Success // whatever was asked for: somebody has a session now

@@ -117,10 +117,11 @@ func (w *Writer) interrupt(some []*Exchange) error {
 		if !ok {
 			continue
 		}
-		cut = append(cut, x)
-		if x.rec.Durability != Async || !w.queueNext(x, e) { // its intent may be in the queue
-			entries, observers = append(entries, e), append(observers, x.rec.Observer)
+		if x.rec.Durability == Async && w.queueNext(x, e) { // its intent may be in the queue
+			x.intent, x.cut = true, true
+			continue
 		}
+		cut, entries, observers = append(cut, x), append(entries, e), append(observers, x.rec.Observer)
 	}
 	if len(entries) > 0 {
 		if err := w.Write(storage.Fsync, entries...); err != nil {
@@ -139,10 +140,15 @@ func (w *Writer) interrupt(some []*Exchange) error {
 // queueNext puts an entry behind the intent of an exchange; false if there is no place. x.mu is held.
 func (w *Writer) queueNext(x *Exchange, e storage.Entry) bool {
 	i := item{entry: e, observer: x.rec.Observer}
-	if x.promised != w {
-		return w.put(i)
+	if w.put(i) {
+		return true
 	}
-	x.promised = nil
+	if x.promised != w {
+		return false
+	}
+	if !w.promise(reserve) { // a second place, for how it ends
+		x.promised = nil
+	}
 	return w.keep(i)
 }
 
@@ -152,10 +158,10 @@ func (x *Exchange) interrupted() (storage.Entry, bool) {
 	switch record := x.match.Route.Record; {
 	case x.written, x.cut:
 		return storage.Entry{}, false
-	case x.intent:
+	case x.begun():
 	case record == profile.Never, record == profile.Failures, record == profile.Checks && x.rec.SkipChecks:
 		return storage.Entry{}, false
 	}
 	e := x.build(storage.Unknown, metadata{DurationMs: since(x.began), Interrupted: true})
-	return e, x.hooked(&e) || x.intent
+	return e, x.hooked(&e) || x.begun()
 }

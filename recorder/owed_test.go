@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
@@ -243,4 +244,143 @@ func TestAnInterruptedEntryStandsBehindItsIntent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWhatHasAnotherPlaceTakesNoneOfTheReserve: sign-outs, which are never refused, wait with
+// everything else as long as there is room.
+func TestWhatHasAnotherPlaceTakesNoneOfTheReserve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+		g := newRig(t, on(store))
+		g.store = store.flaky
+		x := storage.Entry{Action: "x"}
+		x.Sanitize()
+		g.writer.Enqueue(storage.Commit, x, nil)
+		time.Sleep(time.Second) // the background is stuck with it
+		g.store.set(true)
+		for range recorder.Reserve {
+			g.begin("POST", "/sign-out")(200, `{"success":true}`)
+		}
+		g.store.set(false)
+		end := g.begin("POST", "/delete-user")
+		g.fill()
+		end(200, deleted)
+		g.store.set(false)
+		store.all.Store(true)
+		must(t, g.writer.Close(t.Context()))
+		if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
+			t.Errorf("the log has %v", got)
+		}
+	})
+}
+
+// TestWhoIsNeverRefusedCannotTakeTheReserve: any number of sign-outs that do not end leave half of it.
+func TestWhoIsNeverRefusedCannotTakeTheReserve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+		g := newRig(t, on(store))
+		g.store = store.flaky
+		g.fill()
+		g.store.set(false)
+		for range 2 * recorder.Reserve {
+			g.begin("POST", "/sign-out")
+		}
+		if answer := g.do("POST", "/delete-user", `{}`, cookie("s-alice"), answers(200, deleted)); answer.Code != http.StatusOK {
+			t.Errorf("whoever destroys was answered %d", answer.Code)
+		}
+		store.all.Store(true)
+	})
+}
+
+// TestWhatIsInterruptedHasItsOutcomeAllTheSame: with Async both need a place in a full queue.
+func TestWhatIsInterruptedHasItsOutcomeAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, func(o *recorder.Options) { o.Durability = recorder.Async })
+		g.store.Store = memory.New(100_000)
+		g.store.set(true)
+		end := g.begin("POST", "/delete-user")
+		g.fill()
+		must(t, g.writer.Interrupt())
+		end(200, deleted)
+		g.store.set(false)
+		must(t, g.writer.Close(t.Context()))
+		if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
+			t.Errorf("the log has %v", got)
+		}
+		if n := g.writer.Taken(); n != 0 {
+			t.Errorf("%d places are taken by nothing", n)
+		}
+	})
+}
+
+// TestWhatIsWrittenAfterTheEndIsNotLost: an interrupted entry that finds the queue closed is written
+// at once, and not counted as dropped.
+func TestWhatIsWrittenAfterTheEndIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, func(o *recorder.Options) { o.Durability = recorder.Async })
+		g.begin("POST", "/delete-user")
+		must(t, g.writer.Close(t.Context()))
+		must(t, g.writer.Interrupt())
+		if n := g.writer.Stats().Dropped; n != 0 {
+			t.Errorf("%d are counted as dropped", n)
+		}
+	})
+}
+
+// TestABatchThatTheStoreDoesNotTakeIsTriedSeldom, however often it takes others.
+func TestABatchThatTheStoreDoesNotTakeIsTriedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+		g := newRig(t, on(store))
+		x, y := storage.Entry{Action: "x"}, storage.Entry{Action: "y"}
+		x.Sanitize()
+		g.writer.Enqueue(storage.Commit, x, nil)
+		time.Sleep(time.Minute)
+		before := g.writer.Stats().WriteErrors
+		for range 1000 {
+			y.ID = ""
+			y.Sanitize()
+			must(t, g.writer.Write(storage.Fsync, y))
+			time.Sleep(time.Millisecond)
+		}
+		if n := g.writer.Stats().WriteErrors - before; n > 25 {
+			t.Errorf("%d tries in a second", n)
+		}
+		store.all.Store(true)
+	})
+}
+
+// TestAStepWhoseIntentMayBeStoredIsPending, as one whose intent is stored.
+func TestAStepWhoseIntentMayBeStoredIsPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := memory.New(0)
+		p, err := profile.Builtin("authentik")
+		must(t, err)
+		g := newRig(t, func(o *recorder.Options) {
+			o.Profile, o.Fail = p, recorder.FailOpen
+			on(half{log})(o)
+		})
+		g.doAt("GET", "/api/v3/flows/executor/default-unenrollment-flow/", "", nil, answers(200, `{"component":"ak-stage-consent"}`))
+		_ = g.writer.Close(t.Context())
+		if e := log.Entries(); len(e) != 1 || e[0].Status != storage.Pending {
+			t.Errorf("the log has %+v", e)
+		}
+	})
+}
+
+// broken is a store with a bug.
+type broken struct{ *memory.Store }
+
+func (broken) Write(context.Context, ...storage.Entry) error { panic("a bug of a store") }
+
+// TestAPanicOfAStoreTakesNoPlace: the request fails, and nothing is owed.
+func TestAPanicOfAStoreTakesNoPlace(t *testing.T) {
+	g := newRig(t, on(broken{memory.New(0)}))
+	func() {
+		defer func() { _ = recover() }()
+		g.begin("POST", "/delete-user")
+	}()
+	if n := g.writer.Taken(); n != 0 {
+		t.Errorf("%d places are taken by nothing", n)
+	}
 }

@@ -198,11 +198,10 @@ func (rec *Recorder) closed(route *profile.Route) bool {
 // final entries only, not of intents: o is nil for those.
 func (rec *Recorder) write(e storage.Entry, o Observer) error {
 	err := rec.Writer.Write(rec.stored(&e), e)
-	if err == nil {
-		rec.Writer.tell(o, &e)
-	} else {
-		rec.Writer.tellFailure(rec.Observer, err, &e)
+	if err != nil {
+		o = rec.Observer
 	}
+	rec.Writer.Tell(o, err, &e)
 	return err
 }
 
@@ -260,14 +259,7 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		return x, nil
 	}
 	closed := rec.closed(m.Route)
-	err := x.promise()
-	if err == nil || !closed {
-		err = rec.intend(x.final)
-	}
-	switch {
-	case err == nil:
-		x.intent = true
-	case closed:
+	if err := x.intend(closed); err != nil && closed {
 		rec.Writer.Metrics.Refused()
 		rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
 		x.withheld = true
@@ -275,8 +267,6 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		rec.enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
 		x.release()
 		return nil, ErrRefused
-	default:
-		x.doubted = !errors.Is(err, errFull)
 	}
 	return x, nil
 }

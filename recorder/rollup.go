@@ -54,7 +54,7 @@ func (k RollUpKind) severity() severity.Level {
 func (x *Exchange) rollUpKind() (RollUpKind, bool) {
 	route := x.match.Route
 	switch {
-	case x.intent || route.Timing == profile.Before:
+	case x.begun() || route.Timing == profile.Before:
 		return 0, false
 	case !route.Known():
 		return RollUpUnknown, true

@@ -26,7 +26,9 @@ const (
 	// unlinkTimeout is that for the entries of a user whose account was deleted.
 	unlinkTimeout = time.Second
 	// queueCapacity bounds the entries that wait to be written in the background, and
-	// reserve those that have to wait beside them: the outcomes of intents that are stored.
+	// reserve those that have a place beside them: the outcomes of intents that are stored.
+	// For what fails open, and for users to unlink, there is half of it: nobody who is never
+	// refused can take all.
 	queueCapacity = 10000
 	reserve       = 1000
 	// maxBatch and linger: what the background collects before it commits. Nobody waits
@@ -207,11 +209,20 @@ func (w *Writer) Enqueue(d storage.Durability, e storage.Entry, o Observer) bool
 	if w.offer(i) {
 		return true
 	}
+	w.miss(i)
+	return false
+}
+
+// miss drops an entry that has no place in the queue.
+func (w *Writer) miss(i item) {
 	w.drop(i)
 	w.full.Do(func() {
-		w.log.Error("the audit log's queue is full: entries are lost, and counted", "dropped", w.Stats().Dropped, "queued", len(w.queue))
+		why := "its queue is full"
+		if w.closed() {
+			why = "it has ended"
+		}
+		w.log.Error("the audit log loses entries, and counts them: "+why, "dropped", w.Stats().Dropped, "queued", len(w.queue))
 	})
-	return false
 }
 
 // Offer is Enqueue for a caller that knows what to do without a place: it returns false and counts
@@ -237,10 +248,9 @@ func (i *item) harden() bool {
 
 // putSoon is put for what is worth waiting for.
 func (w *Writer) putSoon(i item) bool {
-	const again = 5 * time.Millisecond
-	tick := time.NewTicker(again)
+	tick := time.NewTicker(severePatience / 10)
 	defer tick.Stop()
-	for range severePatience / again {
+	for end := time.Now().Add(severePatience); time.Now().Before(end); {
 		select {
 		case <-w.quit:
 			return false
@@ -254,18 +264,22 @@ func (w *Writer) putSoon(i item) bool {
 }
 
 // promise keeps a place of the reserve for the outcome of an intent, until it is kept or forgone.
-// It is false when there is none.
-func (w *Writer) promise() bool { return take(&w.owed, reserve) }
+// It is false when so many are taken.
+func (w *Writer) promise(most int64) bool { return take(&w.owed, most) }
 
-// keep puts an entry into the place that was promised to it.
+// keep puts an entry into the place that was promised to it, or into any other. It is false when
+// the Writer was closed.
 func (w *Writer) keep(i item) bool {
-	i.owed = true
 	i.harden()
+	if w.put(i) {
+		w.forgo()
+		return true
+	}
 	if w.closed() {
 		w.forgo()
-		w.drop(i)
 		return false
 	}
+	i.owed = true
 	w.queue <- i // it has a place
 	return true
 }
@@ -343,7 +357,7 @@ func (w *Writer) put(i item) bool {
 		return false
 	}
 	if !take(&w.taken, queueCapacity) {
-		if i.unlink == "" || !w.promise() { // to forget somebody is worth a place of the reserve
+		if i.unlink == "" || !w.promise(reserve/2) { // to forget somebody is worth a place of the reserve
 			return false
 		}
 		i.owed = true
@@ -577,6 +591,16 @@ func (w *Writer) writeAll(batch []item) bool {
 	return true
 }
 
+// Tell tells an observer of an entry that somebody else has written, or could not: then err says
+// why. It may be nil.
+func (w *Writer) Tell(o Observer, err error, e *storage.Entry) {
+	if err != nil {
+		w.tellFailure(o, err, e)
+	} else {
+		w.tell(o, e)
+	}
+}
+
 // tell tells an observer, which may be nil, of an entry that is written. A bug of an observer costs
 // nobody an entry, nor Caddy its life.
 func (w *Writer) tell(o Observer, e *storage.Entry) {
@@ -651,6 +675,7 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		if w.closed() {
 			d = storage.Fsync
 		}
+		tried := time.Now()
 		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), d), writeTimeout)
 		err := try(ctx)
 		cancel()
@@ -661,12 +686,21 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		case <-time.After(wait):
 		case <-w.works: // somebody's write was taken: that may not last
 			wait = firstBackoff / 2
+			w.pause(firstBackoff - time.Since(tried)) // it may be this batch that the store does not take
 		case <-w.quit:
 			if w.tooLate() {
 				return err
 			}
 			time.Sleep(min(wait, lastBackoff))
 		}
+	}
+}
+
+// pause waits, or until the Writer is closed.
+func (w *Writer) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-w.quit:
 	}
 }
 

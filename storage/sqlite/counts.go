@@ -413,7 +413,7 @@ func (s *Store) saveHours(ctx context.Context, end int64, epoch int) (more bool,
 		return false, nil
 	}
 	var moved int64
-	j := &job{durability: storage.Commit}
+	j := &job{durability: storage.Commit, reads: true}
 	j.do = func(ctx context.Context, tx *sql.Tx) error {
 		rows, next, upto := s.counts.over(end, epoch)
 		if next == 0 || upto != s.writer.changes.upto {

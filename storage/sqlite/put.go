@@ -81,7 +81,11 @@ func (w *writer) put(batch []*job) error {
 	}
 	w.rows = w.rows[:0]
 	w.values.reset()
-	defer w.values.reset() // nothing of people stays in memory
+	defer func() { // nothing of people stays in memory
+		clear(w.rows)
+		w.rows = w.rows[:0]
+		w.values.reset()
+	}()
 	for _, j := range batch {
 		for i := range j.entries {
 			if err := w.add(&j.entries[i]); err != nil {

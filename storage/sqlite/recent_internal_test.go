@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,15 +20,20 @@ func opened(t *testing.T, n int) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Write(t.Context(), someEntries(n)...); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// someEntries are n entries of users of their own.
+func someEntries(n int) []storage.Entry {
 	entries := make([]storage.Entry, n)
 	for i := range entries {
 		entries[i] = storage.Entry{ID: storage.NewID(), Action: "sign-in", Status: storage.Success, CreatedAt: time.Now(), UserID: fmt.Sprintf("person-%d", i),
 			IPAddress: fmt.Sprintf("2001:db8::%x", i), UserAgent: "agent", Metadata: fmt.Appendf(nil, `{"person":%d}`, i)}
 	}
-	if err := s.Write(t.Context(), entries...); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return entries
 }
 
 // alone calls f while the writer does nothing else.
@@ -43,11 +49,10 @@ func alone(t *testing.T, s *Store, f func(*writer) error) {
 // written, nor whose entries were unlinked until they are indexed.
 func TestTheWriterKeepsNobodyInMemory(t *testing.T) {
 	s := opened(t, 100)
-	alone(t, s, func(w *writer) error {
-		for _, text := range w.values.texts[:cap(w.values.texts)] {
-			if text != "" {
-				t.Errorf("a text is kept: %q", text)
-			}
+	nobody := func(w *writer) error {
+		if v := &w.values; slices.ContainsFunc(v.texts[:cap(v.texts)], func(s string) bool { return s != "" }) ||
+			slices.ContainsFunc(v.numbers[:cap(v.numbers)], func(n int64) bool { return n != 0 }) || slices.ContainsFunc(v.bytes[:cap(v.bytes)], func(b byte) bool { return b != 0 }) {
+			t.Errorf("values are kept: %q %v", v.texts[:cap(v.texts)], v.numbers[:cap(v.numbers)])
 		}
 		for i := range w.link.args {
 			if v := w.link.args[i].Value; v != nil {
@@ -59,11 +64,25 @@ func TestTheWriterKeepsNobodyInMemory(t *testing.T) {
 				t.Errorf("a row is kept: %v", r)
 			}
 		}
+		return nil
+	}
+	alone(t, s, nobody)
+	alone(t, s, func(w *writer) error {
 		if len(w.index.recent.rows) != 100 {
 			t.Errorf("%d entries are remembered until they are indexed", len(w.index.recent.rows))
 		}
 		return nil
 	})
+	// A batch that fails while its rows are gathered is not kept either.
+	if _, err := s.exec(t.Context(), `CREATE TRIGGER full BEFORE INSERT ON "auditLog_texts" WHEN NEW.text = 'too much' BEGIN SELECT RAISE(ABORT, 'full'); END`); err != nil {
+		t.Fatal(err)
+	}
+	few := someEntries(2)
+	few[1].Action = "too much"
+	if err := s.Write(t.Context(), few...); err == nil {
+		t.Fatal("written all the same")
+	}
+	alone(t, s, nobody)
 	if n, err := s.Unlink(t.Context(), "person-7"); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}

@@ -21,9 +21,11 @@ type values struct {
 	bytes   []byte // of blobs
 }
 
-// reset makes the values that there are invalid, and forgets the texts, which are of people.
+// reset makes the values that there are invalid, and forgets them: they are of people.
 func (v *values) reset() {
 	clear(v.texts)
+	clear(v.numbers)
+	clear(v.bytes)
 	v.numbers, v.texts, v.blobs, v.bytes = v.numbers[:0], v.texts[:0], v.blobs[:0], v.bytes[:0]
 }
 
