@@ -14,6 +14,9 @@ type Draft struct {
 	Entry *storage.Entry
 	// Skip is set by a hook to suppress the entry.
 	Skip bool
+	// Kept is true when the entry cannot be suppressed, because it is written already, or may
+	// be: Skip does nothing then, but what hooks change counts. Read-only.
+	Kept bool
 	// Request facts, for rules; read-only.
 	Request RequestFacts
 	// Identity of the actor as the auth server said it; zero for nobody.

@@ -78,8 +78,8 @@ type exchanged struct {
 	// intent is true when the entry was written before the request, and doubted when that
 	// failed: the store may have it all the same.
 	intent, doubted bool
-	// promised is the Writer that keeps a place for the outcome, or nil.
-	promised *Writer
+	// promised is the place in the queue that is kept for the outcome, if one is.
+	promised place
 	// settled is true when the entry is written or queued, or there is to be none.
 	settled bool
 	// written is true when the entry is complete, or nothing is to be written.
@@ -317,6 +317,7 @@ func (x *Exchange) completeNow() error {
 	x.cover(answer, outcome)
 	x.step = x.stepOf(answer)
 	if !x.isEvent(answer, outcome) {
+		x.settled = true
 		x.follow(answer, nil)
 		return nil
 	}
@@ -358,26 +359,20 @@ func (x *Exchange) completeNow() error {
 }
 
 // intend writes the intent, with a place in the queue for the outcome first: once the request is
-// sent, that must not be dropped. What fails closed is not written without a place, unless the
-// queue has others.
+// sent, that must not be dropped. What fails closed is not written without one.
 func (x *Exchange) intend(closed bool) error {
-	w, most, keeps := x.rec.Writer, int64(reserve/2), false
-	if closed {
-		most = reserve
-	}
-	if w.promise(most) {
-		x.promised = w
-	} else if closed && w.isFull() {
+	x.promised = x.rec.Writer.promise(closed)
+	if closed && x.promised.w == nil {
 		return errFull
 	}
 	defer func() {
-		if !keeps {
+		if !x.begun() {
 			x.forgo()
 		}
 	}()
 	err := x.rec.intend(x.final)
-	x.intent, x.doubted = err == nil, err != nil && !errors.Is(err, errFull)
-	keeps = x.begun()
+	x.intent = err == nil
+	x.doubted = err != nil && !errors.Is(err, errFull) && !errors.Is(err, storage.ErrRejected)
 	return err
 }
 
@@ -386,23 +381,21 @@ func (x *Exchange) begun() bool { return x.intent || x.doubted }
 
 // forgo gives back a place that was promised and is not needed.
 func (x *Exchange) forgo() {
-	if x.promised != nil {
-		x.promised.forgo()
-		x.promised = nil
-	}
+	x.promised.free()
+	x.promised = place{}
 }
 
 // enqueue leaves the outcome to the background, at the place that it was promised, if it was.
 func (x *Exchange) enqueue(e storage.Entry) {
 	x.settled = true
-	w := x.rec.Writer
-	if x.promised != w {
+	p := x.promised
+	if p.w != x.rec.Writer {
 		x.rec.enqueue(e, x.rec.Observer)
 		return
 	}
-	x.promised = nil
-	if i := (item{entry: e, durability: x.rec.stored(&e), observer: x.rec.Observer}); !w.keep(i) {
-		w.miss(i)
+	x.promised = place{}
+	if i := (item{entry: e, durability: x.rec.stored(&e), observer: x.rec.Observer}); !p.keep(i) {
+		p.w.miss(i)
 	}
 }
 

@@ -21,7 +21,7 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 	if len(x.rec.Hooks) == 0 {
 		return true
 	}
-	d := &Draft{Entry: e, Identity: x.actor}
+	d := &Draft{Entry: e, Identity: x.actor, Kept: x.begun()}
 	if x.request != nil { // the Recorder that took the request may have had no hooks
 		d.Request = *x.request
 	}
@@ -47,7 +47,10 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 			rec.Logger.Error("a hook failed, the entry stays as it was", "error", err, "action", before.Action)
 			continue
 		}
-		if try.Skip {
+		switch {
+		case try.Skip && d.Kept:
+			continue
+		case try.Skip:
 			return false
 		}
 		changed.ID, changed.CreatedAt = before.ID, before.CreatedAt // its place in the log is not for hooks

@@ -117,9 +117,12 @@ func (w *Writer) interrupt(some []*Exchange) error {
 		if !ok {
 			continue
 		}
-		if x.rec.Durability == Async && w.queueNext(x, e) { // its intent may be in the queue
-			x.intent, x.cut = true, true
-			continue
+		if x.rec.Durability == Async { // its intent may be in the queue, and must not be written after it
+			queued := w.queueNext(x, e)
+			x.intent, x.cut = x.intent || queued, x.cut || queued
+			if queued || x.begun() {
+				continue
+			}
 		}
 		cut, entries, observers = append(cut, x), append(entries, e), append(observers, x.rec.Observer)
 	}
@@ -137,19 +140,15 @@ func (w *Writer) interrupt(some []*Exchange) error {
 	return nil
 }
 
-// queueNext puts an entry behind the intent of an exchange; false if there is no place. x.mu is held.
+// queueNext puts an entry behind the intent of an exchange; false if there is no place but that of
+// its outcome, which is worth more. x.mu is held.
 func (w *Writer) queueNext(x *Exchange, e storage.Entry) bool {
 	i := item{entry: e, observer: x.rec.Observer}
 	if w.put(i) {
 		return true
 	}
-	if x.promised != w {
-		return false
-	}
-	if !w.promise(reserve) { // a second place, for how it ends
-		x.promised = nil
-	}
-	return w.keep(i)
+	p := w.promise(true)
+	return p.w != nil && p.keep(i)
 }
 
 // interrupted is the entry of an exchange that may not come to its end; false if it

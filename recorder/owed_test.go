@@ -3,7 +3,6 @@ package recorder_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -46,14 +45,25 @@ func (g *rig) outcomes(action string) map[storage.Status]int {
 	return all
 }
 
+// interrupted counts the entries that say that they were.
+func (g *rig) interrupted() (n int) {
+	for _, e := range g.store.Entries() {
+		if strings.Contains(string(e.Metadata), `"interrupted":true`) {
+			n++
+		}
+	}
+	return n
+}
+
 // TestTheOutcomeOfAStoredIntentIsNeverDropped: the store works for a moment, in which an intent is
 // written, and fails when the answer comes, which the client gets. The queue is full of what was
 // refused meanwhile. In gate 11 that has cost two outcomes of ten thousand requests.
 func TestTheOutcomeOfAStoredIntentIsNeverDropped(t *testing.T) {
 	for _, d := range []recorder.Durability{recorder.Fsync, recorder.Async} {
 		synctest.Test(t, func(t *testing.T) {
-			g := newRig(t, func(o *recorder.Options) { o.Durability = d })
-			g.store.Store = memory.New(100_000)
+			store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+			g := newRig(t, func(o *recorder.Options) { o.Durability = d; on(store)(o) })
+			g.store = store.flaky
 			if d == recorder.Fsync {
 				g.fill()
 			}
@@ -65,6 +75,7 @@ func TestTheOutcomeOfAStoredIntentIsNeverDropped(t *testing.T) {
 			g.store.set(true)
 			end(200, deleted)
 			g.store.set(false)
+			store.all.Store(true)
 			must(t, g.writer.Close(t.Context()))
 			if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
 				t.Errorf("%v: the log has %v", d, got)
@@ -238,10 +249,8 @@ func TestAnInterruptedEntryStandsBehindItsIntent(t *testing.T) {
 		g.store.set(false)
 		must(t, g.writer.Interrupt())
 		must(t, g.writer.Close(t.Context()))
-		for _, e := range g.store.Entries() {
-			if e.Action == "delete-user" && !strings.Contains(string(e.Metadata), `"interrupted":true`) {
-				t.Errorf("%s", fmt.Sprint(e))
-			}
+		if n := g.interrupted(); n != 1 {
+			t.Errorf("%d entries say that they were interrupted", n)
 		}
 	})
 }
@@ -263,9 +272,10 @@ func TestWhatHasAnotherPlaceTakesNoneOfTheReserve(t *testing.T) {
 			g.store.set(true)
 			end(200, deleted)
 		}
-		g.store.set(false)
-		end := g.begin("POST", "/delete-user")
 		g.fill()
+		g.store.set(false)
+		end := g.begin("POST", "/delete-user") // it would be refused
+		g.store.set(true)
 		end(200, deleted)
 		g.store.set(false)
 		store.all.Store(true)
@@ -294,19 +304,26 @@ func TestWhoIsNeverRefusedCannotTakeTheReserve(t *testing.T) {
 	})
 }
 
-// TestWhatIsInterruptedHasItsOutcomeAllTheSame: with Async both need a place in a full queue.
+// TestWhatIsInterruptedHasItsOutcomeAllTheSame: with Async both need a place in a full queue, and
+// there are not enough for all.
 func TestWhatIsInterruptedHasItsOutcomeAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, func(o *recorder.Options) { o.Durability = recorder.Async })
 		g.store.Store = memory.New(100_000)
 		g.store.set(true)
-		end := g.begin("POST", "/delete-user")
+		const many = recorder.Reserve * 3 / 4
+		var ends []func(int, string)
+		for range many {
+			ends = append(ends, g.begin("POST", "/delete-user"))
+		}
 		g.fill()
 		must(t, g.writer.Interrupt())
-		end(200, deleted)
+		for _, end := range ends {
+			end(200, deleted)
+		}
 		g.store.set(false)
 		must(t, g.writer.Close(t.Context()))
-		if got := g.outcomes("delete-user"); got[storage.Success] != 1 || len(got) != 1 {
+		if got := g.outcomes("delete-user"); got[storage.Success] != many || len(got) != 1 {
 			t.Errorf("the log has %v", got)
 		}
 		if n := g.writer.Taken(); n != 0 {
@@ -320,11 +337,11 @@ func TestWhatIsInterruptedHasItsOutcomeAllTheSame(t *testing.T) {
 func TestWhatIsWrittenAfterTheEndIsNotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, func(o *recorder.Options) { o.Durability = recorder.Async })
-		g.begin("POST", "/delete-user")
+		g.begin("POST", "/sign-in/email")
 		must(t, g.writer.Close(t.Context()))
 		must(t, g.writer.Interrupt())
-		if n := g.writer.Stats().Dropped; n != 0 {
-			t.Errorf("%d are counted as dropped", n)
+		if dropped, n := g.writer.Stats().Dropped, g.interrupted(); dropped != 0 || n != 1 {
+			t.Errorf("%d are counted as dropped, %d entries say that they were interrupted", dropped, n)
 		}
 	})
 }
@@ -347,6 +364,41 @@ func TestABatchThatTheStoreDoesNotTakeIsTriedSeldom(t *testing.T) {
 		}
 		if n := g.writer.Stats().WriteErrors - before; n > 25 {
 			t.Errorf("%d tries in a second", n)
+		}
+		store.all.Store(true)
+	})
+}
+
+// late refuses fillers after a second.
+type late struct {
+	picky
+	spent atomic.Int64 // nanoseconds in refused tries
+}
+
+func (l *late) Write(ctx context.Context, entries ...storage.Entry) error {
+	if !l.all.Load() && entries[0].Action == "x" {
+		time.Sleep(time.Second)
+		l.spent.Add(int64(time.Second))
+	}
+	return l.picky.Write(ctx, entries...)
+}
+
+// TestABatchThatFailsSlowlyLeavesTheStoreToOthers: half of the time at least.
+func TestABatchThatFailsSlowlyLeavesTheStoreToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &late{picky: picky{flaky: &flaky{Store: memory.New(100_000)}}}
+		g := newRig(t, on(store))
+		x, y := storage.Entry{Action: "x"}, storage.Entry{Action: "y"}
+		x.Sanitize()
+		g.writer.Enqueue(storage.Commit, x, nil)
+		for range 600 {
+			y.ID = ""
+			y.Sanitize()
+			must(t, g.writer.Write(storage.Fsync, y))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if spent := time.Duration(store.spent.Load()); spent > 32*time.Second {
+			t.Errorf("%v of a minute", spent)
 		}
 		store.all.Store(true)
 	})
@@ -379,10 +431,101 @@ func (broken) Write(context.Context, ...storage.Entry) error { panic("a bug of a
 func TestAPanicOfAStoreTakesNoPlace(t *testing.T) {
 	g := newRig(t, on(broken{memory.New(0)}))
 	func() {
-		defer func() { _ = recover() }()
+		defer func() {
+			if recover() == nil {
+				t.Error("nothing panicked")
+			}
+		}()
 		g.begin("POST", "/delete-user")
 	}()
 	if n := g.writer.Taken(); n != 0 {
 		t.Errorf("%d places are taken by nothing", n)
+	}
+}
+
+// TestMoreThanTheReserveAreUnderWay: whoever is let through has a place for its outcome, also beyond
+// the reserve, and whatever comes into the queue meanwhile.
+func TestMoreThanTheReserveAreUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+		g := newRig(t, on(store))
+		g.store = store.flaky
+		const many = recorder.Reserve + 100
+		var ends []func(int, string)
+		for range many {
+			ends = append(ends, g.begin("POST", "/delete-user"))
+		}
+		g.fill()
+		for _, end := range ends {
+			end(200, deleted)
+		}
+		g.store.set(false)
+		store.all.Store(true)
+		must(t, g.writer.Close(t.Context()))
+		if got := g.outcomes("delete-user"); got[storage.Success] != many || len(got) != 1 {
+			t.Errorf("of %d the log has %v", many, got)
+		}
+	})
+}
+
+// TestWhatCannotBeSkippedIsCleanedAllTheSame: a rule that suppresses what is stored already does
+// nothing, and rules that change it do.
+func TestWhatCannotBeSkippedIsCleanedAllTheSame(t *testing.T) {
+	for _, works := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			skip := hookFunc(func(d *recorder.Draft) error { d.Skip = d.Entry.Status == storage.Success; return nil })
+			clean := hookFunc(func(d *recorder.Draft) error { d.Entry.IPAddress = ""; return nil })
+			g := newRig(t, func(o *recorder.Options) { o.Hooks = []recorder.Hook{skip, clean} })
+			g.store.set(!works)
+			g.begin("POST", "/sign-out")(200, `{"success":true}`)
+			g.store.set(false)
+			must(t, g.writer.Close(t.Context()))
+			if e, _ := g.one(); e.IPAddress != "" || e.Status != storage.Success {
+				t.Errorf("working %v: %+v", works, e)
+			}
+		})
+	}
+}
+
+// TestARefusedRequestIsAskedOfTheHooks, as any other is.
+func TestARefusedRequestIsAskedOfTheHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, func(o *recorder.Options) {
+			o.Hooks = []recorder.Hook{hookFunc(func(d *recorder.Draft) error { d.Entry.IPAddress = ""; return nil })}
+		})
+		g.store.set(true)
+		g.do("POST", "/delete-user", `{}`, cookie("s-alice"), answers(200, deleted))
+		g.store.set(false)
+		must(t, g.writer.Close(t.Context()))
+		if e, _ := g.one(); e.IPAddress != "" || e.Status != storage.Failed {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// rejecting never takes the first entry.
+type rejecting struct {
+	*memory.Store
+	asked int
+}
+
+func (r *rejecting) Write(ctx context.Context, entries ...storage.Entry) error {
+	if r.asked++; r.asked == 1 {
+		return storage.ErrRejected
+	}
+	return r.Store.Write(ctx, entries...)
+}
+
+// TestAnIntentThatWasRejectedIsNotStored: there is no doubt, and the hook's word counts.
+func TestAnIntentThatWasRejectedIsNotStored(t *testing.T) {
+	log := &rejecting{Store: memory.New(0)}
+	g := newRig(t, func(o *recorder.Options) {
+		o.Hooks = []recorder.Hook{skipper{}}
+		on(log)(o)
+	})
+	g.begin("POST", "/sign-out")(200, `{"success":true}`)
+	_ = g.writer.Close(t.Context())
+	if e := log.Entries(); len(e) != 0 {
+		t.Errorf("the log has %+v", e)
 	}
 }

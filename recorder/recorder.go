@@ -264,7 +264,9 @@ func (rec *Recorder) begin(w http.ResponseWriter, r *http.Request, m profile.Mat
 		rec.Writer.Metrics.Entry(m.Route.Class, storage.Failed)
 		x.withheld = true
 		x.forgo() // nothing has happened
-		rec.enqueue(x.entry(storage.Failed, http.StatusServiceUnavailable), rec.Observer)
+		if e := x.entry(storage.Failed, http.StatusServiceUnavailable); x.hooked(&e) {
+			rec.enqueue(e, rec.Observer)
+		}
 		x.release()
 		return nil, ErrRefused
 	}

@@ -87,9 +87,11 @@ type Writer struct {
 	// deadlines are those of writes that somebody waits for.
 	deadlines *storage.Deadlines
 	queue     chan item
-	// taken are the places of the queue that something stands in, and owed those of the reserve
-	// that something stands in or is promised to: who has one need not wait to send.
-	taken, owed atomic.Int64
+	// taken are the places of the queue that something stands in or is promised to, and owed
+	// those of the reserve: who has one need not wait to send. While somebody severe is waiting
+	// for one nobody else gets any; room has a value when there may be one.
+	taken, owed, waiting atomic.Int64
+	room                 chan struct{}
 	// works has a value when the store has begun to take entries again.
 	works chan struct{}
 	// many has a value when there are manyQueued, or were: a linger that is cut short for
@@ -146,7 +148,7 @@ type item struct {
 func NewWriter(store storage.Store, log *slog.Logger) *Writer {
 	w := &Writer{
 		store: store, log: log, deadlines: storage.NewDeadlines(context.Background(), writeTimeout), queue: make(chan item, queueCapacity+reserve),
-		works: make(chan struct{}, 1), many: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		works: make(chan struct{}, 1), room: make(chan struct{}, 1), many: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 		warning: rate.Sometimes{Interval: time.Second}, full: rate.Sometimes{Interval: time.Second},
 	}
 	w.rollUps = newRollUps(w.put, func(i item) { w.drop(i) })
@@ -234,7 +236,7 @@ func (w *Writer) Offer(d storage.Durability, e storage.Entry, o Observer) bool {
 // offer puts an item into the queue; one that is severe waits a little for its place.
 func (w *Writer) offer(i item) bool {
 	severe := i.harden()
-	return w.put(i) || severe && w.putSoon(i)
+	return !severe && w.put(i) || severe && w.putSoon(i)
 }
 
 // harden makes an entry that is severe as durable as can be, and says whether it is.
@@ -244,68 +246,6 @@ func (i *item) harden() bool {
 		i.durability = storage.Fsync
 	}
 	return severe
-}
-
-// putSoon is put for what is worth waiting for.
-func (w *Writer) putSoon(i item) bool {
-	tick := time.NewTicker(severePatience / 10)
-	defer tick.Stop()
-	for end := time.Now().Add(severePatience); time.Now().Before(end); {
-		select {
-		case <-w.quit:
-			return false
-		case <-tick.C:
-		}
-		if w.put(i) {
-			return true
-		}
-	}
-	return false
-}
-
-// promise keeps a place of the reserve for the outcome of an intent, until it is kept or forgone.
-// It is false when so many are taken.
-func (w *Writer) promise(most int64) bool { return take(&w.owed, most) }
-
-// keep puts an entry into the place that was promised to it, or into any other. It is false when
-// the Writer was closed.
-func (w *Writer) keep(i item) bool {
-	i.harden()
-	if w.put(i) {
-		w.forgo()
-		return true
-	}
-	if w.closed() {
-		w.forgo()
-		return false
-	}
-	i.owed = true
-	w.queue <- i // it has a place
-	return true
-}
-
-// forgo gives a place back that was promised.
-func (w *Writer) forgo() { w.owed.Add(-1) }
-
-// isFull says whether the queue has no place but those of the reserve.
-func (w *Writer) isFull() bool { return w.taken.Load() >= queueCapacity }
-
-// take takes a place, unless so many are taken.
-func take(taken *atomic.Int64, most int64) bool {
-	if taken.Add(1) > most {
-		taken.Add(-1)
-		return false
-	}
-	return true
-}
-
-// leave gives back the place of an item that has left the queue.
-func (w *Writer) leave(i *item) {
-	if i.owed {
-		w.owed.Add(-1)
-	} else {
-		w.taken.Add(-1)
-	}
 }
 
 // next takes an item out of the queue; ok is false when there is none.
@@ -350,26 +290,6 @@ func (w *Writer) closed() bool {
 	default:
 		return false
 	}
-}
-
-func (w *Writer) put(i item) bool {
-	if w.closed() {
-		return false
-	}
-	if !take(&w.taken, queueCapacity) {
-		if i.unlink == "" || !w.promise(reserve/2) { // to forget somebody is worth a place of the reserve
-			return false
-		}
-		i.owed = true
-	}
-	w.queue <- i // it has a place
-	if len(w.queue) >= manyQueued {
-		select {
-		case w.many <- struct{}{}:
-		default:
-		}
-	}
-	return true
 }
 
 func (w *Writer) drop(i item) {
@@ -678,6 +598,7 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		tried := time.Now()
 		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), d), writeTimeout)
 		err := try(ctx)
+		took := time.Since(tried)
 		cancel()
 		if err == nil || errors.Is(err, storage.ErrRejected) {
 			return err
@@ -686,7 +607,7 @@ func (w *Writer) persist(d storage.Durability, try func(context.Context) error) 
 		case <-time.After(wait):
 		case <-w.works: // somebody's write was taken: that may not last
 			wait = firstBackoff / 2
-			w.pause(firstBackoff - time.Since(tried)) // it may be this batch that the store does not take
+			w.pause(max(firstBackoff, took) - time.Since(tried.Add(took))) // it may be this batch that the store does not take
 		case <-w.quit:
 			if w.tooLate() {
 				return err

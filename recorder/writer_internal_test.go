@@ -63,8 +63,8 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	}
 	queued := 0
 	add(severity.Low)
-	<-store.waiting                        // from here on nothing leaves the queue
-	for add(severity.Low) || !w.isFull() { // until it is full
+	<-store.waiting                                           // from here on nothing leaves the queue
+	for add(severity.Low) || w.taken.Load() < queueCapacity { // until it is full
 		queued = len(w.queue)
 	}
 	if began := time.Now(); add(severity.Critical) || time.Since(began) < severePatience {
@@ -81,6 +81,44 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 	if err := w.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestWhatIsSevereGoesFirst: when the store takes a batch of a full queue, whoever is severe and waits
+// has a place, however many others come at that moment.
+func TestWhatIsSevereGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := stuck{memory.New(0), make(chan struct{}), make(chan struct{})}
+		w := NewWriter(store, slog.New(slog.DiscardHandler))
+		add := func(level severity.Level) bool {
+			e := storage.Entry{Action: "x", Severity: level}
+			e.Sanitize()
+			return w.Enqueue(storage.Commit, e, nil)
+		}
+		add(severity.Low)
+		<-store.waiting
+		for add(severity.Low) { // until it is full
+		}
+		const severe = maxBatch - 6
+		waited := make(chan bool, severe)
+		for range severe {
+			go func() { waited <- add(severity.Critical) }()
+		}
+		synctest.Wait()
+		store.free <- struct{}{} // one write
+		<-store.waiting
+		for range 1000 {
+			add(severity.Low)
+		}
+		for range severe {
+			if !<-waited {
+				t.Error("a critical entry was dropped, and others had places")
+			}
+		}
+		close(store.free)
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // noting notes how durable each batch was to be. While fail is true it takes none.

@@ -53,6 +53,9 @@ func (r *Rules) Empty() bool { return len(r.skip) == 0 && len(r.set) == 0 }
 // counted and changes nothing.
 func (r *Rules) BeforeLog(_ context.Context, d *recorder.Draft) error {
 	for _, p := range r.skip {
+		if d.Kept {
+			break
+		}
 		if v, ok := r.value(p, &facts{draft: d, needs: p.needs}); ok && v == types.True {
 			r.skipped.Add(1)
 			d.Skip = true

@@ -238,8 +238,10 @@ func (x *indexer) write(s segment, list []postings.Posting) error {
 	return into.flush()
 }
 
-// keepRoom keeps the room of a list for the next one, unless it is large.
+// keepRoom keeps the room of a list for the next one, unless it is large. Nothing of what was in it
+// is kept.
 func (x *indexer) keepRoom(list []postings.Posting) {
+	clear(list)
 	if x.room = list; cap(list) > maxRoom {
 		x.room = nil
 	}
