@@ -27,6 +27,7 @@ demo: $(EXAMPLE)/node_modules/.installed ## a real Better Auth server behind our
 test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed $(VIEWER)/node_modules/.installed servers vet ## everything, race detector on; what was skipped and why
 	go run ./e2e/report -race -timeout 40m $(FLAGS) $(PKGS)
 	go test -run 'Alloc' ./exchange ./profile ./severity
+	cd bench && go test .
 
 .PHONY: test-kratos
 test-kratos: tools ## a real Ory Kratos behind our Caddy (fetched and built on first use, takes minutes)
@@ -46,6 +47,7 @@ acceptance: tools $(EXAMPLE)/node_modules/.installed $(VIEWER)/node_modules/.ins
 vet: ## go vet and gofmt
 	go vet ./...
 	go vet -tags kratos ./e2e
+	cd bench && go vet .
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 
@@ -60,11 +62,11 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s); what fails stays in testd
 			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 2s; \
 		done; done
 
-# nginx and a disk that is not memory make it complete; ROUNDS and SECONDS_EACH bound it.
+# nginx and a disk that is not memory make it complete; ROUNDS and SECONDS_EACH bound it, WHERE
+# is a word about the machine for the table of all runs, POSTGRES a DSN.
 .PHONY: bench
-bench: ## the audit log beside reverse_proxy, access logs, coraza and nginx, interleaved; about half an hour on a quiet machine
-	cd bench && go build -o ../.cache/bin/bench . && for what in "proxy" "rate" "sign-in" "entries" "log"; do \
-		echo "## $$what"; ../.cache/bin/bench $$what --dir "$${DIR:-}" --rounds $${ROUNDS:-5} --seconds $${SECONDS_EACH:-5}; done
+bench: ## the audit log beside reverse_proxy, access logs, coraza and nginx, interleaved, into docs/performance.md; half an hour on a quiet machine
+	cd bench && go build -o ../.cache/bin/bench . && ../.cache/bin/bench report --dir "$${DIR:-}" --rounds $${ROUNDS:-5} --seconds $${SECONDS_EACH:-3} --where "$${WHERE:-}" --postgres "$${POSTGRES:-}"
 
 .PHONY: bench-pieces
 bench-pieces: ## the benchmarks of the pieces, with their allocations

@@ -93,27 +93,75 @@ func entriesCommand() *cobra.Command {
 	o, n := options{}, 0
 	c := &cobra.Command{
 		Use: "entries", Short: "Durable entries a second, beside a bare file with group fdatasync",
-		RunE: func(c *cobra.Command, _ []string) error { return entries(c.Context(), c.OutOrStdout(), o, n) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := entries(c.Context(), o, n)
+			return shown(c.OutOrStdout(), &r, err)
+		},
 	}
 	o.flags(c)
 	c.Flags().IntVar(&n, "in-the-log", 0, "how many entries the log has before")
+	c.Flags().StringVar(&o.db, "db", "", "the log is a copy of this database of `log --db`, which has --in-the-log entries")
 	return c
 }
 
-func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
+// entriesRun is how many durable entries a second there were.
+type entriesRun struct {
+	How   string
+	InLog int     // entries before
+	Bulk  float64 // rows a second of SQLite's own bulk insert
+	Rates []entriesRate
+}
+
+// entriesRate is what one way wrote with so many writers; Share is of the bare file.
+type entriesRate struct {
+	Writers   int
+	Way       string
+	PerSecond float64
+	Share     float64
+}
+
+// of returns the rate of a way with so many writers.
+func (r *entriesRun) of(way string, writers int) entriesRate {
+	for _, e := range r.Rates {
+		if e.Way == way && e.Writers == writers {
+			return e
+		}
+	}
+	return entriesRate{writers, way, none, none}
+}
+
+// print writes them as a paragraph and a table.
+func (r *entriesRun) print(w io.Writer) {
+	_, _ = fmt.Fprintf(w, "\n%d entries in the log before; %s\n\n", r.InLog, r.How)
+	var rows [][]string
+	for _, e := range r.Rates {
+		rows = append(rows, []string{strconv.Itoa(e.Writers), e.Way, fmt.Sprintf("%.0f", e.PerSecond), fmt.Sprintf("%.0f %%", 100*e.Share)})
+	}
+	rows = append(rows, []string{"1", "SQLite's own bulk insert: one table, no index, one transaction of 200,000, not durable before its end", fmt.Sprintf("%.0f", r.Bulk), ""})
+	table{"writers", "way", "entries/s", "of the bare file"}.print(w, rows)
+}
+
+func entries(ctx context.Context, o options, n int) (r entriesRun, err error) {
 	dir, err := os.MkdirTemp(o.dir, "bench")
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s, err := filled(ctx, filepath.Join(dir, "audit.db"), n)
+	path, missing := filepath.Join(dir, "audit.db"), n
+	if o.db != "" {
+		if err := copyFile(path, o.db); err != nil {
+			return r, fmt.Errorf("copying %s: %w", o.db, err)
+		}
+		missing = 0
+	}
+	s, err := filled(ctx, path, missing)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	floor, err := newGroup(filepath.Join(dir, "floor"))
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, floor.close()) }()
 	from := newSource(uint64(time.Now().UnixNano()))
@@ -121,30 +169,29 @@ func entries(ctx context.Context, w io.Writer, o options, n int) (err error) {
 	var mu sync.Mutex
 	next := func() storage.Entry { mu.Lock(); defer mu.Unlock(); return from.next() }
 	ways := []way{
-		{"bare file, group fdatasync", func() error { return floor.write() }},
-		{"audit log (SQLite), fsync", func() error { return s.Write(ctx, next()) }},
+		{bareFile, floor.write},
+		{inSQLite, func() error { return s.Write(ctx, next()) }},
 	}
 	if o.dsn != "" {
 		there, openErr := postgres.Open(ctx, postgres.Options{DSN: o.dsn})
 		if openErr != nil {
-			return openErr
+			return r, openErr
 		}
 		defer func() { err = errors.Join(err, there.Close()) }()
 		ways = append(ways, way{"audit log (PostgreSQL), fsync", func() error { return there.Write(ctx, next()) }})
 	}
-	rows, err := measure(ways, o)
-	if err != nil {
-		return err
+	r = entriesRun{How: o.how(), InLog: n}
+	if r.Rates, err = measure(ctx, ways, o); err != nil {
+		return r, err
 	}
-	bulk, err := bulkInsert(ctx, filepath.Join(dir, "bulk.db"))
-	if err != nil {
-		return err
-	}
-	rows = append(rows, []string{"1", "SQLite's own bulk insert: one table, no index, one transaction of 200,000, not durable before its end", fmt.Sprintf("%.0f", bulk), ""})
-	_, _ = fmt.Fprintf(w, "\n%d entries in the log before; %d rounds of %d s, interleaved\n\n", n, o.rounds, o.seconds)
-	table{"writers", "way", "entries/s", "of the bare file"}.print(w, rows)
-	return nil
+	r.Bulk, err = bulkInsert(ctx, filepath.Join(dir, "bulk.db"))
+	return r, err
 }
+
+const (
+	bareFile = "bare file, group fdatasync"
+	inSQLite = "audit log (SQLite), fsync"
+)
 
 // way is one way to make an entry durable.
 type way struct {
@@ -152,14 +199,16 @@ type way struct {
 	write func() error
 }
 
-// measure measures the ways, interleaved, with more and more writers. A row has the number
-// of writers, the way, entries a second, and how much that is of the first way.
-func measure(ways []way, o options) ([][]string, error) {
-	var rows [][]string
+// measure measures the ways, interleaved, with more and more writers. The first way is
+// the measure of the others.
+func measure(ctx context.Context, ways []way, o options) (all []entriesRate, err error) {
 	for _, writers := range []int{1, 16, 64, 256} {
 		rates := make([][]float64, len(ways))
 		for range o.rounds {
 			for i := range ways {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
 				r, err := perSecond(writers, time.Duration(o.seconds)*time.Second, ways[i].write)
 				if err != nil {
 					return nil, err
@@ -168,12 +217,12 @@ func measure(ways []way, o options) ([][]string, error) {
 			}
 		}
 		for i := range ways {
-			rows = append(rows, []string{strconv.Itoa(writers), ways[i].name, fmt.Sprintf("%.0f", quantile(rates[i], 0.5)),
-				fmt.Sprintf("%.0f %%", 100*quantile(rates[i], 0.5)/quantile(rates[0], 0.5))})
+			rate := quantile(rates[i], 0.5)
+			all = append(all, entriesRate{writers, ways[i].name, rate, rate / quantile(rates[0], 0.5)})
 		}
 		progress("%d writers measured", writers)
 	}
-	return rows, nil
+	return all, nil
 }
 
 // perSecond is how often all writers together can call f.

@@ -134,6 +134,8 @@ func open(s *server, rq request, perSecond int, d time.Duration) (*result, error
 	return all, first(bad, err)
 }
 
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
+
 func first(a, b error) error {
 	if a != nil {
 		return a

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -23,7 +22,10 @@ func logCommand() *cobra.Command {
 	o, n, file := options{}, 0, ""
 	c := &cobra.Command{
 		Use: "log", Short: "Disk per entry, first and deep pages, totals, with many entries",
-		RunE: func(c *cobra.Command, _ []string) error { return readLog(c.Context(), c.OutOrStdout(), o, n, file) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := readLog(c.Context(), o, n, file)
+			return shown(c.OutOrStdout(), &r, err)
+		},
 	}
 	o.flags(c)
 	c.Flags().IntVar(&n, "entries", 1_000_000, "how many")
@@ -31,15 +33,64 @@ func logCommand() *cobra.Command {
 	return c
 }
 
-func readLog(ctx context.Context, w io.Writer, o options, n int, file string) (err error) {
+// logRun is what a log of so many entries needs, and how fast it answers.
+type logRun struct {
+	Entries   int
+	Bytes     float64 // for each, indexes in
+	PerSecond float64 // in batches of 500; 0: the log was there before
+	Queries   []queryFigures
+}
+
+// queryFigures are those of one list, in ms. Deep pages go on by cursor from the middle;
+// Counted is the first page with one entry: what the total takes, and little else.
+type queryFigures struct {
+	Query, Total     string
+	P50, P99         float64
+	DeepP50, DeepP99 float64
+	Counted          float64
+	Capped           bool
+}
+
+// worst is the largest of a figure of all queries.
+func (r *logRun) worst(of func(*queryFigures) float64) (worst float64) {
+	if len(r.Queries) == 0 {
+		return none
+	}
+	for i := range r.Queries {
+		worst = max(worst, of(&r.Queries[i]))
+	}
+	return worst
+}
+
+// print writes them as a paragraph and a table.
+func (r *logRun) print(w io.Writer) {
+	written := ""
+	if r.PerSecond > 0 {
+		written = fmt.Sprintf(", written at %.0f/s in batches of 500", r.PerSecond)
+	}
+	_, _ = fmt.Fprintf(w, "\n%d entries%s, %.0f bytes each with indexes; a million sign-ins a day are %.0f MB a day\n\n", r.Entries, written, r.Bytes, r.Bytes)
+	var rows [][]string
+	for i := range r.Queries {
+		q := &r.Queries[i]
+		row := []string{q.Query, q.Total}
+		for _, ms := range []float64{q.P50, q.P99, q.DeepP50, q.DeepP99, q.Counted} {
+			row = append(row, fmt.Sprintf("%.2f", ms))
+		}
+		rows = append(rows, row)
+	}
+	table{"query", "total", "first page p50 ms", "p99 ms", "deep page by cursor p50 ms", "p99 ms", "its total p50 ms"}.print(w, rows)
+}
+
+func readLog(ctx context.Context, o options, n int, file string) (r logRun, err error) {
 	if file == "" {
 		dir, err := os.MkdirTemp(o.dir, "bench")
 		if err != nil {
-			return err
+			return r, err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		file = filepath.Join(dir, "audit.db")
 	}
+	r.Entries = n
 	began := time.Now()
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		s, err := filled(ctx, file, n)
@@ -47,36 +98,28 @@ func readLog(ctx context.Context, w io.Writer, o options, n int, file string) (e
 			err = s.Close() // so that all is in the database, and nothing in its log
 		}
 		if err != nil {
-			return err
+			return r, err
 		}
+		r.PerSecond = float64(n) / time.Since(began).Seconds()
 	}
-	took := time.Since(began)
 	s, err := sqlite.Open(ctx, sqlite.Options{Path: file})
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	size, err := s.Size(ctx)
 	if err != nil {
-		return err
+		return r, err
 	}
-	var memory runtime.MemStats
-	runtime.ReadMemStats(&memory)
-	written := ""
-	if took > time.Second { // it was not there before
-		written = fmt.Sprintf(", written in %s (%.0f/s in batches of 500)", took.Round(time.Second), float64(n)/took.Seconds())
-	}
-	_, _ = fmt.Fprintf(w, "\n%d entries%s, %d bytes each with indexes; a million sign-ins a day are %.0f MB a day\n\n", n, written, size/int64(n), float64(size)/float64(n))
-	var rows [][]string
+	r.Bytes = float64(size) / float64(n)
 	for _, q := range queries(n) {
-		row, err := ask(ctx, s, q.name, q.Query)
+		answered, err := ask(ctx, s, q.name, q.Query)
 		if err != nil {
-			return err
+			return r, fmt.Errorf("%s: %w", q.name, err)
 		}
-		rows = append(rows, row)
+		r.Queries = append(r.Queries, answered)
 	}
-	table{"query", "total", "first page p50 ms", "p99 ms", "deep page by cursor p50 ms", "p99 ms"}.print(w, rows)
-	return nil
+	return r, nil
 }
 
 // query is a list with a name.
@@ -113,36 +156,41 @@ func queries(n int) []query {
 
 // ask measures the first page, and pages that go on by cursor from the middle of what
 // there is.
-func ask(ctx context.Context, s *sqlite.Store, name string, q storage.Query) ([]string, error) {
+func ask(ctx context.Context, s *sqlite.Store, name string, q storage.Query) (a queryFigures, err error) {
+	q.Limit = 1
+	counted, page, err := times(ctx, s, q, 100)
+	if err != nil {
+		return a, err
+	}
+	a = queryFigures{Query: name, Total: strconv.Itoa(page.Total), Counted: milliseconds(quantile(counted, 0.5)), Capped: page.TotalIsCapped}
+	if a.Capped {
+		a.Total = "> " + a.Total
+	}
 	q.Limit = 50
-	first, total, err := times(ctx, s, q, 100)
+	took, _, err := times(ctx, s, q, 100)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return a, err
 	}
+	a.P50, a.P99 = milliseconds(quantile(took, 0.5)), milliseconds(quantile(took, 0.99))
 	q.Cursor = storage.EncodeCursor(storage.TimeKey(newSource(1).time.Add(24 * time.Hour))) // the end of the first day
-	deep, _, err := times(ctx, s, q, 100)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if took, _, err = times(ctx, s, q, 100); err != nil {
+		return a, err
 	}
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()*1000) }
-	progress("%s: %s", name, total)
-	return []string{name, total, ms(quantile(first, 0.5)), ms(quantile(first, 0.99)), ms(quantile(deep, 0.5)), ms(quantile(deep, 0.99))}, nil
+	a.DeepP50, a.DeepP99 = milliseconds(quantile(took, 0.5)), milliseconds(quantile(took, 0.99))
+	progress("%s: %s", name, a.Total)
+	return a, nil
 }
 
-func times(ctx context.Context, s *sqlite.Store, q storage.Query, n int) (took []time.Duration, total string, err error) {
+// times asks n times, and returns how long each took and the last answer.
+func times(ctx context.Context, s *sqlite.Store, q storage.Query, n int) (took []time.Duration, page storage.Page, err error) {
 	for i := range n + 5 { // the first ones warm up
 		began := time.Now()
-		page, err := s.List(ctx, q)
-		if err != nil {
-			return nil, "", err
+		if page, err = s.List(ctx, q); err != nil {
+			return nil, page, err
 		}
 		if i >= 5 {
 			took = append(took, time.Since(began))
 		}
-		total = strconv.Itoa(page.Total)
-		if page.TotalIsCapped {
-			total = fmt.Sprintf("> %d", page.Total)
-		}
 	}
-	return took, total, nil
+	return took, page, nil
 }

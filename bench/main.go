@@ -3,8 +3,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -14,8 +17,11 @@ func main() {
 		Use: "bench", Short: "Measure the audit log beside its alternatives",
 		SilenceUsage: true,
 	}
-	root.AddCommand(proxyCommand(), rateCommand(), signInCommand(), entriesCommand(), logCommand(), upstreamCommand())
-	if err := root.Execute(); err != nil {
+	root.AddCommand(reportCommand(), pageCommand(), proxyCommand(), rateCommand(), signInCommand(), entriesCommand(), logCommand(),
+		retentionCommand(), allocationsCommand(), upstreamCommand())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // databases are to be removed
+	defer stop()
+	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -29,7 +29,7 @@ func (f *fleet) profile(ctx context.Context, of []variant, l load, o options) er
 		path := filepath.Join(f.profiles, strings.Map(plainName, fmt.Sprintf("%s, %s", v.name, l))+".pprof")
 		taken := make(chan error, 1)
 		go func() { taken <- s.takeProfile(ctx, path, o.seconds) }()
-		r, err := closed(s, v.request.sized(l.body, l.answer), l.clients, time.Duration(o.seconds)*time.Second)
+		r, err := closed(s, v.request.sized(l.Body, l.Answer), l.Clients, time.Duration(o.seconds)*time.Second)
 		if err = first(<-taken, err); err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
 		}

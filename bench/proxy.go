@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -31,7 +32,13 @@ type variant struct {
 }
 
 const (
-	plain = "plain reverse_proxy"
+	plain     = "plain reverse_proxy"
+	notOurs   = "audit log, not ours"
+	async     = "audit log, async"
+	durable   = "audit log, fsync"
+	bodies    = "audit log, fsync, request bodies kept"
+	accessLog = "Caddy's JSON access log"
+
 	audit = "audit_log {\n profile better_auth\n durability %s\n %s\n}\n"
 )
 
@@ -39,12 +46,12 @@ const (
 var variants = []variant{
 	{name: plain, request: signIn},
 	{name: "a handler that does nothing", site: "route {\nbench_nothing\nreverse_proxy UPSTREAM\n}", request: signIn},
-	{name: "audit log, not ours", site: fmt.Sprintf(audit, "fsync", ""), request: request{"POST", "/assets/sign-in/email", signIn.body}},
-	{name: "audit log, async", site: fmt.Sprintf(audit, "async", ""), request: signIn},
+	{name: notOurs, site: fmt.Sprintf(audit, "fsync", ""), request: request{"POST", "/assets/sign-in/email", signIn.body}},
+	{name: async, site: fmt.Sprintf(audit, "async", ""), request: signIn},
 	{name: "audit log, commit", site: fmt.Sprintf(audit, "commit", ""), request: signIn},
-	{name: "audit log, fsync", site: fmt.Sprintf(audit, "fsync", ""), request: signIn},
-	{name: "audit log, fsync, request bodies kept", site: fmt.Sprintf(audit, "fsync", "capture {\n request_body on\n}"), request: signIn},
-	{name: "Caddy's JSON access log", site: "log {\noutput file DIR/access.log {\nroll_disabled\n}\nformat json\n}", request: signIn},
+	{name: durable, site: fmt.Sprintf(audit, "fsync", ""), request: signIn},
+	{name: bodies, site: fmt.Sprintf(audit, "fsync", "capture {\n request_body on\n}"), request: signIn},
+	{name: accessLog, site: "log {\noutput file DIR/access.log {\nroll_disabled\n}\nformat json\n}", request: signIn},
 	{name: "coraza with its audit log", site: "route {\nbench_coraza * DIR/coraza.log\nreverse_proxy UPSTREAM\n}", request: signIn},
 	{name: "nginx", nginx: "off", request: signIn},
 	{name: "nginx with its access log", nginx: "DIR/access.log", request: signIn},
@@ -65,7 +72,9 @@ func (f *fleet) stop() {
 	for _, s := range f.of {
 		_ = s.stop()
 	}
-	_ = f.upstream.stop()
+	if f.upstream != nil {
+		_ = f.upstream.stop()
+	}
 	f.warnOfLosses()
 	_ = os.RemoveAll(f.dir)
 }
@@ -93,6 +102,11 @@ func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error
 		return nil, err
 	}
 	f = &fleet{dir: dir, of: map[string]*server{}, profiles: o.profiles, db: o.db}
+	defer func() {
+		if err != nil {
+			f.stop()
+		}
+	}()
 	caddy, err := build(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -118,16 +132,12 @@ func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error
 		}
 		s, err := f.start(v, fmt.Sprintf("v%02d", i), caddy)
 		if err != nil {
-			f.stop()
 			return nil, fmt.Errorf("%s: %w", v.name, err)
 		}
 		f.of[v.name] = s
 	}
-	if f.fsync, err = fsyncTime(dir, 512, 0); err != nil {
-		f.stop()
-		return nil, err
-	}
-	return f, nil
+	f.fsync, err = fsyncTime(dir, 512, 0)
+	return f, err
 }
 
 // copyFile copies a file to a new one.
@@ -231,7 +241,13 @@ func proxyCommand() *cobra.Command {
 	o := options{}
 	c := &cobra.Command{
 		Use: "proxy", Short: "CPU, throughput and latency of a request, beside plain reverse_proxy",
-		RunE: func(c *cobra.Command, _ []string) error { return proxy(c.Context(), c.OutOrStdout(), o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			all, err := proxy(c.Context(), o)
+			for i := range all {
+				err = shown(c.OutOrStdout(), &all[i], err)
+			}
+			return err
+		},
 	}
 	o.flags(c)
 	f := c.Flags()
@@ -267,6 +283,11 @@ func (o *options) flags(c *cobra.Command) {
 	f.StringVar(&o.only, "only", "", "only variants with this in their name, beside the plain one")
 }
 
+// how says how often and how long each variant is measured.
+func (o *options) how() string {
+	return fmt.Sprintf("each %d × %d s, interleaved", o.rounds, o.seconds)
+}
+
 func (o *options) chosen() []variant {
 	all := slices.Clone(variants)
 	if o.dsn != "" {
@@ -277,49 +298,50 @@ func (o *options) chosen() []variant {
 	})
 }
 
-func proxy(ctx context.Context, w io.Writer, o options) error {
+// proxy measures each load that was asked for.
+func proxy(ctx context.Context, o options) (all []proxyRun, err error) {
 	of := o.chosen()
 	f, err := startAll(ctx, o, of)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.stop()
 	idle := map[string]int{}
 	for name, s := range f.of {
 		if idle[name], err = s.memory(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, l := range o.loads() {
-		measured, err := f.interleaved(of, o.rounds, func(s *server, v *variant) (*result, error) {
-			return closed(s, v.request.sized(l.body, l.answer), l.clients, time.Duration(o.seconds)*time.Second)
+		measured, err := f.interleaved(ctx, of, o.rounds, func(s *server, v *variant) (*result, error) {
+			return closed(s, v.request.sized(l.Body, l.Answer), l.Clients, time.Duration(o.seconds)*time.Second)
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := f.print(w, of, measured, idle, fmt.Sprintf("%s, %d rounds of %d s, interleaved", l, o.rounds, o.seconds)); err != nil {
-			return err
+		r, err := f.figures(of, measured, idle)
+		if err != nil {
+			return nil, err
 		}
+		r.Load, r.How = l, o.how()
+		all = append(all, r)
 		if err := f.profile(ctx, of, l, o); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for _, m := range f.missing {
-		_, _ = fmt.Fprintf(w, "\nNot here: %s\n", m)
-	}
-	return nil
+	return all, nil
 }
 
 // load is what the clients do at a time.
-type load struct{ clients, body, answer int }
+type load struct{ Clients, Body, Answer int }
 
 func (l load) String() string {
-	s := fmt.Sprintf("%d connections", l.clients)
-	if l.body > 0 {
-		s += fmt.Sprintf(", bodies of %d bytes", l.body)
+	s := fmt.Sprintf("%d connections", l.Clients)
+	if l.Body > 0 {
+		s += fmt.Sprintf(", bodies of %d bytes", l.Body)
 	}
-	if l.answer > 0 {
-		s += fmt.Sprintf(", answers of %d bytes", l.answer)
+	if l.Answer > 0 {
+		s += fmt.Sprintf(", answers of %d bytes", l.Answer)
 	}
 	return s
 }
@@ -336,38 +358,87 @@ func (o *options) loads() (all []load) {
 	return all
 }
 
-// print prints what was measured of one load.
-func (f *fleet) print(w io.Writer, of []variant, measured map[string][]*result, idle map[string]int, how string) error {
-	base := measured[plain]
-	_, _ = fmt.Fprintf(w, "\n%s; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %s\n\n",
-		how, median(base, (*result).throughput), median(base, (*result).cpuPerRequest), f.fsync.Round(time.Microsecond))
+// proxyRun is what all variants have shown under one load.
+type proxyRun struct {
+	Load      load
+	How       string
+	PerSecond float64 // requests that plain proxied
+	Micros    float64 // of CPU for each of them
+	Fdatasync float64 // ms for one of 512 bytes
+	Figures   []proxyFigures
+	Missing   []string // variants that this machine does not have, and why
+}
+
+// proxyFigures are those of one variant.
+type proxyFigures struct {
+	Variant         string
+	CPU, Throughput ratio
+	P50, P99        float64 // ms
+	Idle, After     float64 // MB of memory before all loads and after this one
+}
+
+// ratio is a figure beside that of the plain proxy in the same round.
+type ratio struct{ Median, Min, Max float64 }
+
+func (r ratio) String() string { return fmt.Sprintf("%.2f (%.2f-%.2f)", r.Median, r.Min, r.Max) }
+
+// none is the figure of what was not measured.
+var none = math.NaN()
+
+// of returns the figures of a variant.
+func (r *proxyRun) of(variant string) proxyFigures {
+	for i := range r.Figures {
+		if r.Figures[i].Variant == variant {
+			return r.Figures[i]
+		}
+	}
+	return proxyFigures{variant, ratio{none, none, none}, ratio{none, none, none}, none, none, none, none}
+}
+
+// print writes them as a paragraph and a table.
+func (r *proxyRun) print(w io.Writer) {
+	_, _ = fmt.Fprintf(w, "\n%s, %s; plain: %.0f requests/s, %.0f µs of CPU a request; one fdatasync: %.2f ms\n\n", r.Load, r.How, r.PerSecond, r.Micros, r.Fdatasync)
 	var rows [][]string
-	for i := range of {
-		v := &of[i]
-		if f.of[v.name] == nil {
-			continue
-		}
-		memory, err := f.of[v.name].memory()
-		if err != nil {
-			return err
-		}
-		m := measured[v.name]
-		rows = append(rows, []string{v.name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
-			fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(50) })), fmt.Sprintf("%.1f", median(m, func(r *result) float64 { return r.at(99) })),
-			strconv.Itoa(idle[v.name] >> 20), strconv.Itoa(memory >> 20)})
+	for _, v := range r.Figures {
+		rows = append(rows, []string{v.Variant, v.CPU.String(), v.Throughput.String(), fmt.Sprintf("%.1f", v.P50), fmt.Sprintf("%.1f", v.P99), fmt.Sprintf("%.0f", v.Idle), fmt.Sprintf("%.0f", v.After)})
 	}
 	table{"variant", "CPU / plain", "throughput / plain", "p50 ms", "p99 ms", "MB idle", "MB after"}.print(w, rows)
-	return nil
+	for _, m := range r.Missing {
+		_, _ = fmt.Fprintf(w, "\nNot here: %s\n", m)
+	}
+}
+
+// figures sums up the rounds of one load.
+func (f *fleet) figures(of []variant, measured map[string][]*result, idle map[string]int) (r proxyRun, err error) {
+	base := measured[plain]
+	r = proxyRun{PerSecond: median(base, (*result).throughput), Micros: median(base, (*result).cpuPerRequest), Fdatasync: milliseconds(f.fsync), Missing: f.missing}
+	for i := range of {
+		name := of[i].name
+		if f.of[name] == nil {
+			continue
+		}
+		memory, err := f.of[name].memory()
+		if err != nil {
+			return r, err
+		}
+		m := measured[name]
+		r.Figures = append(r.Figures, proxyFigures{name, ratios(m, base, (*result).cpuPerRequest), ratios(m, base, (*result).throughput),
+			median(m, func(r *result) float64 { return r.at(50) }), median(m, func(r *result) float64 { return r.at(99) }), float64(idle[name]) / (1 << 20), float64(memory) / (1 << 20)})
+	}
+	return r, nil
 }
 
 // interleaved measures all variants in each round, in an order of its own.
-func (f *fleet) interleaved(of []variant, rounds int, measure func(*server, *variant) (*result, error)) (map[string][]*result, error) {
+func (f *fleet) interleaved(ctx context.Context, of []variant, rounds int, measure func(*server, *variant) (*result, error)) (map[string][]*result, error) {
 	all := map[string][]*result{}
 	for round := range rounds + 1 { // the first warms up
 		for _, i := range rand.Perm(len(of)) {
 			v := &of[i]
 			if f.of[v.name] == nil {
 				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
 			}
 			r, err := measure(f.of[v.name], v)
 			if err != nil {
@@ -382,13 +453,13 @@ func (f *fleet) interleaved(of []variant, rounds int, measure func(*server, *var
 	return all, nil
 }
 
-// ratios are those of the rounds, each to the same round's plain one: median (minimum-maximum).
-func ratios(of, base []*result, f func(*result) float64) string {
+// ratios compares each round with the same round of the plain proxy.
+func ratios(of, base []*result, f func(*result) float64) ratio {
 	var all []float64
 	for i := range of {
 		all = append(all, f(of[i])/f(base[i]))
 	}
-	return fmt.Sprintf("%.2f (%.2f-%.2f)", quantile(all, 0.5), slices.Min(all), slices.Max(all))
+	return ratio{quantile(all, 0.5), slices.Min(all), slices.Max(all)}
 }
 
 func median(of []*result, f func(*result) float64) float64 {
@@ -399,11 +470,27 @@ func median(of []*result, f func(*result) float64) float64 {
 	return quantile(all, 0.5)
 }
 
+// shown prints what was measured, unless it could not be.
+func shown(w io.Writer, r interface{ print(io.Writer) }, err error) error {
+	if err == nil {
+		r.print(w)
+	}
+	return err
+}
+
 // table is the head of a table of Markdown.
 type table []string
 
 func (t table) print(w io.Writer, rows [][]string) {
-	line := func(cells []string) { _, _ = fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")) }
+	line := func(cells []string) {
+		for _, c := range cells {
+			if _, _ = io.WriteString(w, "|"); c != "" {
+				_, _ = io.WriteString(w, " "+c)
+			}
+			_, _ = io.WriteString(w, " ")
+		}
+		_, _ = io.WriteString(w, "|\n")
+	}
 	line(t)
 	line(slices.Repeat([]string{"---"}, len(t)))
 	for _, row := range rows {

@@ -17,7 +17,8 @@ func rateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "rate", Short: "Latency at a fixed rate, beside plain reverse_proxy",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return atRate(c.Context(), c.OutOrStdout(), o, perSecond, signIn)
+			r, err := atRate(c.Context(), o, perSecond, signIn)
+			return shown(c.OutOrStdout(), &r, err)
 		},
 	}
 	o.flags(c)
@@ -31,7 +32,8 @@ func signInCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "sign-in", Short: "A real sign-in: the server hashes with bcrypt for about 60 ms",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return atRate(c.Context(), c.OutOrStdout(), o, perSecond, request{"POST", "/api/auth/sign-in/username", `{"username":"ada","password":"correct horse battery staple"}`})
+			r, err := atRate(c.Context(), o, perSecond, slowSignIn)
+			return shown(c.OutOrStdout(), &r, err)
 		},
 	}
 	o.flags(c)
@@ -39,18 +41,58 @@ func signInCommand() *cobra.Command {
 	return c
 }
 
+// slowSignIn is a sign-in whose password the server behind hashes.
+var slowSignIn = request{"POST", "/api/auth/sign-in/username", `{"username":"ada","password":"correct horse battery staple"}`}
+
 // twoPages of 4 KiB, with their heads, are what SQLite's log has of one entry.
 const twoPages = 2 * (4096 + 24)
 
-func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq request) error {
+// rateRun is what all variants have shown at a fixed rate.
+type rateRun struct {
+	How       string
+	PerSecond int
+	Fdatasync float64 // ms for one of two pages at this rate
+	Upstream  float64 // µs of CPU of the server behind for a request
+	Figures   []rateFigures
+}
+
+// rateFigures are those of one variant; Added is what it has more than plain.
+type rateFigures struct {
+	Variant         string
+	P50, Added, P99 float64 // ms
+	Micros          float64 // of CPU a request
+	Share           float64 // of what the server behind needs, in percent, more than plain
+}
+
+// of returns the figures of a variant.
+func (r *rateRun) of(variant string) rateFigures {
+	for _, f := range r.Figures {
+		if f.Variant == variant {
+			return f
+		}
+	}
+	return rateFigures{variant, none, none, none, none, none}
+}
+
+// print writes them as a paragraph and a table.
+func (r *rateRun) print(w io.Writer) {
+	_, _ = fmt.Fprintf(w, "\n%d requests/s, %s; one fdatasync of two pages at this rate: %.2f ms; CPU of the server behind: %.0f µs a request\n\n", r.PerSecond, r.How, r.Fdatasync, r.Upstream)
+	var rows [][]string
+	for _, v := range r.Figures {
+		rows = append(rows, []string{v.Variant, fmt.Sprintf("%.2f", v.P50), fmt.Sprintf("%+.2f", v.Added), fmt.Sprintf("%.2f", v.P99), fmt.Sprintf("%.0f", v.Micros), fmt.Sprintf("%+.2f %%", v.Share)})
+	}
+	table{"variant", "p50 ms", "added p50 ms", "p99 ms", "CPU µs", "added CPU / the server's"}.print(w, rows)
+}
+
+func atRate(ctx context.Context, o options, perSecond int, rq request) (all rateRun, err error) {
 	of := o.chosen()
 	f, err := startAll(ctx, o, of)
 	if err != nil {
-		return err
+		return all, err
 	}
 	defer f.stop()
 	var upstream []float64
-	measured, err := f.interleaved(of, o.rounds, func(s *server, v *variant) (*result, error) {
+	measured, err := f.interleaved(ctx, of, o.rounds, func(s *server, v *variant) (*result, error) {
 		before, err := f.upstream.cpu()
 		if err != nil {
 			return nil, err
@@ -68,27 +110,18 @@ func atRate(ctx context.Context, w io.Writer, o options, perSecond int, rq reque
 		return r, err
 	})
 	if err != nil {
-		return err
+		return all, err
 	}
 	paced, err := fsyncTime(f.dir, twoPages, time.Second/time.Duration(perSecond))
-	if err != nil {
-		return err
-	}
-	base := measured[plain]
+	all = rateRun{How: o.how(), PerSecond: perSecond, Fdatasync: milliseconds(paced), Upstream: quantile(upstream, 0.5)}
 	at := func(r []*result, q float64) float64 { return median(r, func(r *result) float64 { return r.at(q) }) }
-	_, _ = fmt.Fprintf(w, "\n%d requests/s, %d rounds of %d s, interleaved; one fdatasync: %s, of two pages at this rate %s; CPU of the server behind: %.0f µs a request\n\n",
-		perSecond, o.rounds, o.seconds, f.fsync.Round(time.Microsecond), paced.Round(time.Microsecond), quantile(upstream, 0.5))
-	var rows [][]string
+	base := measured[plain]
 	for _, v := range of {
-		m := measured[v.name]
-		if m == nil {
-			continue
+		if m := measured[v.name]; m != nil {
+			cpu := median(m, (*result).cpuPerRequest)
+			more := cpu - median(base, (*result).cpuPerRequest)
+			all.Figures = append(all.Figures, rateFigures{v.name, at(m, 50), at(m, 50) - at(base, 50), at(m, 99), cpu, 100 * more / all.Upstream})
 		}
-		cpu := median(m, (*result).cpuPerRequest)
-		more := cpu - median(base, (*result).cpuPerRequest)
-		rows = append(rows, []string{v.name, fmt.Sprintf("%.2f", at(m, 50)), fmt.Sprintf("%+.2f", at(m, 50)-at(base, 50)), fmt.Sprintf("%.2f", at(m, 99)),
-			fmt.Sprintf("%.0f", cpu), fmt.Sprintf("%+.2f %%", 100*more/quantile(upstream, 0.5))})
 	}
-	table{"variant", "p50 ms", "added p50 ms", "p99 ms", "CPU µs", "added CPU / the server's"}.print(w, rows)
-	return nil
+	return all, err
 }

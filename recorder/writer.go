@@ -235,8 +235,10 @@ func (w *Writer) Offer(d storage.Durability, e storage.Entry, o Observer) bool {
 
 // offer puts an item into the queue; one that is severe waits a little for its place.
 func (w *Writer) offer(i item) bool {
-	severe := i.harden()
-	return !severe && w.put(i) || severe && w.putSoon(i)
+	if i.harden() {
+		return w.putSoon(i)
+	}
+	return w.put(i)
 }
 
 // harden makes an entry that is severe as durable as can be, and says whether it is.
