@@ -48,7 +48,8 @@ type queryFigures struct {
 	P50, P99         float64
 	DeepP50, DeepP99 float64
 	Counted          float64
-	Capped           bool
+	// Exact totals come from counts, whatever is in the log; others are counted up to 10,000.
+	Exact bool
 }
 
 // worst is the largest of a figure of all queries.
@@ -112,6 +113,16 @@ func readLog(ctx context.Context, o options, n int, file string) (r logRun, err 
 		return r, err
 	}
 	r.Bytes = float64(size) / float64(n)
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); { // a log that was opened a moment ago has not read its counts yet
+		page, err := s.List(ctx, storage.Query{Limit: 1})
+		if err != nil {
+			return r, err
+		}
+		if !page.TotalIsCapped {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	for _, q := range queries(n) {
 		answered, err := ask(ctx, s, q.name, q.Query)
 		if err != nil {
@@ -162,8 +173,8 @@ func ask(ctx context.Context, s *sqlite.Store, name string, q storage.Query) (a 
 	if err != nil {
 		return a, err
 	}
-	a = queryFigures{Query: name, Total: strconv.Itoa(page.Total), Counted: milliseconds(quantile(counted, 0.5)), Capped: page.TotalIsCapped}
-	if a.Capped {
+	a = queryFigures{Query: name, Total: strconv.Itoa(page.Total), Counted: milliseconds(quantile(counted, 0.5)), Exact: q.UserID == nil && q.IPAddress == "" && q.IdentifierHash == ""}
+	if page.TotalIsCapped {
 		a.Total = "> " + a.Total
 	}
 	q.Limit = 50
