@@ -198,7 +198,7 @@ func connectionsTable(r *run) string {
 }
 
 func sizesTable(r *run) string {
-	size := func(n, otherwise int) string { return fmt.Sprintf("%d", cmp.Or(n, otherwise)) }
+	size := func(n, otherwise int) string { return strconv.Itoa(cmp.Or(n, otherwise)) }
 	return loadsTable(r.Sizes, []string{durable, bodies}, table{"body, bytes", "answer, bytes"}, func(l load) []string {
 		return []string{size(l.Body, len(signIn.body)), size(l.Answer, len(answer))}
 	})

@@ -13,16 +13,21 @@ import (
 )
 
 func main() {
-	root := &cobra.Command{
-		Use: "bench", Short: "Measure the audit log beside its alternatives",
-		SilenceUsage: true,
-	}
-	root.AddCommand(reportCommand(), pageCommand(), proxyCommand(), rateCommand(), signInCommand(), entriesCommand(), logCommand(),
-		retentionCommand(), allocationsCommand(), upstreamCommand())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // databases are to be removed
-	defer stop()
-	if err := root.ExecuteContext(ctx); err != nil {
+	if err := execute(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// execute runs the command that was asked for; an interrupt ends it, and its databases are removed.
+func execute() error {
+	root := &cobra.Command{
+		Use: "bench", Short: "Measure the audit log beside its alternatives",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(reportCommand(), pageCommand(), proxyCommand(), rateCommand(), signInCommand(), entriesCommand(), logCommand(),
+		retentionCommand(), allocationsCommand(), upstreamCommand())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return root.ExecuteContext(ctx)
 }
