@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -19,7 +21,7 @@ var answer = fmt.Sprintf(`{"redirect":false,"token":%q,"user":{"id":"u5Jb3QF2mZ0
 func upstreamCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "upstream PORT", Hidden: true, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			s := &fasthttp.Server{Handler: func(c *fasthttp.RequestCtx) {
 				if strings.HasSuffix(string(c.Path()), "/sign-in/username") {
 					_, _ = bcrypt.GenerateFromPassword([]byte("correct horse battery staple"), bcrypt.DefaultCost)
@@ -31,6 +33,7 @@ func upstreamCommand() *cobra.Command {
 				}
 				c.SetBodyString(body)
 			}, MaxRequestBodySize: 64 << 20}
+			defer context.AfterFunc(c.Context(), func() { os.Exit(0) })() // whatever connections are open
 			return s.ListenAndServe("127.0.0.1:" + args[0])
 		},
 	}
