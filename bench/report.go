@@ -89,6 +89,9 @@ func pageCommand() *cobra.Command {
 
 // run measures everything, one after the other.
 func (o *reportOptions) run(ctx context.Context) (*run, error) {
+	if len(o.entries) == 0 {
+		return nil, errors.New("--entries names no size of a log: leave it out for one and ten million")
+	}
 	dir, err := os.MkdirTemp(o.dir, "bench")
 	if err != nil {
 		return nil, err
@@ -117,28 +120,16 @@ func (o *reportOptions) run(ctx context.Context) (*run, error) {
 		{"sign-ins", func() error { return keep(&r.SignIn)(atRate(ctx, rate, 15, slowSignIn)) }},
 		{"allocations", func() error { return keep(&r.Allocations)(allocated(ctx)) }},
 		{"logs", func() error {
-			for _, n := range o.entries {
-				l, err := readLog(ctx, few, n, logOf(n))
-				if err != nil {
-					return err
-				}
-				r.Logs = append(r.Logs, l)
-			}
-			return nil
+			return each(&r.Logs, o.entries, func(n int) (logRun, error) { return readLog(ctx, few, n, logOf(n)) })
 		}},
 		{"a full log", func() error { return one(&r.Full)(proxy(ctx, full)) }},
 		{"durable entries", func() error {
-			for _, n := range append([]int{0}, o.entries...) {
+			return each(&r.Entries, append([]int{0}, o.entries...), func(n int) (entriesRun, error) {
 				if entered.db = ""; n > 0 {
 					entered.db = logOf(n)
 				}
-				e, err := entries(ctx, entered, n)
-				if err != nil {
-					return err
-				}
-				r.Entries = append(r.Entries, e)
-			}
-			return nil
+				return entries(ctx, entered, n)
+			})
 		}},
 		{"retention", func() error { return keep(&r.Retention)(beside(ctx, few, min(large, 1_000_000))) }},
 	} {
@@ -152,6 +143,18 @@ func (o *reportOptions) run(ctx context.Context) (*run, error) {
 		progress("== %s: %s", step.name, time.Since(began).Round(time.Second))
 	}
 	return r, nil
+}
+
+// each measures logs of several sizes.
+func each[T any](to *[]T, sizes []int, measure func(int) (T, error)) error {
+	for _, n := range sizes {
+		v, err := measure(n)
+		if err != nil {
+			return err
+		}
+		*to = append(*to, v)
+	}
+	return nil
 }
 
 // keep puts a result where it belongs.

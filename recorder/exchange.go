@@ -328,16 +328,23 @@ func (x *Exchange) completeNow() error {
 	defer x.unlink(answer, outcome)
 	kept := e
 	defer func() { x.follow(answer, kept) }()
-	if !x.hooked(e) && !x.begun() {
+	if !x.hooked(e) {
 		x.rec.Writer.Metrics.Suppressed()
 		kept, x.settled = nil, true
-		return nil // an intent that is written cannot be taken back: it gets its outcome
+		return nil
 	}
 	x.rec.Writer.Metrics.Entry(x.match.Route.Class, e.Status)
 	if x.rolledUp(e, answer.Status) {
 		x.settled = true
 		return nil
 	}
+	return x.store(answer, outcome)
+}
+
+// store writes x.final, or leaves it to the background. The error is ErrRefused if the answer is to
+// be withheld because it could not be written.
+func (x *Exchange) store(answer *profile.Exchange, outcome storage.Status) error {
+	e := &x.final
 	if x.rec.Durability == Async {
 		x.enqueue(*e)
 		return nil

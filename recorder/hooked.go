@@ -15,7 +15,8 @@ import (
 // errInvalid says that a hook made an entry that cannot be stored.
 var errInvalid = errors.New("the entry is invalid: it needs an action and a status of success, failed, pending or unknown")
 
-// hooked asks the hooks about an entry. False suppresses it. A hook that fails, or
+// hooked asks the hooks about an entry. False suppresses it, which cannot be said of one that is
+// stored already, or may be: it gets its outcome. A hook that fails, or
 // makes an invalid entry, leaves the entry as it was before it.
 func (x *Exchange) hooked(e *storage.Entry) bool {
 	if len(x.rec.Hooks) == 0 {

@@ -162,5 +162,5 @@ func (x *Exchange) interrupted() (storage.Entry, bool) {
 		return storage.Entry{}, false
 	}
 	e := x.build(storage.Unknown, metadata{DurationMs: since(x.began), Interrupted: true})
-	return e, x.hooked(&e) || x.begun()
+	return e, x.hooked(&e)
 }

@@ -61,9 +61,7 @@ func (g *rig) interrupted() (n int) {
 func TestTheOutcomeOfAStoredIntentIsNeverDropped(t *testing.T) {
 	for _, d := range []recorder.Durability{recorder.Fsync, recorder.Async} {
 		synctest.Test(t, func(t *testing.T) {
-			store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-			g := newRig(t, func(o *recorder.Options) { o.Durability = d; on(store)(o) })
-			g.store = store.flaky
+			g, store := newPickyRig(t, func(o *recorder.Options) { o.Durability = d })
 			if d == recorder.Fsync {
 				g.fill()
 			}
@@ -98,6 +96,18 @@ type picky struct {
 	all atomic.Bool
 }
 
+// newPickyRig is a rig whose store is picky.
+func newPickyRig(t *testing.T, change func(*recorder.Options)) (*rig, *picky) {
+	store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
+	g := newRig(t, func(o *recorder.Options) {
+		if on(store)(o); change != nil {
+			change(o)
+		}
+	})
+	g.store = store.flaky
+	return g, store
+}
+
 func (p *picky) Write(ctx context.Context, entries ...storage.Entry) error {
 	if !p.all.Load() && entries[0].Action == "x" {
 		return errors.New("not this one")
@@ -109,9 +119,7 @@ func (p *picky) Write(ctx context.Context, entries ...storage.Entry) error {
 // are owed as there are places for.
 func TestWhatDestroysIsRefusedWhenItsOutcomeWouldHaveNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-		g := newRig(t, on(store))
-		g.store = store.flaky
+		g, store := newPickyRig(t, nil)
 		g.fill()
 		g.store.set(false)
 		var ends []func(int, string)
@@ -259,9 +267,7 @@ func TestAnInterruptedEntryStandsBehindItsIntent(t *testing.T) {
 // is room.
 func TestWhatHasAnotherPlaceTakesNoneOfTheReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-		g := newRig(t, on(store))
-		g.store = store.flaky
+		g, store := newPickyRig(t, nil)
 		x := storage.Entry{Action: "x"}
 		x.Sanitize()
 		g.writer.Enqueue(storage.Commit, x, nil)
@@ -289,9 +295,7 @@ func TestWhatHasAnotherPlaceTakesNoneOfTheReserve(t *testing.T) {
 // TestWhoIsNeverRefusedCannotTakeTheReserve: any number of sign-outs that do not end leave half of it.
 func TestWhoIsNeverRefusedCannotTakeTheReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-		g := newRig(t, on(store))
-		g.store = store.flaky
+		g, store := newPickyRig(t, nil)
 		g.fill()
 		g.store.set(false)
 		for range 2 * recorder.Reserve {
@@ -349,8 +353,7 @@ func TestWhatIsWrittenAfterTheEndIsNotLost(t *testing.T) {
 // TestABatchThatTheStoreDoesNotTakeIsTriedSeldom, however often it takes others.
 func TestABatchThatTheStoreDoesNotTakeIsTriedSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-		g := newRig(t, on(store))
+		g, store := newPickyRig(t, nil)
 		x, y := storage.Entry{Action: "x"}, storage.Entry{Action: "y"}
 		x.Sanitize()
 		g.writer.Enqueue(storage.Commit, x, nil)
@@ -447,9 +450,7 @@ func TestAPanicOfAStoreTakesNoPlace(t *testing.T) {
 // the reserve, and whatever comes into the queue meanwhile.
 func TestMoreThanTheReserveAreUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &picky{flaky: &flaky{Store: memory.New(100_000)}}
-		g := newRig(t, on(store))
-		g.store = store.flaky
+		g, store := newPickyRig(t, nil)
 		const many = recorder.Reserve + 100
 		var ends []func(int, string)
 		for range many {

@@ -51,16 +51,21 @@ func (s stuck) Write(ctx context.Context, entries ...storage.Entry) error {
 	return s.Store.Write(ctx, entries...)
 }
 
-// TestWhatIsSevereWaitsForAPlaceInTheQueue: a full queue drops what is harmless at once,
-// and what is severe only after a while.
-func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
-	store := stuck{memory.New(0), make(chan struct{}), make(chan struct{})}
-	w := NewWriter(store, slog.New(slog.DiscardHandler))
-	add := func(level severity.Level) bool {
+// stuckWriter is a Writer on a stuck store, and what adds an entry to its queue.
+func stuckWriter() (store stuck, w *Writer, add func(severity.Level) bool) {
+	store = stuck{memory.New(0), make(chan struct{}), make(chan struct{})}
+	w = NewWriter(store, slog.New(slog.DiscardHandler))
+	return store, w, func(level severity.Level) bool {
 		e := storage.Entry{Action: "x", Severity: level}
 		e.Sanitize()
 		return w.Enqueue(storage.Commit, e, nil)
 	}
+}
+
+// TestWhatIsSevereWaitsForAPlaceInTheQueue: a full queue drops what is harmless at once,
+// and what is severe only after a while.
+func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
+	store, w, add := stuckWriter()
 	queued := 0
 	add(severity.Low)
 	<-store.waiting                                           // from here on nothing leaves the queue
@@ -87,13 +92,7 @@ func TestWhatIsSevereWaitsForAPlaceInTheQueue(t *testing.T) {
 // has a place, however many others come at that moment.
 func TestWhatIsSevereGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := stuck{memory.New(0), make(chan struct{}), make(chan struct{})}
-		w := NewWriter(store, slog.New(slog.DiscardHandler))
-		add := func(level severity.Level) bool {
-			e := storage.Entry{Action: "x", Severity: level}
-			e.Sanitize()
-			return w.Enqueue(storage.Commit, e, nil)
-		}
+		store, w, add := stuckWriter()
 		add(severity.Low)
 		<-store.waiting
 		for add(severity.Low) { // until it is full
