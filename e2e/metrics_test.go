@@ -21,12 +21,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // call sends a request and returns status and body.
 func call(t testing.TB, method, url, body string) (int, string) {
 	t.Helper()
-	send := func() (*http.Response, error) { return tryCall(t, method, url, body) }
-	if method == http.MethodGet {
-		try := send
-		send = func() (*http.Response, error) { return again(try) }
-	}
-	resp, err := send()
+	resp, err := again(func() (*http.Response, error) { return tryCall(t, method, url, body) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,8 +46,8 @@ type tail struct {
 	asked time.Time
 	// checked is when the tail was last looked at whether it may go on.
 	checked time.Time
-	// undecided are ids of entries that the client has and whose outcome is not known yet: it
-	// is told when they are not what it asks for any more.
+	// undecided are ids of entries that the client has, or may have from a list, and whose
+	// outcome is not known yet: it is told when they are not what it asks for any more.
 	undecided *lru.Cache[string, struct{}]
 	// buf is what is written next.
 	buf bytes.Buffer
@@ -107,7 +107,7 @@ func (q *request) tail() {
 		t.mark(listener)
 	}
 	// The session may have ended before it was watched.
-	if (q.operator || t.askAgain(began)) && t.send() && t.replay(lister, since) {
+	if (q.operator || t.askAgain(began)) && t.remember(lister, began) && t.send() && t.replay(lister, since) {
 		t.follow(listener)
 	}
 }
@@ -132,17 +132,35 @@ func (q *request) since(now time.Time) (time.Time, bool) {
 	return storage.KeyTime(key).Add(-follow.Window), true
 }
 
+// remember takes up what is undecided already, before the client is told that the tail is open:
+// the list that it reads then may show it.
+func (t *tail) remember(lister storage.Lister, now time.Time) bool {
+	query := t.wanted
+	if query.Status != "" && query.Status != storage.Unknown {
+		return true
+	}
+	query.Status, query.From, query.Limit, query.NoTotal = storage.Unknown, now.Add(-follow.Window), maxUndecided, true
+	page, ok := t.list(lister, query)
+	for i := range slices.Backward(page.Entries) { // the newest are forgotten last
+		t.undecided.Add(page.Entries[i].ID, struct{}{})
+	}
+	return ok
+}
+
+// list is a page of what a tail begins with.
+func (t *tail) list(lister storage.Lister, query storage.Query) (storage.Page, bool) {
+	page, err := t.listPage(lister, query, listTimeout)
+	if err != nil {
+		t.Logger.Warn("a tail of the audit log could not begin", "error", err)
+	}
+	return page, err == nil
+}
+
 // replay writes what there is since then, oldest first.
 func (t *tail) replay(lister storage.Lister, since time.Time) bool {
 	query := t.wanted
 	query.From, query.Limit, query.NoTotal = since, replayPage, true
-	list := func() (storage.Page, bool) {
-		page, err := t.listPage(lister, query, listTimeout)
-		if err != nil {
-			t.Logger.Warn("a tail of the audit log could not begin", "error", err)
-		}
-		return page, err == nil
-	}
+	list := func() (storage.Page, bool) { return t.list(lister, query) }
 	var begins []string // of the pages, from the newest
 	page, ok := list()
 	for ok && page.NextCursor != "" && len(begins)+1 < maxReplay {

@@ -155,6 +155,39 @@ func TestATailSaysWhatDoesNotFitAnyMore(t *testing.T) {
 	}
 }
 
+// TestATailSaysWhatWasListedBeforeIt: the intent is older than what a tail begins with.
+func TestATailSaysWhatWasListedBeforeIt(t *testing.T) {
+	for name, from := range map[string]string{"new": "", "continued": storage.EncodeCursor(storage.TimeKey(time.Now()))} {
+		t.Run(name, func(t *testing.T) {
+			store := memory.New(0)
+			s, streams := following(t, store, t.Context())
+			intents := make([]storage.Entry, 257) // one more than are remembered
+			for i := range intents {
+				intents[i] = entryOf("alice", "intent")
+				intents[i].Status, intents[i].CreatedAt = storage.Unknown, time.Now().Add(-time.Minute+time.Duration(i)*time.Millisecond)
+			}
+			foreign := entryOf("bob", "intent")
+			foreign.Status, foreign.CreatedAt = storage.Unknown, time.Now().Add(-time.Minute)
+			must(t, store.Write(t.Context(), append(intents, foreign)...))
+			_, in := tailed(t, s.URL+"/tail?status=unknown&userId=alice", "Last-Event-ID", from)
+			if from != "" {
+				for range intents {
+					next(t, in)
+				}
+			}
+			first, last := intents[1], intents[256]
+			first.Status, last.Status, foreign.Status = storage.Failed, storage.Success, storage.Success
+			must(t, store.Write(t.Context(), foreign, first, last))
+			streams.Wake()
+			for _, want := range []string{first.ID, last.ID} {
+				if e := next(t, in); e.name != "left" || e.data != `{"id":"`+want+`"}` {
+					t.Errorf("%+v, want that %s has left", e, want)
+				}
+			}
+		})
+	}
+}
+
 // TestATailSaysOfWhichTimeItDoesNotTellAll: more than 5,000 entries came while a client was away.
 func TestATailSaysOfWhichTimeItDoesNotTellAll(t *testing.T) {
 	store := memory.New(0)

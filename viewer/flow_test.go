@@ -671,6 +671,26 @@ func TestWhatDoesNotFitAnyMoreGoes(t *testing.T) {
 	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, e.ID)
 }
 
+// TestWhatTheTailNeverToldOfGoes: its list had the intent before the tail had heard of it, and the tail heard of its outcome only.
+func TestWhatTheTailNeverToldOfGoes(t *testing.T) {
+	intent, stays := madeNow("delete-user", storage.Unknown, 0), madeNow("delete-user", storage.Unknown, time.Hour)
+	s := startSite(t, filled(t, append(madeUp(t, 5, 2), intent, stays)))
+	b := s.live(t, "?status=unknown&userId=zoe")
+	b.until("both are there", `document.querySelectorAll('#rows tr[data-id]').length === 2`)
+	b.click(`#rows a.open`)
+	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
+	intent.Status = storage.Success
+	if err := s.store.Write(t.Context(), intent); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, intent.ID)
+	asked := len(s.askedFor("/list"))
+	time.Sleep(4 * time.Second) // more than the time after which it reads again
+	if again := s.askedFor("/list")[asked:]; len(again) > 1 {
+		t.Errorf("for what stays it asks again and again: %q", again)
+	}
+}
+
 // TestWhoIsSentAwayIsToldToSignInAgain: a gateway before Caddy ends sessions with a redirect, or with its own page.
 func TestWhoIsSentAwayIsToldToSignInAgain(t *testing.T) {
 	gateway := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the page has asked another host") }))

@@ -12,6 +12,7 @@ import { Tail, open, lost, connecting, ended } from './tail.js';
 const pageSize = 50;
 const mostRows = 300; // of a live tail, before the page begins anew
 const mostWaiting = 500; // of a tail that pauses
+const settled = 3e3; // milliseconds after which a tail has told of what a list had: three of its looks at the log
 const chartEvery = 15e3; // milliseconds, while the tail runs
 
 /** What the parts share. */
@@ -62,6 +63,7 @@ let listing = null, page = { entries: [], total: 0 }, retry = 0;
 let meanwhile = []; // what the tail brought while a list was on its way, which may be older
 let gone = new Set(); // and what left meanwhile
 let owed = true; // a list that somebody asked for, and that did not come yet
+let doubted = new Set(); // of a list beside a tail, ids without an outcome: the list is read again once for each, see doubt
 
 /** Loads the page of the state; quietly when nobody asked for it, unless it takes the place of one that somebody did. */
 async function loadList(quietly = false) {
@@ -77,6 +79,7 @@ async function loadList(quietly = false) {
   try {
     page = await get('list', params, asked.signal);
     page.entries = page.entries.filter((entry) => !gone.has(entry.id));
+    const before = log.find(view.state.entry);
     newest = page.entries[0]?.createdAt ?? '';
     owed = false;
     unsure = gone.size > 0;
@@ -85,11 +88,24 @@ async function loadList(quietly = false) {
     listing = null;
     for (const entry of meanwhile) keepIncoming(entry);
     flush();
+    if (before && !log.find(before.id)) detail.left(before.id); // what is open has changed, perhaps
+    if (tail.running) doubt();
   } catch (failure) {
     if (asked.signal.aborted) return;
     listing = null;
     if (owed || [401, 403].includes(failure.status)) refused(failure); // else what is there stays
   }
+}
+
+/** The list may have what the tail has not heard of yet, and never tells as left if its outcome comes before: once the tail must have heard of it, the list is read again. */
+function doubt() {
+  const undecided = page.entries.filter((entry) => entry.status === 'unknown').map((entry) => entry.id);
+  const news = undecided.some((id) => !doubted.has(id));
+  doubted = new Set(undecided);
+  if (news) retry = setTimeout(() => {
+    if (paused) missed = true; // somebody reads
+    else if (tail.running) loadList(true);
+  }, settled);
 }
 
 /** Says what is in the list. */
