@@ -62,11 +62,11 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s); what fails stays in testd
 			echo "== $$dir $$target"; go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 2s; \
 		done; done
 
-# nginx and a disk that is not memory make it complete; ROUNDS and SECONDS_EACH bound it, WHERE
-# is a word about the machine for the table of all runs, POSTGRES a DSN.
+# ROUNDS and SECONDS_EACH bound it, DIR is a folder on the disk that counts, WHERE is a word about
+# the machine for the table of all runs, POSTGRES the DSN of a server (default: one of its own).
 .PHONY: bench
-bench: ## the audit log beside reverse_proxy, access logs, coraza and nginx, interleaved, into docs/performance.md; half an hour on a quiet machine
-	cd bench && go build -o ../.cache/bin/bench . && ../.cache/bin/bench report --dir "$${DIR:-}" --rounds $${ROUNDS:-5} --seconds $${SECONDS_EACH:-3} --where "$${WHERE:-}" --postgres "$${POSTGRES:-}"
+bench: tools-postgres tools-nginx ## the audit log beside reverse_proxy, access logs, coraza and nginx, interleaved, into docs/performance.md; half an hour on a quiet machine
+	cd bench && go build -o ../.cache/bin/bench . && PATH="$$PATH:/usr/sbin:$(CURDIR)/.cache/nginx/usr/sbin" ../.cache/bin/bench report --dir "$${DIR:-}" --rounds $${ROUNDS:-5} --seconds $${SECONDS_EACH:-3} --where "$${WHERE:-}" --postgres "$${POSTGRES:-own}"
 
 .PHONY: bench-pieces
 bench-pieces: ## the benchmarks of the pieces, with their allocations
@@ -100,6 +100,17 @@ tools-chromium: ## Chromium for the viewer's tests: Debian's package, if root ru
 		apt-get install -y --no-install-recommends chromium || echo "Chromium could not be installed: the viewer's tests are skipped" >&2; \
 	else \
 		echo "Chromium is not on this machine: the viewer's tests are skipped (Debian: apt-get install chromium)" >&2; \
+	fi
+
+# Unpacked, not installed: Debian's package would start a server. Any user may.
+.PHONY: tools-nginx
+tools-nginx: ## nginx for make bench: the program out of Debian's package, if none is there
+	@if [ -n "$$(PATH="$$PATH:/usr/sbin" command -v nginx)" ] || [ -x .cache/nginx/usr/sbin/nginx ]; then exit 0; fi; \
+	if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then \
+		echo "fetching Debian's nginx for the benchmark"; mkdir -p .cache/nginx; \
+		(cd .cache/nginx && apt-get download nginx && dpkg -x nginx_*.deb . && usr/sbin/nginx -v) || { rm -rf .cache/nginx; echo "nginx could not be fetched: the benchmark leaves it out" >&2; }; \
+	else \
+		echo "nginx is not on this machine: the benchmark leaves it out" >&2; \
 	fi
 
 $(EXAMPLE)/node_modules/.installed: $(EXAMPLE)/package-lock.json

@@ -178,7 +178,7 @@ func entries(ctx context.Context, o options, n int) (r entriesRun, err error) {
 			return r, openErr
 		}
 		defer func() { err = errors.Join(err, there.Close()) }()
-		ways = append(ways, way{"audit log (PostgreSQL), fsync", func() error { return there.Write(ctx, next()) }})
+		ways = append(ways, way{inServer, func() error { return there.Write(ctx, next()) }})
 	}
 	r = entriesRun{How: o.how(), InLog: n}
 	if r.Rates, err = measure(ctx, ways, o); err != nil {
@@ -191,6 +191,7 @@ func entries(ctx context.Context, o options, n int) (r entriesRun, err error) {
 const (
 	bareFile = "bare file, group fdatasync"
 	inSQLite = "audit log (SQLite), fsync"
+	inServer = "audit log (PostgreSQL), fsync"
 )
 
 // way is one way to make an entry durable.

@@ -63,6 +63,12 @@ var goals = []goal{
 	{key: "fdatasync", kept: true, unit: " ms", digits: 2, read: func(r *run) float64 { return cmp.Or(r.Proxy.Fdatasync, none) }},
 	{key: "accessLogCPU", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of(accessLog).CPU.Median }},
 	{key: "corazaCPU", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of("coraza with its audit log").CPU.Median }},
+	{key: "nginxCPU", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of("nginx").CPU.Median }},
+	{key: "nginxLogCPU", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of("nginx with its access log").CPU.Median }},
+	{key: "postgresCPU", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of(inPostgres).CPU.Median }},
+	{key: "postgresThroughput", kept: true, digits: 2, read: func(r *run) float64 { return r.Proxy.of(inPostgres).Throughput.Median }},
+	{key: "postgresAddedP50", kept: true, unit: " ms", digits: 2, read: func(r *run) float64 { return r.Rate.of(inPostgres).Added }},
+	{key: "postgresPerSecond", kept: true, read: func(r *run) float64 { return r.entered(0).of(inServer, 64).PerSecond }},
 	{key: "entriesPerSecond", kept: true, read: func(r *run) float64 { return r.entered(0).of(inSQLite, 64).PerSecond }},
 }
 
@@ -166,7 +172,7 @@ func historyTable(all []past) string {
 	var b strings.Builder
 	columns := []struct{ key, head string }{
 		{"plainMicros", "plain"}, {"fdatasync", "fdatasync"}, {"asyncCPU", "`async`"}, {"asyncThroughput", "throughput"}, {"fsyncCPU", "`fsync`"}, {"fsyncThroughput", "throughput"},
-		{"bodiesCPU", "bodies kept"}, {"accessLogCPU", "access log"}, {"corazaCPU", "coraza"}, {"addedP50", "500/s"}, {"signInAsync", "sign-in, `async`"}, {"signInFsync", "`fsync`"}, {"entriesPerSecond", "entries/s"}, {"entries64", "of a bare file"},
+		{"bodiesCPU", "bodies kept"}, {"accessLogCPU", "access log"}, {"corazaCPU", "coraza"}, {"nginxLogCPU", "nginx with its log"}, {"addedP50", "500/s"}, {"signInAsync", "sign-in, `async`"}, {"signInFsync", "`fsync`"}, {"entriesPerSecond", "entries/s"}, {"entries64", "of a bare file"}, {"postgresCPU", "PostgreSQL"}, {"postgresPerSecond", "entries/s"},
 	}
 	of := map[string]*goal{}
 	for i := range goals {
@@ -194,12 +200,12 @@ func historyTable(all []past) string {
 
 // connectionsTable and sizesTable have a row for each load.
 func connectionsTable(r *run) string {
-	return loadsTable(r.Connections, []string{async, durable, bodies}, table{"connections"}, func(l load) []string { return []string{strconv.Itoa(l.Clients)} })
+	return loadsTable(r.Connections, []string{async, durable, bodies, inPostgres}, table{"connections"}, func(l load) []string { return []string{strconv.Itoa(l.Clients)} })
 }
 
 func sizesTable(r *run) string {
 	size := func(n, otherwise int) string { return strconv.Itoa(cmp.Or(n, otherwise)) }
-	return loadsTable(r.Sizes, []string{durable, bodies}, table{"body, bytes", "answer, bytes"}, func(l load) []string {
+	return loadsTable(r.Sizes, []string{durable, bodies, inPostgres}, table{"body, bytes", "answer, bytes"}, func(l load) []string {
 		return []string{size(l.Body, len(signIn.body)), size(l.Answer, len(answer))}
 	})
 }
@@ -207,6 +213,9 @@ func sizesTable(r *run) string {
 func loadsTable(loads []proxyRun, variants []string, head table, first func(load) []string) string {
 	var b strings.Builder
 	head = append(head, "plain, µs of CPU")
+	variants = slices.DeleteFunc(slices.Clone(variants), func(v string) bool { // nobody has measured it
+		return !slices.ContainsFunc(loads, func(l proxyRun) bool { return !math.IsNaN(l.of(v).CPU.Median) })
+	})
 	for _, v := range variants {
 		head = append(head, strings.TrimPrefix(v, "audit log, ")+": CPU, throughput")
 	}
@@ -240,6 +249,10 @@ func durableTable(r *run) string {
 			head = append(head, "of the bare file")
 		}
 	}
+	there := !math.IsNaN(r.entered(0).of(inServer, 1).PerSecond)
+	if there {
+		head = append(head, "PostgreSQL")
+	}
 	for _, floor := range r.entered(0).Rates {
 		if floor.Way != bareFile {
 			continue
@@ -251,6 +264,9 @@ func durableTable(r *run) string {
 			if i == 0 {
 				row = append(row, fmt.Sprintf("%.0f %%", 100*e.Share))
 			}
+		}
+		if there {
+			row = append(row, fmt.Sprintf("%.0f/s", r.entered(0).of(inServer, floor.Writers).PerSecond))
 		}
 		rows = append(rows, row)
 	}

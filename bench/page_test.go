@@ -79,6 +79,38 @@ func TestAPageOfHalfARun(t *testing.T) {
 	}
 }
 
+// TestAServerThatIsNotThereHasNoColumn, and one that is has its figures beside the others.
+func TestAServerThatIsNotThereHasNoColumn(t *testing.T) {
+	figures := []proxyFigures{{Variant: durable, CPU: ratio{1.3, 1, 2}}, {Variant: inPostgres, CPU: ratio{1.41, 1, 2}, Throughput: ratio{0.7, 0.6, 0.8}}}
+	rates := []entriesRate{{1, bareFile, 2000, 1}, {1, inSQLite, 1000, 0.5}, {1, inServer, 900, 0.45}}
+	for _, c := range []struct {
+		name string
+		n    int // of the variants, and ways less one
+		want []string
+	}{
+		{"there", 2, []string{
+			"| connections | plain, µs of CPU | fsync: CPU, throughput | fsync, PostgreSQL: CPU, throughput |\n", "| 8 | 200 | 1.30 (1.00-2.00), 0.00 | 1.41 (1.00-2.00), 0.70 |\n",
+			"| of the bare file | PostgreSQL |\n", "| 1 | 2000/s | 1000/s | 50 % | 900/s |\n",
+		}},
+		{"missing", 1, []string{
+			"| connections | plain, µs of CPU | fsync: CPU, throughput |\n", "| 8 | 200 | 1.30 (1.00-2.00), 0.00 |\n", "| of the bare file |\n", "| 1 | 2000/s | 1000/s | 50 % |\n",
+		}},
+	} {
+		text, err := page(&run{
+			Logs: make([]logRun, 1), Entries: []entriesRun{{Rates: rates[:c.n+1]}},
+			Connections: []proxyRun{{Load: load{Clients: 1}}, {Load: load{Clients: 8}, Micros: 200, Figures: figures[:c.n]}},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("PostgreSQL is %s: the page lacks %q", c.name, want)
+			}
+		}
+	}
+}
+
 // TestNothingIsNotAFigure: what was not measured is not met.
 func TestNothingIsNotAFigure(t *testing.T) {
 	if all := (&run{}).figures(); len(all) > 0 {

@@ -38,6 +38,8 @@ const (
 	durable   = "audit log, fsync"
 	bodies    = "audit log, fsync, request bodies kept"
 	accessLog = "Caddy's JSON access log"
+	// inPostgres is left out where there is no PostgreSQL.
+	inPostgres = "audit log, fsync, PostgreSQL"
 
 	audit = "audit_log {\n profile better_auth\n durability %s\n %s\n}\n"
 )
@@ -101,7 +103,7 @@ func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error
 	if err != nil {
 		return nil, err
 	}
-	f = &fleet{dir: dir, of: map[string]*server{}, profiles: o.profiles, db: o.db}
+	f = &fleet{dir: dir, of: map[string]*server{}, missing: slices.Clone(o.missing), profiles: o.profiles, db: o.db}
 	defer func() {
 		if err != nil {
 			f.stop()
@@ -268,7 +270,8 @@ type options struct {
 	answers []int // sizes of the server's answers in bytes; 0 is that of a sign-in
 	bodies  []int // sizes of the requests' bodies in bytes; 0 is that of a sign-in
 	only    string
-	dsn     string // a PostgreSQL to compare with
+	dsn     string   // a PostgreSQL to compare with; private: one of the benchmark's own
+	missing []string // what this machine does not have, and why
 
 	profiles string // folder for profiles of CPU
 	db       string // a database with entries for the audit logs
@@ -279,8 +282,12 @@ func (o *options) flags(c *cobra.Command) {
 	f.StringVar(&o.dir, "dir", "", "where databases and logs are written: the disk that counts (default: the system's folder for temporary files)")
 	f.IntVar(&o.rounds, "rounds", 5, "how often each is measured")
 	f.IntVar(&o.seconds, "seconds", 5, "how long each time")
-	f.StringVar(&o.dsn, "postgres", "", "DSN of a PostgreSQL, for a variant with the log there")
+	f.StringVar(&o.dsn, "postgres", "", "DSN of a PostgreSQL, for a variant with the log there; "+private+": one is started where temporary files are")
 	f.StringVar(&o.only, "only", "", "only variants with this in their name, beside the plain one")
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.withPostgres(func() error { return run(c, args) })
+	}
 }
 
 // how says how often and how long each variant is measured.
@@ -291,7 +298,7 @@ func (o *options) how() string {
 func (o *options) chosen() []variant {
 	all := slices.Clone(variants)
 	if o.dsn != "" {
-		all = append(all, variant{name: "audit log, fsync, PostgreSQL", site: fmt.Sprintf(audit, "fsync", ""), store: fmt.Sprintf("postgres {\ndsn %q\n}", o.dsn), request: signIn})
+		all = append(all, variant{name: inPostgres, site: fmt.Sprintf(audit, "fsync", ""), store: fmt.Sprintf("postgres {\ndsn %q\n}", o.dsn), request: signIn})
 	}
 	return slices.DeleteFunc(all, func(v variant) bool {
 		return v.name != plain && !strings.Contains(v.name, o.only)

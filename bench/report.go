@@ -199,7 +199,7 @@ func save(path string, v any) error {
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// load2 reads a value from JSON.
+// read reads a value from JSON.
 func read(path string, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
