@@ -56,7 +56,7 @@ type tail struct {
 // tail answers with server-sent events (WHATWG HTML, section 9.2): an event "entry" for
 // each entry that is written and each that changes, by id; an event "left" for one whose
 // outcome does not fit the filters that it has fitted before; an event "missed" for a time of
-// which a tail that continues does not tell all.
+// which it does not tell all.
 func (q *request) tail() {
 	lister, ok := storage.As[storage.Lister](q.Store)
 	if !ok || q.Streams == nil {
@@ -200,7 +200,7 @@ func (t *tail) follow(listener *follow.Listener) {
 			t.bye()
 			return
 		case news, ok := <-listener.News():
-			goOn = ok && t.entries(news)
+			goOn = ok && t.news(news)
 		case <-alive.C:
 			t.buf.WriteString(": \n\n")
 			t.mark(listener)
@@ -268,6 +268,17 @@ func (t *tail) askAgain(now time.Time) bool {
 	return true
 }
 
+// news writes what was heard.
+func (t *tail) news(news follow.News) bool {
+	if !t.entries(news.Entries) {
+		return false
+	}
+	if news.Missed != nil {
+		t.missed(news.Missed.From, news.Missed.To)
+	}
+	return t.send()
+}
+
 // entries writes those that are wanted, as long as the tail may go on.
 func (t *tail) entries(list []storage.Entry) bool {
 	if !t.may() {
@@ -306,7 +317,7 @@ func (t *tail) entry(e *storage.Entry) {
 	t.buf.WriteString("\n\n")
 }
 
-// missed says that of a time not all is told: more was written than maxReplay pages.
+// missed says that of a time not all is told: more was written than maxReplay pages, or at once than is looked at.
 func (t *tail) missed(from, to time.Time) {
 	t.say("missed", untold{from.UTC().Format(storage.TimeLayout), to.UTC().Format(storage.TimeLayout)})
 }

@@ -214,6 +214,26 @@ func TestATailSaysOfWhichTimeItDoesNotTellAll(t *testing.T) {
 	}
 }
 
+// TestATailSaysWhenTooMuchIsWrittenAtOnce, not only after its client was away.
+func TestATailSaysWhenTooMuchIsWrittenAtOnce(t *testing.T) {
+	store := memory.New(20_000)
+	s, streams := following(t, store, t.Context())
+	_, in := tailed(t, s.URL+"/tail?action=rare")
+	all := make([]storage.Entry, 10_500)
+	for i := range all {
+		all[i] = entryOf("alice", "frequent")
+	}
+	must(t, store.Write(t.Context(), append(all, entryOf("alice", "rare"))...))
+	streams.Wake()
+	names := ""
+	for range 2 {
+		names += next(t, in).name + " "
+	}
+	if names != "entry missed " {
+		t.Error(names)
+	}
+}
+
 func TestATailEndsWithItsServer(t *testing.T) {
 	ending, end := context.WithCancel(t.Context())
 	s, _ := following(t, memory.New(0), ending)

@@ -266,6 +266,14 @@ func (b *tab) ready() {
 	b.until("the page is ready", `document.querySelector('#table').ariaBusy !== 'true' && !document.querySelector('[aria-busy]') && (document.querySelector('#rows tr[data-id]') || !document.querySelector('#notice').hidden)`)
 }
 
+// painted waits until what has come is shown.
+func (b *tab) painted() {
+	b.t.Helper()
+	time.Sleep(200 * time.Millisecond) // of the connection
+	js[bool](b, `(window.drawn = 0, requestAnimationFrame(() => requestAnimationFrame(() => { window.drawn = 1; })), true)`)
+	b.until("it is painted", `window.drawn === 1`)
+}
+
 // key presses a key.
 func (b *tab) key(key string) {
 	b.t.Helper()

@@ -611,9 +611,14 @@ func TestALiveListThatFailsSaysSo(t *testing.T) {
 	s.say("") // the tail is opened anew, which reads the list again, by itself
 	s.tailing(t, b, ever+1)
 	b.until("it says so", `document.querySelector('#notice h3')?.textContent.includes('takes too long') && document.querySelector('#table').ariaBusy !== 'true' && !document.querySelector('#rows tr[data-id]')`)
+	s.add(madeNow("sign-in:email", storage.Failed, 0))
+	b.painted()
+	if js[bool](b, `document.querySelector('#notice').hidden || document.querySelector('#rows tr[data-id]') !== null`) {
+		t.Error("one entry that comes stands for the list that was refused")
+	}
 	s.forget("/list")
 	js[bool](b, `([...document.querySelectorAll('#notice .button')].find((n) => n.textContent === 'Try again').click(), true)`)
-	b.until("and it goes on", `document.querySelector('#rows tr[data-id]')`)
+	b.until("and it goes on", `document.querySelectorAll('#rows tr[data-id]').length > 1`)
 
 	// What nobody asked for fails in silence.
 	s.fails("/list", 503, "STORE_UNAVAILABLE", "Not now")
@@ -684,10 +689,194 @@ func TestWhatTheTailNeverToldOfGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, intent.ID)
+	b.key(kb.Escape)
+	b.until("it is closed", `!document.querySelector('#detail').open && !location.search.includes('entry=')`)
+	if js[bool](b, `document.activeElement === document.body`) {
+		t.Error("nothing has the focus: the row that had it is gone")
+	}
 	asked := len(s.askedFor("/list"))
 	time.Sleep(4 * time.Second) // more than the time after which it reads again
 	if again := s.askedFor("/list")[asked:]; len(again) > 1 {
 		t.Errorf("for what stays it asks again and again: %q", again)
+	}
+}
+
+// TestWhatTheTailNeverToldOfGoesAtLast, also if the list that was to show it was replaced, or failed.
+func TestWhatTheTailNeverToldOfGoesAtLast(t *testing.T) {
+	for name, disturb := range map[string]func(s *site, b *tab){
+		"replaced": func(s *site, b *tab) {
+			asked := len(s.askedFor("/list"))
+			b.click("#refresh")
+			b.until("it is read again", `document.querySelector('#table').ariaBusy !== 'true'`)
+			for len(s.askedFor("/list")) == asked {
+				time.Sleep(10 * time.Millisecond)
+			}
+		},
+		"failed": func(s *site, b *tab) {
+			b.excuse("status of 503")
+			s.fails("/list", 503, "STORE_UNAVAILABLE", "Not now")
+			asked := len(s.askedFor("/list"))
+			for len(s.askedFor("/list")) == asked {
+				time.Sleep(10 * time.Millisecond)
+			}
+			s.forget("/list")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			intent := madeNow("delete-user", storage.Unknown, 0)
+			s := startSite(t, filled(t, append(madeUp(t, 5, 2), intent)))
+			b := s.live(t, "?status=unknown&userId=zoe")
+			b.until("it is there", `document.querySelectorAll('#rows tr[data-id]').length === 1`)
+			disturb(s, b)
+			intent.Status = storage.Success
+			if err := s.store.Write(t.Context(), intent); err != nil {
+				t.Fatal(err)
+			}
+			b.until("it is gone", `!document.querySelector('#rows tr[data-id]') && document.querySelector('#notice h3')?.textContent === 'No entries match'`)
+		})
+	}
+}
+
+// TestABusyTailDoesNotReadTheListAgainAndAgain: intents come all the time.
+func TestABusyTailDoesNotReadTheListAgainAndAgain(t *testing.T) {
+	for _, query := range []string{"?range=24h", "?range=24h&status=unknown"} {
+		t.Run(query, func(t *testing.T) {
+			s := startSite(t, filled(t, madeUp(t, 20, 2)))
+			b := s.live(t, query)
+			asked := len(s.askedFor("/list"))
+			for range 10 {
+				s.add(madeNow("delete-user", storage.Unknown, 0))
+				time.Sleep(time.Second)
+			}
+			b.until("all are there", `document.querySelectorAll('#rows tr[data-id]').length >= 10`)
+			if again := s.askedFor("/list")[asked:]; len(again) > 2 {
+				t.Errorf("it asked %d times more: %q", len(again), again)
+			}
+		})
+	}
+}
+
+// TestWhatPausesIsNotReplaced by a connection that breaks, and has the newest versions when it goes on.
+func TestWhatPausesIsNotReplaced(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.live(t, "?range=24h")
+	b.excuse("ERR_INCOMPLETE_CHUNKED_ENCODING")
+	b.click("#pause")
+	waits := madeNow("delete-user", storage.Unknown, 0)
+	s.add(waits)
+	b.until("it waits", `document.querySelector('#fresh').textContent === '1 new: show'`)
+	before := b.rows("action")
+	_, ever := s.tailed()
+	s.say("") // meanwhile there is its outcome, and another one
+	waits.Status = storage.Success
+	if err := s.store.Write(t.Context(), waits, madeNow("sign-out", storage.Success, 0)); err != nil {
+		t.Fatal(err)
+	}
+	s.tailing(t, b, ever+1)
+	time.Sleep(300 * time.Millisecond)
+	if now := b.rows("action"); !slices.Equal(now, before) {
+		t.Errorf("the list was %q, and is %q", before, now)
+	}
+	b.click("#pause")
+	b.until("both are there as they are now", `document.querySelectorAll('#rows tr[data-id]').length === %s && document.querySelector('[data-id="' + %s + '"] .badge.status').textContent === 'success'`, len(before)+2, waits.ID)
+}
+
+// TestWhoIsLockedOutSeesNothing of what had waited.
+func TestWhoIsLockedOutSeesNothing(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.live(t, "?range=24h")
+	b.excuse("status of 401")
+	b.click("#pause")
+	s.add(madeNow("sign-out", storage.Success, 0))
+	b.until("it waits", `document.querySelector('#fresh').textContent === '1 new: show'`)
+	s.fails("/list", 401, "UNAUTHORIZED", "Unauthorized")
+	b.click("#refresh")
+	b.until("it says so", `document.querySelector('#notice h3')?.textContent === 'Sign in first'`)
+	b.painted()
+	if js[bool](b, `!document.querySelector('#table').hidden || document.querySelector('#rows tr[data-id]') !== null`) {
+		t.Error("there are entries below")
+	}
+}
+
+// TestTheSheetFollowsTheList where the tail was not there to tell.
+func TestTheSheetFollowsTheList(t *testing.T) {
+	intent := madeNow("delete-user", storage.Unknown, 0)
+	s := startSite(t, filled(t, append(madeUp(t, 20, 2), intent)))
+	b := s.live(t, "?range=24h")
+	b.excuse("ERR_INCOMPLETE_CHUNKED_ENCODING")
+	b.click(`#rows a.open`)
+	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
+	_, ever := s.tailed()
+	intent.Status = storage.Success
+	if err := s.store.Write(t.Context(), intent); err != nil {
+		t.Fatal(err)
+	}
+	s.say("")
+	s.tailing(t, b, ever+1)
+	b.until("both show its outcome", `document.querySelector('[data-id="' + %s + '"] .badge.status').textContent === 'success' && document.querySelector('#detail .badge.status').textContent === 'success'`, intent.ID)
+}
+
+// TestWhatLeavesIsGone with all its copies, and an empty list says that it is empty.
+func TestWhatLeavesIsGone(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 5, 2)))
+	b := s.live(t, "?status=unknown&userId=zoe")
+	s.answer("/list", answer{hang: true})
+	b.click("#refresh")
+	intent := madeNow("delete-user", storage.Unknown, 0)
+	s.add(intent)
+	s.add(intent)
+	s.say(fmt.Sprintf("event: left\ndata: {\"id\":%q}\n\n", intent.ID))
+	intent.Status = storage.Success
+	if err := s.store.Write(t.Context(), intent); err != nil {
+		t.Fatal(err)
+	}
+	last := madeNow("delete-user", storage.Unknown, 0)
+	s.add(last)
+	s.forget("/list")
+	b.click("#refresh")
+	b.until("the other one is there", `document.querySelector('[data-id="' + %s + '"]')`, last.ID)
+	b.painted()
+	if got := b.rows("action"); len(got) != 1 {
+		t.Errorf("there are %q", got)
+	}
+	s.say(fmt.Sprintf("event: left\ndata: {\"id\":%q}\n\n", last.ID))
+	b.until("and it says that there is nothing", `document.querySelector('#table').hidden && document.querySelector('#count').textContent === '' && document.querySelector('#notice h3')?.textContent === 'No entries match'`)
+}
+
+// TestAChartThatFailsQuietlyStays: nobody has asked for another one.
+func TestAChartThatFailsQuietlyStays(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 20, 2)))
+	b := s.live(t, "?range=24h")
+	b.excuse("status of 503")
+	b.until("it counts", `/\d/.test(document.querySelector('#summary').textContent)`)
+	counts := b.text("#summary")
+	s.fails("/histogram", 503, "QUERY_TOO_SLOW", "It takes too long")
+	asked := len(s.askedFor("/histogram"))
+	s.add(madeNow("sign-out", storage.Success, 0))
+	for deadline := time.Now().Add(patience); len(s.askedFor("/histogram")) == asked; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not counted again")
+		}
+	}
+	time.Sleep(300 * time.Millisecond)
+	if now := b.text("#summary"); now != counts {
+		t.Errorf("it was %q, and is %q", counts, now)
+	}
+	s.forget("/histogram")
+	b.until("it is counted again", `document.querySelector('#summary').textContent !== %s`, counts)
+}
+
+// TestEnterOpensAnEntryBesideASelection: what is selected is somebody's copy, and no click.
+func TestEnterOpensAnEntryBesideASelection(t *testing.T) {
+	s := startSite(t, filled(t, madeUp(t, 5, 2)))
+	b := s.open(t, wide, "")
+	b.ready()
+	js[bool](b, `(window.mark = 1, getSelection().selectAllChildren(document.querySelector('#rows .from')), true)`)
+	b.key("j")
+	b.key(kb.Enter)
+	b.until("it is open", `document.querySelector('#detail').open`)
+	if !js[bool](b, `window.mark === 1`) {
+		t.Error("the page was loaded anew")
 	}
 }
 
@@ -758,4 +947,12 @@ func TestTheFocusStays(t *testing.T) {
 	b.until("it is closed, and out of the address", `!document.querySelector('#detail').open && !location.search.includes('entry=')`)
 	js[bool](b, `(document.querySelector('#chips .chip button').focus(), document.activeElement.click(), true)`)
 	b.until("the focus is on the next chip", `document.activeElement.closest('#chips .chip') && document.querySelectorAll('#chips .chip').length === 1`)
+
+	b.until("the tail is open again", `document.querySelector('#live').dataset.state === 'open'`)
+	b.click("#pause")
+	s.say("event: end\ndata: {\"code\":\"FORBIDDEN\",\"message\":\"Not any more\"}\n\n")
+	b.until("the tail has ended", `document.querySelector('#pause').hidden`)
+	if at := js[string](b, `document.activeElement.id`); at != "live" {
+		t.Errorf("the focus of a button that is gone is on %q", at)
+	}
 }

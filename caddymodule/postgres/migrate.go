@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -35,7 +36,7 @@ var errDiffers = errors.New("the two logs are not alike")
 
 func migrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "migrate --from <file> --dsn <dsn> [--password <password>] [--from-table <name>] [--schema <name>] [--table <name>]",
+		Use:   "migrate --from <file> --dsn <dsn> [--password <password>] [--tls <mode>] [--from-table <name>] [--schema <name>] [--table <name>]",
 		Short: "Moves the log from SQLite to PostgreSQL",
 		Long: `
 Copies the entries of a SQLite audit log into the store postgres, newest first, and compares both logs afterwards, by
@@ -54,6 +55,10 @@ Exit status: 0 if both logs are alike, 2 if they are not, 1 if it failed.`,
 	f.String("from-table", sqlite.DefaultTable, "the name of the view that shows the log there")
 	f.String("dsn", "", "the PostgreSQL database")
 	f.String("password", "", "the password, instead of the DSN's")
+	f.String("tls", "", "how the connection is protected, as in the Caddyfile: verify-full, for one; instead of the DSN's sslmode")
+	f.String("tls-root-cert", "", "the file of the certificates that are believed")
+	f.String("tls-client-cert", "", "the file of the certificate to show")
+	f.String("tls-client-key", "", "the file of its key")
 	f.String("schema", postgres.DefaultSchema, "the schema that the tables are in")
 	f.String("table", postgres.DefaultTable, "the name of the view that shows the log there")
 	cmd.RunE = caddymodule.Command(runMigrate)
@@ -85,34 +90,56 @@ func runMigrate(f caddycmd.Flags) (int, error) {
 // migration is a move from one log to another.
 type migration struct {
 	from   *sqlite.Reader
+	table  string // of from
 	to     *postgres.Store
 	source string // names from in the notes of to
 	total  int64  // of the entries; -1 if nobody knows
 }
 
 func openMigration(ctx context.Context, f caddycmd.Flags) (*migration, error) {
-	s := Store{DSN: f.String("dsn"), Password: f.String("password"), Schema: f.String("schema"), Table: f.String("table")}
-	if err := errors.Join(s.Provision(caddy.Context{}), s.Validate()); err != nil {
+	s := Store{
+		DSN: f.String("dsn"), Password: f.String("password"), Schema: f.String("schema"), Table: f.String("table"),
+		TLS: f.String("tls"), TLSRootCert: f.String("tls-root-cert"), TLSClientCert: f.String("tls-client-cert"), TLSClientKey: f.String("tls-client-key"),
+	}
+	err := s.Provision(caddy.Context{})
+	if err == nil {
+		err = s.Validate()
+	}
+	if err != nil {
 		return nil, err
 	}
+	s.options.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	file, err := filepath.Abs(f.String("from"))
 	if err != nil {
 		return nil, err
 	}
-	if err := nothingWaits(file, f.String("from-table")); err != nil {
+	m := &migration{table: f.String("from-table")}
+	if m.from, err = sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: m.table}); err != nil {
+		return nil, fmt.Errorf("--from: %w", err)
+	}
+	if err := m.nothingWaits(); err != nil {
 		return nil, err
 	}
-	m := &migration{source: file + "|" + f.String("from-table")}
-	if m.from, err = sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: f.String("from-table")}); err != nil {
-		return nil, fmt.Errorf("--from: %w", err)
+	if m.source, err = sourceOf(m.from.Path(), m.table); err != nil {
+		return nil, err
 	}
 	m.to, err = postgres.Open(ctx, s.options)
 	return m, err
 }
 
+// sourceOf names a log in the notes of the other one: files of several machines have the same path.
+func sourceOf(file, table string) (string, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", fmt.Errorf("--from: %w", err)
+	}
+	return fmt.Sprintf("%s|%s|%s", file, fileID(info), table), nil
+}
+
 // nothingWaits refuses a database whose journal has entries that it does not have.
-func nothingWaits(file, table string) error {
-	journal := caddymodule.JournalOf(file, table)
+func (m *migration) nothingWaits() error {
+	file := m.from.Path() // where Caddy has it: it takes no link
+	journal := caddymodule.JournalOf(file, m.table)
 	n, err := spill.Waiting(journal)
 	if err != nil {
 		return fmt.Errorf("looking for entries that wait in the database's journal: %w", err)
@@ -140,10 +167,13 @@ func (m *migration) run(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(caddymodule.Stdout(), "%s: %d entries, digest %x\n%s: %d of them, digest %x\n", m.from.Path(), theirs.count, theirs.sum, m.to.Path(), ours.count, ours.sum)
-	if err := m.to.SetMoved(ctx, m.source, 0); err != nil || theirs == ours {
+	if err := m.to.SetMoved(ctx, m.source, 0); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: entries were changed or deleted in one of them meanwhile, by a Caddy that still uses the file, or by the retention in PostgreSQL, which deletes what is old: see that only one is written to, run a Caddy with the retention on the file before (or none until the move is over), and run the same command again, which begins anew", errDiffers)
+	if theirs == ours {
+		return m.nothingWaits() // a Caddy may have used the file meanwhile, and its disk may have failed
+	}
+	return fmt.Errorf("%w: entries were changed or deleted in one of them meanwhile, by a Caddy that still uses the file, by the retention in PostgreSQL, which deletes what is old, or because an account was deleted, whose entries lose its id in PostgreSQL (then a second run brings the id back): see that only one is written to, run a Caddy with the retention on the file before (or none until the move is over), and run the same command again, which begins anew", errDiffers)
 }
 
 // copy goes on where an earlier run was.
@@ -196,10 +226,15 @@ func fitting(entries []storage.Entry) int {
 	return len(entries)
 }
 
-// write tries again for a while when the server is busy or gone: a move takes long.
+// write writes entries, again for a while if need be.
 func (m *migration) write(ctx context.Context, entries []storage.Entry) error {
+	return again(ctx, func() error { return m.to.Write(ctx, entries...) })
+}
+
+// again tries again for a while when the server is busy or gone: a move takes long.
+func again(ctx context.Context, do func() error) error {
 	for try := 1; ; try++ {
-		err := m.to.Write(ctx, entries...)
+		err := do()
 		var f *storage.Fault
 		if err == nil || try == writeTries || !errors.As(err, &f) {
 			return err
@@ -251,24 +286,40 @@ func (m *migration) compare(ctx context.Context) (theirs, ours digest, err error
 	bar := caddymodule.NewProgress("comparing", m.total, false)
 	defer bar.End()
 	err = m.pages(ctx, "", func(p storage.Page) error {
-		ids := make([]string, len(p.Entries))
-		for i := range p.Entries {
-			ids[i] = p.Entries[i].ID
-			if err := theirs.add(&p.Entries[i]); err != nil {
+		for rest := p.Entries; len(rest) > 0; {
+			n := fitting(rest)
+			if err := m.comparePart(ctx, rest[:n], &theirs, &ours); err != nil {
 				return err
 			}
+			rest = rest[n:]
+			bar.At(int64(theirs.count))
 		}
-		found, err := m.to.Find(ctx, ids...)
-		if err != nil {
-			return err
-		}
-		for _, e := range found {
-			if err := ours.add(&e); err != nil {
-				return err
-			}
-		}
-		bar.At(int64(theirs.count))
 		return nil
 	})
 	return theirs, ours, err
+}
+
+// comparePart adds entries to the first digest, and what the other log has of them to the second.
+func (m *migration) comparePart(ctx context.Context, entries []storage.Entry, theirs, ours *digest) error {
+	ids := make([]string, len(entries))
+	for i := range entries {
+		ids[i] = entries[i].ID
+		if err := theirs.add(&entries[i]); err != nil {
+			return err
+		}
+	}
+	var found map[string]storage.Entry
+	err := again(ctx, func() (err error) {
+		found, err = m.to.Find(ctx, ids...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range found {
+		if err := ours.add(&e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	module "github.com/caddy-audit-log/caddy-audit-log/caddymodule/postgres"
 	"github.com/caddy-audit-log/caddy-audit-log/e2e/harness"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres"
@@ -20,15 +21,15 @@ import (
 )
 
 // move runs the command and returns its exit status and what it says.
-func move(t *testing.T, file, dsn, password string) (int, string) {
+func move(t *testing.T, file, dsn, password string, more ...string) (int, string) {
 	t.Helper()
-	cmd := exec.Command(harness.Binary(t), "audit-log", "migrate", "--from", file, "--dsn", "{env.MOVE_DSN}", "--password", "{env.MOVE_PASSWORD}")
+	cmd := exec.Command(harness.Binary(t), append([]string{"audit-log", "migrate", "--from", file, "--dsn", "{env.MOVE_DSN}", "--password", "{env.MOVE_PASSWORD}"}, more...)...)
 	cmd.Env = append(os.Environ(), "MOVE_DSN="+dsn, "MOVE_PASSWORD="+password)
 	out, err := cmd.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(out), password) {
+	if len(password) > 1 && strings.Contains(string(out), password) {
 		t.Errorf("the password is in what it says: %s", out)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
@@ -85,7 +86,12 @@ func TestALogMovesFromSQLite(t *testing.T) {
 	// As an interrupted run leaves it, but for one entry that somebody has deleted.
 	own := storagetest.Entry(5000)
 	middle := entries[600].SortKey()
-	if err := errors.Join(to.Write(t.Context(), append(entries[601:n-1:n-1], own)...), to.SetMoved(t.Context(), file+"|auditLog", middle+1)); err != nil {
+	source, err := module.SourceOf(file, "auditLog")
+	if err := errors.Join(err, to.Write(t.Context(), append(entries[601:n-1:n-1], own)...), to.SetMoved(t.Context(), source, middle+1)); err != nil {
+		t.Fatal(err)
+	}
+	// Another machine has left its note, too, of a file that has the same path there.
+	if err := to.SetMoved(t.Context(), file+"|0:0|auditLog", entries[2].SortKey()); err != nil {
 		t.Fatal(err)
 	}
 	dsn := strings.Replace(server.DSN(), ":"+server.Password+"@", "@", 1)
@@ -111,6 +117,16 @@ func TestALogMovesFromSQLite(t *testing.T) {
 	harness.LeaveWaiting(t, file+".spill", storagetest.Entry(1), storagetest.Entry(2))
 	if status, said := move(t, file, dsn, server.Password); status != 1 || !strings.Contains(said, "2 entries wait in "+file+".spill") {
 		t.Errorf("with entries that wait: %d %s", status, said)
+	}
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	if status, said := move(t, link, dsn, server.Password); status != 1 || !strings.Contains(said, "2 entries wait in "+file+".spill") {
+		t.Errorf("through a link, with entries that wait: %d %s", status, said)
+	}
+	if status, said := move(t, file, "host=db.example sslmode=verify-full", "p", "--tls", "verify-half"); status != 1 || !strings.Contains(said, `tls \"verify-half\": give disable`) || strings.Count(said, "verify-half") > 1 {
+		t.Errorf("with a way of protection that there is not: %d %s", status, said)
 	}
 	if status, said := move(t, file+".not", dsn, server.Password); status != 1 || !strings.Contains(said, "--from") {
 		t.Errorf("a file that is not there: %d %s", status, said)

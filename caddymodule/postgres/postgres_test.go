@@ -70,7 +70,7 @@ func TestWhatIsWrongIsSaidWithoutSecrets(t *testing.T) {
 		"dsn {env.AUDIT_EMPTY}":                                                       "dsn: ",
 		"dsn postgres://u:" + secret + "@[x/d":                                        "the DSN cannot be read",
 		"dsn postgres://u:" + secret + "@h/d?sslmode=perhaps":                         "bad sslmode",
-		"dsn postgres://u:" + secret + "@h/d\n tls perhaps":                           "bad sslmode",
+		"dsn postgres://u:" + secret + "@h/d\n tls perhaps":                           `tls "perhaps": give disable, allow,`,
 		"dsn postgres://u:" + secret + "@h/d\n tls verify-full /nowhere":              "/nowhere",
 		"dsn postgres://u:" + secret + "@h/d\n table drop;it":                         "bad table name",
 		"dsn postgres://u:" + secret + "@h/d\n max_conns 501":                         "max_conns 501",

@@ -27,7 +27,8 @@ const (
 	// wholeEvery is the time between two looks at the whole window. The others end at
 	// the first page without news: what changes below it waits for a whole one.
 	wholeEvery = 5 * time.Second
-	// maxPages of storage.MaxLimit entries bound a look: what is below is not told.
+	// maxPages of storage.MaxLimit entries bound a look: of what is below it is told that it is
+	// not told.
 	maxPages = 20
 	// lookTimeout bounds one page.
 	lookTimeout = 2 * time.Second
@@ -79,7 +80,15 @@ type look struct {
 // Listener hears of entries. Close ends it.
 type Listener struct {
 	follower *Follower
-	news     chan []storage.Entry
+	news     chan News
+}
+
+// News are entries as they are now: new ones, and those that have changed, oldest first. They
+// may come again.
+type News struct {
+	Entries []storage.Entry
+	// Missed is a time of which not all is told, because too much was written at once; nil for none.
+	Missed *storage.Span
 }
 
 // New returns a Follower of a store, nil of one that cannot list.
@@ -116,7 +125,7 @@ func (f *Follower) hear(late storage.Spans) {
 // is listed after Listen has returned, and what is heard, is all there is. It fails when
 // ctx ends first, or the Follower is closed.
 func (f *Follower) Listen(ctx context.Context) (*Listener, error) {
-	l := &Listener{f, make(chan []storage.Entry, backlog)}
+	l := &Listener{f, make(chan News, backlog)}
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
@@ -158,10 +167,9 @@ func (f *Follower) end() {
 	}
 }
 
-// News are entries as they are now: new ones, and those that have changed, oldest first.
-// They may come again. The channel is closed when the listener was too slow, or the
+// News is what there is to hear. The channel is closed when the listener was too slow, or the
 // Follower is closed. Nobody may change what comes out of it.
-func (l *Listener) News() <-chan []storage.Entry { return l.news }
+func (l *Listener) News() <-chan News { return l.news }
 
 // Close ends the listener. It may be called again.
 func (l *Listener) Close() {
@@ -198,7 +206,7 @@ func (f *Follower) Close() {
 
 // run looks until nobody listens.
 func (f *Follower) run(ctx context.Context, now *look) {
-	f.newsOf(ctx, now, func([]storage.Entry) {}) // what is there already is no news
+	f.newsOf(ctx, now, func(News) {}) // what is there already is no news
 	f.late.Take()
 	close(now.ready)
 	tick := time.NewTicker(every)
@@ -221,7 +229,7 @@ func (f *Follower) run(ctx context.Context, now *look) {
 }
 
 // newsOf looks at the log, and tells what it did not know.
-func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.Entry)) {
+func (f *Follower) newsOf(ctx context.Context, now *look, tell func(News)) {
 	began := time.Now()
 	whole := began.Sub(now.whole) >= wholeEvery
 	seen := map[string]uint64{}
@@ -231,7 +239,8 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 		from = time.Unix(0, last)
 	}
 	q := storage.Query{From: later(from, began.Add(-longestGap)).Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
-	for range maxPages {
+	var below time.Time // what was written before it is not told; zero if all is
+	for pages := 1; ; pages++ {
 		page, err := f.page(ctx, q)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -252,19 +261,44 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func([]storage.En
 		if q.Cursor = page.NextCursor; q.Cursor == "" || !whole && news.count == before {
 			break
 		}
+		if pages == maxPages {
+			if news.count > before { // else what is below was told before
+				below = oldest(page.Entries)
+			}
+			break
+		}
 	}
 	news.flush(tell)
+	f.miss(q.From, below, tell)
 	if whole {
 		now.known, now.whole = seen, began
-		if well && q.Cursor == "" {
+		if well {
 			now.well.Store(began.UnixNano())
 		}
 	}
 }
 
+// oldest is when the last entry of a page was made; zero of none.
+func oldest(page []storage.Entry) time.Time {
+	if len(page) == 0 {
+		return time.Time{}
+	}
+	return page[len(page)-1].CreatedAt
+}
+
+// miss tells of which time not all is told, if there is one.
+func (f *Follower) miss(from, to time.Time, tell func(News)) {
+	if !to.IsZero() {
+		f.warning.Do(func() {
+			f.log.Warn("not all entries are told to those who follow: too many were written at once; lists have them")
+		})
+		tell(News{Missed: &storage.Span{From: from, To: to}})
+	}
+}
+
 // lateNews tells what others have written so late that it is below the window. What is known of
 // those times already comes again, unless it was told in the last seconds.
-func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.Entry)) {
+func (f *Follower) lateNews(ctx context.Context, now *look, tell func(News)) {
 	var news batch
 	began, pages := time.Now(), maxPages
 	spans := f.late.Take()
@@ -291,9 +325,9 @@ func (f *Follower) lateNews(ctx context.Context, now *look, tell func([]storage.
 				break
 			}
 			if pages--; pages == 0 {
-				f.warning.Do(func() { f.log.Warn("not all late entries of others are told to those who follow; lists have them") })
 				f.late.Add(spans[i+1:]...)
 				news.flush(tell)
+				f.miss(q.From, oldest(page.Entries), tell)
 				return
 			}
 		}
@@ -359,7 +393,7 @@ type batch struct {
 	bytes, count int
 }
 
-func (b *batch) add(e *storage.Entry, tell func([]storage.Entry)) {
+func (b *batch) add(e *storage.Entry, tell func(News)) {
 	b.entries = append(b.entries, *e)
 	b.bytes += len(e.Metadata) + storage.MaxUserAgent
 	if b.count++; len(b.entries) >= maxBatch || b.bytes >= maxBytes {
@@ -367,17 +401,17 @@ func (b *batch) add(e *storage.Entry, tell func([]storage.Entry)) {
 	}
 }
 
-func (b *batch) flush(tell func([]storage.Entry)) {
+func (b *batch) flush(tell func(News)) {
 	if len(b.entries) == 0 {
 		return
 	}
 	slices.Reverse(b.entries)
-	tell(b.entries)
+	tell(News{Entries: b.entries})
 	b.entries, b.bytes = nil, 0
 }
 
 // tell gives news to all listeners; those that have too much waiting are given up.
-func (f *Follower) tell(news []storage.Entry) {
+func (f *Follower) tell(news News) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for l := range f.listeners {

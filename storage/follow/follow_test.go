@@ -46,7 +46,10 @@ func heard(l *follow.Listener, within time.Duration) (actions []string) {
 			if !ok {
 				return append(actions, "closed")
 			}
-			for _, e := range news {
+			if news.Missed != nil {
+				actions = append(actions, "missed")
+			}
+			for _, e := range news.Entries {
 				actions = append(actions, e.Action+" "+string(e.Status))
 			}
 		case <-end:
@@ -95,6 +98,48 @@ func TestALateOutcomeBelowManyEntriesIsHeard(t *testing.T) {
 		write(t, s, intent)
 		if got := fmt.Sprint(heard(l, 6*time.Second)); got != "[intent failed]" {
 			t.Errorf("heard %s", got)
+		}
+	})
+}
+
+// TestOfABurstNotAllIsTold, and it is told that it is not; the time of which all was told goes on.
+func TestOfABurstNotAllIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(50000)
+		f := follow.New(s, slog.New(slog.DiscardHandler))
+		defer f.Close()
+		l := listen(t, f)
+		heard(l, 10*time.Second)
+		began := time.Now()
+		burst := make([]storage.Entry, 10_500)
+		for i := range burst {
+			time.Sleep(time.Microsecond) // an order of their own
+			burst[i] = entry("burst", storage.Success)
+		}
+		write(t, s, burst...)
+		told, missed := 0, (*storage.Span)(nil)
+		for end := time.After(6 * time.Second); end != nil; {
+			select {
+			case news := <-l.News():
+				told += len(news.Entries)
+				if news.Missed != nil {
+					missed = news.Missed
+				}
+			case <-end:
+				end = nil
+			}
+		}
+		if told < 10_000 || told == len(burst) || missed == nil || missed.From.After(began) || missed.To.Before(began) || missed.To.After(burst[len(burst)-told].CreatedAt) {
+			t.Errorf("told %d, missed %v, the oldest that was told is of %v", told, missed, burst[len(burst)-told].CreatedAt)
+		}
+		for range 120 { // as many as fill more than a look, again and again
+			write(t, s, entry("later", storage.Success))
+			if got := fmt.Sprint(heard(l, 5*time.Second)); got != "[later success]" {
+				t.Fatalf("heard %s", got)
+			}
+		}
+		if told := l.Told(); time.Since(told) > 15*time.Second {
+			t.Errorf("all was told up to %v ago", time.Since(told))
 		}
 	})
 }

@@ -28,6 +28,8 @@ const (
 	noSchema          = "3F000"
 	undefinedObject   = "42704"
 	duplicateRelation = "42710"
+	tooManyClients    = "53300"
+	checkViolation    = "23514"
 )
 
 // code returns the SQLSTATE of an error, "" for errors that the server did not send.
@@ -35,6 +37,15 @@ func code(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
 		return e.Code
+	}
+	return ""
+}
+
+// constraint is the constraint that an error of the server names, "" for none.
+func constraint(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.ConstraintName
 	}
 	return ""
 }
@@ -103,8 +114,12 @@ func (s *Store) judge(err error) (storage.Reason, string) {
 		return storage.Forbidden, fmt.Sprintf("let the role of the DSN SELECT, INSERT, UPDATE and DELETE in the tables %s_* of schema %s", s.table, s.schema)
 	case c == undefinedTable, c == undefinedColumn, c == noSchema:
 		return storage.Deleted, "somebody has changed the audit log's tables: restart Caddy, or apply " + SchemaCommand
+	case c == checkViolation && constraint(err) == "": // no partition of the relation takes the row
+		return storage.Deleted, "the default partition is gone: restart Caddy, or apply " + SchemaCommand
 	case c != "" && (c[:2] == "23" || c[:2] == "P0"):
 		return storage.Forbidden, "somebody has added a trigger or a constraint to the tables " + s.table + "_*, which refuses entries: take it away"
+	case c == tooManyClients:
+		return storage.Unspecified, "raise max_connections of " + s.target + ", or lower max_conns of the Caddys: it has no connection left"
 	case c == lockNotAvailable:
 		return storage.Locked, "look in pg_stat_activity for a session that holds a lock on " + s.table + "_entries"
 	case c == readOnly:

@@ -320,6 +320,8 @@ func (k *Keeper) Revive(ctx context.Context) error {
 		if err = s.prepare(ctx, false); err == nil {
 			err = s.probe(ctx)
 		}
+	} else if err == nil {
+		err = s.mend(ctx) // of what no probe needs
 	}
 	return s.explain(ctx, err)
 }

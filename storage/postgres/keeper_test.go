@@ -110,11 +110,15 @@ func TestAKeeperMakesTablesAgainThatWereDropped(t *testing.T) {
 		drop string
 		left int
 	}{
-		"all":         {`DROP VIEW %[1]q; DROP TABLE "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, 0},
-		"entries":     {`DROP TABLE "%[1]s_entries" CASCADE`, 0},
-		"strays":      {`DROP TABLE "%[1]s_strays"`, 1},
-		"moves":       {`DROP TABLE "%[1]s_moves"`, 1},
-		"the helpers": {`DROP TABLE "%[1]s_moves", "%[1]s_strays"`, 1},
+		"all":                     {`DROP VIEW %[1]q; DROP TABLE "%[1]s_entries", "%[1]s_moves", "%[1]s_strays", "%[1]s_schema"`, 0},
+		"entries":                 {`DROP TABLE "%[1]s_entries" CASCADE`, 0},
+		"strays":                  {`DROP TABLE "%[1]s_strays"`, 1},
+		"moves":                   {`DROP TABLE "%[1]s_moves"`, 1},
+		"the helpers":             {`DROP TABLE "%[1]s_moves", "%[1]s_strays"`, 1},
+		"the version":             {`DROP TABLE "%[1]s_schema"`, 1},
+		"the version and helpers": {`DROP TABLE "%[1]s_schema", "%[1]s_moves", "%[1]s_strays"`, 1},
+		"the view":                {`DROP VIEW %[1]q`, 1},
+		"the default":             {`DROP TABLE "%[1]s_default"`, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			table := pgtest.Table(t)
@@ -138,14 +142,41 @@ func TestAKeeperMakesTablesAgainThatWereDropped(t *testing.T) {
 					t.Error(err)
 				}
 			}
+			ancient := storagetest.Entry(6)
+			ancient.CreatedAt = ancient.CreatedAt.AddDate(-40, 0, 0) // no month of its own
+			if err := k.Write(t.Context(), ancient); err != nil {
+				t.Error(err)
+			}
 			page, err := k.List(t.Context(), storage.Query{})
-			if want := 2 + c.left*3; err != nil || page.Total != want {
+			if want := 3 + c.left*3; err != nil || page.Total != want {
 				t.Errorf("%d entries, want %d; %v", page.Total, want, err)
 			}
 			if err := pgtest.Exec(t, fmt.Sprintf(`SELECT count(*) FROM %q`, table)); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestADefaultPartitionThatIsGoneIsMadeAgain without a restart, and what it would have taken is not lost.
+func TestADefaultPartitionThatIsGoneIsMadeAgain(t *testing.T) {
+	server := pgtest.Start(t)
+	k := keep(t, postgres.Options{DSN: server.DSN()})
+	s := spilled(t, k)
+	if err := server.Exec(`DROP TABLE "auditLog_default"`); err != nil {
+		t.Fatal(err)
+	}
+	ancient := storagetest.Entry(1)
+	ancient.CreatedAt = ancient.CreatedAt.AddDate(-40, 0, 0)
+	if err := s.Write(t.Context(), ancient); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := k.Get(t.Context(), ancient.ID); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("it does not get there: %v, %+v", err, healthOf(s))
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ func (s *Store) Unlink(ctx context.Context, userID string) (int, error) {
 		n, err := s.unlinkSome(part, userID)
 		cancel()
 		total += n
-		if err != nil || n < unlinkRows {
+		if err != nil || n == 0 { // fewer than a whole part may be left because another node deletes beside
 			return total, s.explain(ctx, err)
 		}
 	}
@@ -79,9 +79,10 @@ func (s *Store) count(ctx context.Context, sql string, args ...any) (int, error)
 	return n, err
 }
 
-// patient runs f in a transaction whose statements may take as long as ctx allows, and
-// whose commit waits for no disk.
+// patient runs f in a transaction that may take countTimeout, and whose commit waits for no disk.
 func (s *Store) patient(ctx context.Context, f func(*tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, countTimeout) // the network may swallow what the server says
+	defer cancel()
 	return s.with(ctx, s.read, func(c *pgxpool.Conn) error {
 		t := begin(c, fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true), set_config('synchronous_commit', 'off', true)`,
 			countTimeout.Milliseconds(), ddlTimeout.Milliseconds()))
@@ -142,7 +143,9 @@ func (s *Store) dropMonths(ctx context.Context, before time.Time) (int, error) {
 		n, err := s.dropMonth(ctx, m)
 		switch c := code(err); {
 		case c == noPrivilege:
-			s.parts.isForeign(m)
+			if !s.parts.isForeign(m) {
+				continue
+			}
 			s.log.Warn("the role of the DSN may not drop a partition, whose entries are deleted row by row: make the role that the others belong to its owner", "month", m.begins().Format("2006-01"), "error", err)
 		case c == lockNotAvailable:
 			s.parts.leaveAlone()
@@ -197,22 +200,26 @@ func sorted(there map[month]bool) []month {
 func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (int, error) {
 	n := 0
 	err := s.patient(ctx, func(t *tx) error {
-		var first, last *int64
-		err := t.each(ctx, s.fill(`SELECT min(key), max(key) FROM (SELECT key FROM "{s}"."{t}_entries" WHERE key < $1 ORDER BY key LIMIT $2) AS oldest`),
-			[]any{storage.TimeKey(before), limit}, []any{&first, &last}, func() error { return nil })
-		if err != nil || first == nil {
-			return err
+		for n = 0; n == 0; { // another node may delete the same ones, and older ones are not all
+			var first, last *int64
+			err := t.each(ctx, s.fill(`SELECT min(key), max(key) FROM (SELECT key FROM "{s}"."{t}_entries" WHERE key < $1 ORDER BY key LIMIT $2) AS oldest`),
+				[]any{storage.TimeKey(before), limit}, []any{&first, &last}, func() error { return nil })
+			if err != nil || first == nil {
+				return err
+			}
+			var key int64
+			err = t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{*first, *last}, []any{&key}, func() error {
+				n++
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if err := s.forgetStrays(ctx, t, *first, *last); err != nil {
+				return err
+			}
 		}
-		n = 0
-		var key int64
-		err = t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{*first, *last}, []any{&key}, func() error {
-			n++
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return s.forgetStrays(ctx, t, *first, *last)
+		return nil
 	})
 	if err != nil {
 		return 0, err
@@ -238,21 +245,24 @@ func (p *partitions) leaveAlone() {
 	p.noDropUntil = time.Now().Add(dropAgainAfter)
 }
 
-// isForeign notes that a month's partition belongs to another role.
-func (p *partitions) isForeign(m month) {
+// isForeign notes that a month's partition belongs to another role. It returns true if that is
+// news.
+func (p *partitions) isForeign(m month) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.foreign == nil {
-		p.foreign = map[month]bool{}
+		p.foreign = map[month]time.Time{}
 	}
-	p.foreign[m] = true
+	_, known := p.foreign[m]
+	p.foreign[m] = time.Now().Add(hopelessFor)
+	return !known
 }
 
 // own are the months without those.
 func (p *partitions) own(months []month) []month {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.DeleteFunc(months, func(m month) bool { return p.foreign[m] })
+	return slices.DeleteFunc(months, func(m month) bool { return time.Now().Before(p.foreign[m]) })
 }
 
 // forget notes that a month has no partition any more.

@@ -151,6 +151,9 @@ func (o Options) parse() (*pgxpool.Config, error) {
 	if o.MinConns < 0 || o.MinConns > o.MaxConns {
 		return nil, fmt.Errorf("min_conns %d: give 0 to max_conns, which is %d", o.MinConns, o.MaxConns)
 	}
+	if o.TLS != "" && !slices.Contains(tlsModes, o.TLS) {
+		return nil, fmt.Errorf("tls %q: give %s", o.TLS, strings.Join(tlsModes, ", "))
+	}
 	dsn, err := o.complete()
 	if err != nil {
 		return nil, err
@@ -166,6 +169,9 @@ func (o Options) parse() (*pgxpool.Config, error) {
 	c.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error { return refresh(conn, dsn) }
 	return c, nil
 }
+
+// tlsModes are libpq's values of sslmode (postgresql.org/docs, "SSL Mode Descriptions").
+var tlsModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
 // refresh reads again what a DSN names in files before a connection is made: certificates, keys
 // and passwords are exchanged while Caddy runs.

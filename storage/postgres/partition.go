@@ -28,7 +28,7 @@ const (
 	// makeTimeout bounds the making of one: it may scan the default partition, to which nobody
 	// can write meanwhile, and entries may wait for it.
 	makeTimeout = time.Second
-	// hopelessFor is how long nobody tries again to make a partition.
+	// hopelessFor is how long nobody tries again to make a partition, or to drop another role's.
 	hopelessFor = time.Hour
 	// dropAgainAfter is how long a partition that is in use is left alone.
 	dropAgainAfter = time.Minute
@@ -83,8 +83,8 @@ type partitions struct {
 	hopeless map[month]time.Time
 	// powerless: the role may not make partitions.
 	powerless bool
-	// foreign are months whose partition belongs to another role: it cannot be dropped.
-	foreign map[month]bool
+	// foreign are months whose partition belongs to another role, until when it is left alone.
+	foreign map[month]time.Time
 	// noDropUntil is set when a partition could not be dropped because of a lock.
 	noDropUntil time.Time
 }
@@ -180,6 +180,8 @@ func (s *Store) lookForPartitions(ctx context.Context) error {
 
 // months lists the months that have a partition.
 func (s *Store) months(ctx context.Context) (map[month]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	rows, err := s.read.Query(ctx, `SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)`,
 		s.fill(`"{s}"."{t}_entries"`))
 	if err != nil {

@@ -90,6 +90,12 @@ func (n namer) script(now time.Time) (string, error) {
 	END IF;
 	IF to_regclass('"{s}"."{t}_schema"') IS NULL THEN
 		CREATE TABLE "{s}"."{t}_schema" (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
+		-- Somebody may have dropped it alone: the columns say what was done.
+		IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('"{s}"."{t}_entries"') AND NOT attisdropped
+			AND attname IN ('key', 'user_hash', 'identifier_hash', 'error_code')) = 4 THEN
+			INSERT INTO "{s}"."{t}_schema" (version) SELECT 1 UNION SELECT CASE attname WHEN 'class' THEN 2 ELSE 3 END FROM pg_attribute
+				WHERE attrelid = to_regclass('"{s}"."{t}_entries"') AND NOT attisdropped AND attname IN ('class', 'session_hash');
+		END IF;
 	END IF;
 END $audit$;
 `))
@@ -148,9 +154,15 @@ func (s *Store) migrate(ctx context.Context) error {
 	var slow *tooSlow
 	switch c := code(err); {
 	case err == nil:
+		if err := s.mend(ctx); err != nil { // of tables without a version that were there
+			return err
+		}
 		return s.checkColumns(ctx)
 	case errors.As(err, &slow):
 		return err
+	case c == noPrivilege && have > 0:
+		return unfitf("%w: the tables are of an earlier version (schema %d, this one needs %d), and the role of the DSN may not change them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
+			err, have, len(texts), SchemaCommand, s.schema, s.table)
 	case c == noPrivilege:
 		return unfitf("%w: the tables are not there, and the role of the DSN may not make them; somebody who may has to run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, SchemaCommand, s.schema, s.table)
@@ -189,6 +201,22 @@ func (s *Store) inTime(ctx context.Context, err error) error {
 		SchemaCommand, s.schema, s.table, err), pause}
 }
 
+// view is the view as the first migration makes it.
+func (n namer) view() (string, error) {
+	texts, err := steps()
+	if err != nil {
+		return "", err
+	}
+	_, view, _ := strings.Cut(texts[0], "CREATE VIEW")
+	return n.fill("CREATE OR REPLACE VIEW" + view), nil
+}
+
+// defaultPartition is the SQL that makes it again.
+const defaultPartition = `IF to_regclass('"{s}"."{t}_default"') IS NULL THEN
+		CREATE TABLE "{s}"."{t}_default" PARTITION OF "{s}"."{t}_entries" DEFAULT;
+		CREATE UNIQUE INDEX ON "{s}"."{t}_default" (id);
+	END IF;`
+
 // helperTables are the tables beside that of the entries, as the first migration makes them.
 const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
 	CREATE INDEX IF NOT EXISTS "{t}_strays_key_idx" ON "{s}"."{t}_strays" (key);
@@ -197,10 +225,14 @@ const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COL
 // mend makes tables again that somebody has dropped since they were made: without those that
 // are left the script would not, for the version says that it was done.
 func (s *Store) mend(ctx context.Context) error {
-	var entries, helpers bool
-	err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL",
-		s.fill(`"{s}"."{t}_entries"`), s.fill(`"{s}"."{t}_strays"`), s.fill(`"{s}"."{t}_moves"`)).Scan(&entries, &helpers)
-	if err != nil || entries && helpers {
+	var entries, helpers, shown bool
+	err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL AND to_regclass($4) IS NOT NULL AND to_regclass($5) IS NOT NULL, to_regclass($6) IS NOT NULL",
+		s.fill(`"{s}"."{t}_entries"`), s.fill(`"{s}"."{t}_strays"`), s.fill(`"{s}"."{t}_moves"`), s.fill(`"{s}"."{t}_default"`), s.fill(`"{s}"."{t}_schema"`), s.fill(`"{s}"."{t}"`)).Scan(&entries, &helpers, &shown)
+	if err != nil || entries && helpers && shown {
+		return err
+	}
+	view, err := s.view()
+	if err != nil {
 		return err
 	}
 	s.log.Error("somebody has dropped tables of the audit log", "server", s.target, "schema", s.schema, "table", s.table, "entries", !entries)
@@ -213,12 +245,20 @@ func (s *Store) mend(ctx context.Context) error {
 IF to_regclass('"{s}"."{t}_entries"') IS NULL THEN
 	DROP VIEW IF EXISTS "{s}"."{t}";
 	DROP TABLE IF EXISTS "{s}"."{t}_strays", "{s}"."{t}_moves";
-	DELETE FROM "{s}"."{t}_schema";
+	IF to_regclass('"{s}"."{t}_schema"') IS NOT NULL THEN
+		DELETE FROM "{s}"."{t}_schema";
+	END IF;
 ELSE
 	`+helperTables+`
+	`+defaultPartition+`
+	`+view+`
 END IF;
 END $audit$;
 `)+all, migrationTimeout))
+	if code(err) == noPrivilege && entries && helpers {
+		s.log.Warn("the view of the audit log, which is for psql alone, was dropped, and the role of the DSN may not make it again", "schema", s.schema, "view", s.table, "error", err)
+		return nil
+	}
 	if code(err) == noPrivilege {
 		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, s.table, s.schema, SchemaCommand, s.schema, s.table)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/postgres/pgtest"
@@ -249,6 +250,126 @@ func TestAPartitionOfAnotherRoleStopsNoOther(t *testing.T) {
 	s.ensure(t.Context(), []month{m - 1}, time.Second)
 	if !s.parts.there[m-1] {
 		t.Error("no partition is made any more")
+	}
+	if err := server.Exec(fmt.Sprintf(`ALTER TABLE audit."auditLog_p%s" OWNER TO caddy`, m)); err != nil {
+		t.Fatal(err)
+	}
+	s.parts.mu.Lock()
+	s.parts.foreign[m] = time.Now() // an hour later
+	s.parts.mu.Unlock()
+	if _, err := s.Prune(t.Context(), time.Now().AddDate(0, -1, 0), 100); err != nil {
+		t.Error(err)
+	}
+	if there, err := s.months(t.Context()); err != nil || there[m] {
+		t.Errorf("the partition that may be dropped by now is there: %v, %v", there, err)
+	}
+}
+
+// TestAnotherNodesDeletionsEndNothing: what somebody else deletes meanwhile is not all there is.
+func TestAnotherNodesDeletionsEndNothing(t *testing.T) {
+	server := pgtest.Start(t)
+	s, err := Open(t.Context(), Options{DSN: server.DSN()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	const n = 2 * unlinkRows
+	old := time.Now().AddDate(-30, 0, 0) // in the default partition, which is never dropped
+	all := make([]storage.Entry, n)
+	for i := range all {
+		all[i] = storage.Entry{Action: "x", UserID: "ada", CreatedAt: old.Add(time.Duration(i) * time.Second)}
+		all[i].Sanitize()
+	}
+	if err := s.Write(t.Context(), all...); err != nil {
+		t.Fatal(err)
+	}
+	beside := func(what string, rows int, do func() (int, error)) {
+		t.Helper()
+		c, err := pgx.Connect(t.Context(), server.DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close(context.Background()) }()
+		tx, err := c.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `DELETE FROM "auditLog_entries" WHERE key IN (SELECT key FROM "auditLog_entries" ORDER BY key LIMIT $1)`, rows); err != nil {
+			t.Fatal(err)
+		}
+		type done struct {
+			n   int
+			err error
+		}
+		ended := make(chan done, 1)
+		go func() {
+			n, err := do()
+			ended <- done{n, err}
+		}()
+		for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			var waits bool
+			if err := server.Exec(`DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock') THEN RAISE 'nobody waits'; END IF; END $$`); err == nil {
+				waits = true
+			}
+			if waits {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s does not wait for what is deleted beside it", what)
+			}
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-ended; got.err != nil || got.n == 0 {
+			t.Errorf("%s: %d, %v", what, got.n, got.err)
+		}
+	}
+	beside("Prune", pruneRows, func() (int, error) { return s.Prune(t.Context(), time.Now(), pruneRows) })
+	beside("Unlink", 300, func() (int, error) { return s.Unlink(t.Context(), "ada") })
+	var left int
+	if err := s.read.QueryRow(t.Context(), `SELECT count(*) FROM "auditLog_entries" WHERE user_id IS NOT NULL`).Scan(&left); err != nil || left > 0 {
+		t.Errorf("%d entries still name the user, %v", left, err)
+	}
+}
+
+// TestAFrozenServerDoesNotHoldRetention for as long as the network takes to notice.
+func TestAFrozenServerDoesNotHoldRetention(t *testing.T) {
+	defer func(d time.Duration) { countTimeout = d }(countTimeout)
+	server := pgtest.Start(t)
+	s, err := Open(t.Context(), Options{DSN: server.DSN()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	countTimeout = 2 * time.Second
+	if err := server.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := s.Prune(ctx, time.Now(), 100); err == nil || ctx.Err() != nil {
+		t.Errorf("months: %v, %v", err, ctx.Err())
+	}
+	if _, err := s.deleteOldest(ctx, time.Now(), 100); err == nil || ctx.Err() != nil {
+		t.Errorf("rows: %v, %v", err, ctx.Err())
+	}
+	if err := server.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatTheServerSaysIsToldWithItsRemedy.
+func TestWhatTheServerSaysIsToldWithItsRemedy(t *testing.T) {
+	s := &Store{target: "db:5432", namer: namer{"public", "auditLog"}}
+	for c, want := range map[*pgconn.PgError]string{
+		{Code: tooManyClients}:                           "max_connections",
+		{Code: checkViolation}:                           "default partition",
+		{Code: checkViolation, ConstraintName: "theirs"}: "a trigger or a constraint",
+	} {
+		if _, remedy := s.judge(c); !strings.Contains(remedy, want) {
+			t.Errorf("%s %s: %s", c.Code, c.ConstraintName, remedy)
+		}
 	}
 }
 

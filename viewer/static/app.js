@@ -1,7 +1,7 @@
 // The page: one state, shown by the filters, the timeline, the table and the detail, and
 // written into the address, so that Back, Forward and a copied link mean what they show.
 import { $, el, announce, number, visible } from './dom.js';
-import { read, write, query, selection, active, cleared, defaultRange, isRange } from './state.js';
+import { read, write, query, selection, span, active, cleared, defaultRange, isRange } from './state.js';
 import { get, Failure } from './api.js';
 import * as fields from './filters.js';
 import { Timeline } from './timeline.js';
@@ -14,6 +14,7 @@ const mostRows = 300; // of a live tail, before the page begins anew
 const mostWaiting = 500; // of a tail that pauses
 const settled = 3e3; // milliseconds after which a tail has told of what a list had: three of its looks at the log
 const chartEvery = 15e3; // milliseconds, while the tail runs
+const moveEvery = 60e3; // milliseconds between two looks at what is too old for the range
 
 /** What the parts share. */
 const view = {
@@ -28,7 +29,7 @@ const view = {
 const log = new Log((id) => commit({ entry: id }), (id) => write({ ...view.state, entry: id }));
 const timeline = new Timeline(view);
 const detail = new Detail(view, log);
-const tail = new Tail({ onEntry: arrived, onLeft: left, onState: tailState, onOpen: () => loadList(true) });
+const tail = new Tail({ onEntry: arrived, onLeft: left, onMissed: () => { missed = true; }, onState: tailState, onOpen: opened });
 
 /** Changes the state, and with it the address. how is push or replace. */
 function commit(patch, how = 'push', page = null) {
@@ -63,12 +64,12 @@ let listing = null, page = { entries: [], total: 0 }, retry = 0;
 let meanwhile = []; // what the tail brought while a list was on its way, which may be older
 let gone = new Set(); // and what left meanwhile
 let owed = true; // a list that somebody asked for, and that did not come yet
-let doubted = new Set(); // of a list beside a tail, ids without an outcome: the list is read again once for each, see doubt
 
 /** Loads the page of the state; quietly when nobody asked for it, unless it takes the place of one that somebody did. */
 async function loadList(quietly = false) {
   listing?.abort();
   clearTimeout(retry);
+  clearTimeout(doubting);
   if (!quietly) owed = true;
   const asked = listing = new AbortController(), params = query(view.state);
   params.set('limit', pageSize);
@@ -88,24 +89,39 @@ async function loadList(quietly = false) {
     listing = null;
     for (const entry of meanwhile) keepIncoming(entry);
     flush();
-    if (before && !log.find(before.id)) detail.left(before.id); // what is open has changed, perhaps
-    if (tail.running) doubt();
+    const now = log.find(view.state.entry);
+    if (now) detail.update(now);
+    else if (before) detail.left(before.id); // it has changed, perhaps
+    if (undecided().length > 0) doubting = setTimeout(doubt, settled);
   } catch (failure) {
     if (asked.signal.aborted) return;
     listing = null;
     if (owed || [401, 403].includes(failure.status)) refused(failure); // else what is there stays
+    else if (tail.running) missed = true; // and is asked for again, some time
   }
 }
 
-/** The list may have what the tail has not heard of yet, and never tells as left if its outcome comes before: once the tail must have heard of it, the list is read again. */
+// What a list has before the tail has heard of it, the tail never tells as left, if its outcome comes first: once the tail
+// must have heard of it, the list is read again, once for each.
+let doubting = 0, told = new Set(), doubted = new Set(); // ids of what the tail told as unknown, and of what was read again
+
+/** The ids that this is about. Where no filter chooses, each outcome comes by itself. */
+function undecided() {
+  if (!tail.running || !active(view.state).some((name) => name !== 'scope')) return [];
+  return log.entries.filter((entry) => entry.status === 'unknown' && !told.has(entry.id) && !doubted.has(entry.id)).map((entry) => entry.id);
+}
+
 function doubt() {
-  const undecided = page.entries.filter((entry) => entry.status === 'unknown').map((entry) => entry.id);
-  const news = undecided.some((id) => !doubted.has(id));
-  doubted = new Set(undecided);
-  if (news) retry = setTimeout(() => {
-    if (paused) missed = true; // somebody reads
-    else if (tail.running) loadList(true);
-  }, settled);
+  const ids = undecided();
+  if (ids.length === 0) return;
+  doubted = new Set([...doubted, ...ids].slice(-mostWaiting));
+  anew();
+}
+
+/** Reads the list again, when nobody reads it. */
+function anew() {
+  if (paused) missed = true;
+  else loadList(true);
 }
 
 /** Says what is in the list. */
@@ -192,6 +208,9 @@ function wait(seconds, again) {
 }
 
 function lock() {
+  waiting.clear(); // is not theirs any more
+  incoming = [];
+  missed = false;
   tail.stop();
   document.body.classList.add('locked');
 }
@@ -211,6 +230,10 @@ async function loadTimeline(quietly = false) {
   } catch (failure) {
     if (asked.signal.aborted) return;
     if (!(failure instanceof Failure)) throw failure;
+    if (quietly && failure.status !== 501) {
+      dirty = true; // what is there stays, and is counted again some time
+      return;
+    }
     $('timeline').hidden = failure.status === 501;
     timeline.fail(failure);
   }
@@ -218,11 +241,18 @@ async function loadTimeline(quietly = false) {
 
 // --- the live tail
 
-let paused = false, dirty = false, said = 0, trimmed = 0, incoming = [];
+let paused = false, dirty = false, said = 0, trimmed = 0, moved = Date.now(), incoming = [];
 let missed = false; // more came than can be held: the list has to be read again
 let newest = ''; // createdAt of the newest entry of the list, when it was read: what is newer is not in page.total
 let unsure = false; // page.total may not count all: it is asked for again, some time
 const waiting = new Map();
+
+/** What came before the tail has to be fetched, and whatever it told before may have changed. */
+function opened() {
+  told = new Set();
+  doubted = new Set();
+  anew();
+}
 
 function follow() {
   pause(false);
@@ -241,14 +271,19 @@ function pause(on) {
   $('pause').textContent = on ? 'Resume' : 'Pause';
   $('pause').setAttribute('aria-pressed', String(on));
   if (on) return;
-  for (const entry of waiting.values()) keepIncoming(entry);
+  const again = missed && tail.running && !view.state.cursor; // the list has what waits, and newer versions of it
+  if (!again) for (const entry of waiting.values()) keepIncoming(entry);
   waiting.clear();
   showFresh();
-  flush();
+  if (!again) return flush();
+  missed = false;
+  loadList(true);
 }
 
 function arrived(entry) {
   dirty = true;
+  told.delete(entry.id);
+  if (entry.status === 'unknown' && told.add(entry.id).size > mostWaiting) told.delete(told.values().next().value);
   if (paused) {
     waiting.delete(entry.id);
     waiting.set(entry.id, entry);
@@ -270,14 +305,25 @@ function arrived(entry) {
 function left(id) {
   waiting.delete(id);
   if (paused) showFresh();
-  for (const list of [incoming, meanwhile]) {
-    const at = list.findIndex((entry) => entry.id === id);
-    if (at >= 0) list.splice(at, 1);
-  }
+  const others = (entry) => entry.id !== id;
+  incoming = incoming.filter(others);
+  meanwhile = meanwhile.filter(others);
+  told.delete(id);
   if (listing) gone.add(id);
   dirty = unsure = true;
-  if (log.remove(id)) counted(-1);
+  if (log.remove(id)) {
+    counted(-1);
+    emptied();
+  }
   detail.left(id);
+}
+
+/** The last row has gone. */
+function emptied() {
+  if (log.size > 0 || listing) return;
+  if (page.nextCursor) return anew(); // others move up
+  page = { entries: [], total: 0 };
+  listed();
 }
 
 function keepIncoming(entry) {
@@ -295,7 +341,7 @@ function flush() {
   const entries = incoming;
   incoming = [];
   if (view.state.cursor) missed = false; // of another page
-  if (entries.length === 0 || view.state.cursor) return;
+  if (entries.length === 0 || view.state.cursor || owed && !listing) return; // the list that was refused brings them
   const last = page.nextCursor ? log.oldest?.createdAt ?? '' : ''; // older ones are on another page
   if (log.size === 0) { // there was a notice in place of the table
     $('table').hidden = false;
@@ -340,6 +386,16 @@ async function recount() {
   }
 }
 
+/** A range that ends now has moved. */
+function move() {
+  moved = Date.now();
+  dirty = unsure = true;
+  if (log.expire(new Date(span(view.state).from).toISOString()) > 0) {
+    counted(0);
+    emptied();
+  }
+}
+
 /** Says how many there are, so many more than before. */
 function counted(more) {
   page.total = Math.max(0, Number(page.total) + more);
@@ -348,6 +404,7 @@ function counted(more) {
 
 setInterval(() => {
   if (paused || document.hidden) return;
+  if (tail.running && isRange(view.state.range) && Date.now() - moved > moveEvery) move();
   if (missed && tail.running && !view.state.cursor && !listing) {
     missed = false;
     loadList(true);
@@ -358,12 +415,13 @@ setInterval(() => {
 }, chartEvery);
 
 function tailState(state, message) {
-  const running = tail.running;
+  const running = tail.running, { activeElement: focused } = document;
   $('live').setAttribute('aria-pressed', String(running));
   $('live').dataset.state = state;
   $('pause').hidden = !running;
   $('live-state').textContent = { [connecting]: 'Connecting', [open]: '', [lost]: 'Disconnected, trying again', [ended]: `Live has ended: ${visible(message)}` }[state] ?? '';
   if (!running) pause(false);
+  if (focused?.closest('[hidden]')) $('live').focus({ preventScroll: true });
 }
 
 // --- the head

@@ -48,9 +48,9 @@ export class Detail {
     if (known) return;
     try {
       const entry = await getEntry(id);
-      if (this.#wanted === id) this.#fill(this.#content(entry), entry);
+      if (this.#wanted === id && !this.#shown) this.#fill(this.#content(entry), entry); // else the tail was quicker
     } catch (failure) {
-      if (this.#wanted === id) this.#fill([el('p', { class: 'missing', text: failure.status === 404 ? 'There is no such entry, or it is not yours to see. Old entries are deleted after a time.' : failure.message })]);
+      if (this.#wanted === id && !this.#shown) this.#fill([el('p', { class: 'missing', text: failure.status === 404 ? 'There is no such entry, or it is not yours to see. Old entries are deleted after a time.' : failure.message })]);
     }
   }
 

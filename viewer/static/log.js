@@ -17,7 +17,7 @@ export class Log {
 
   #click(event) {
     const row = event.target.closest('tr[data-id]');
-    if (!row || event.ctrlKey || event.metaKey || event.shiftKey || String(getSelection())) return; // a new tab, or copying
+    if (!row || event.ctrlKey || event.metaKey || event.shiftKey || event.detail > 0 && String(getSelection())) return; // a new tab, or copying
     event.preventDefault();
     this.#onOpen(row.dataset.id);
   }
@@ -43,7 +43,7 @@ export class Log {
     $('table').removeAttribute('aria-busy');
     this.#rows.clear();
     $('rows').replaceChildren(...entries.map((e) => this.#row(e)));
-    if (focused) this.focus(focused);
+    if (focused) this.focus(focused, { preventScroll: true });
   }
 
   /** Puts an entry in its place, or its new version; says whether it is a new one. */
@@ -92,6 +92,13 @@ export class Log {
     }
   }
 
+  /** Drops what is older than that; says how many. */
+  expire(createdAt) {
+    const before = this.size;
+    for (let oldest = this.oldest; oldest && oldest.createdAt < createdAt; oldest = this.oldest) this.remove(oldest.id);
+    return before - this.size;
+  }
+
   #age() {
     for (const node of $('rows').querySelectorAll('[data-ago]')) node.textContent = ago(new Date(node.dataset.ago));
   }
@@ -111,7 +118,12 @@ export class Log {
     return ids.includes(id) ? ids[ids.indexOf(id) + by] : undefined;
   }
 
-  focus(id) { this.#rows.get(id)?.row.querySelector('a').focus(); }
+  /** Gives an entry's row the focus; the list, if the row is gone and the focus with it. */
+  focus(id, options) {
+    const row = this.#rows.get(id)?.row;
+    if (row) row.querySelector('a').focus(options);
+    else if (document.activeElement === document.body || !document.activeElement.checkVisibility()) $('log').focus({ preventScroll: true });
+  }
 }
 
 /** A moment in local time, with UTC in its title. */

@@ -7,11 +7,11 @@ export const off = 'off', connecting = 'connecting', open = 'open', lost = 'lost
 const longest = 30e3; // milliseconds between two tries
 
 export class Tail {
-  #source = null; #timer = 0; #tries = 0; #params = null;
+  #source = null; #timer = 0; #tries = 0; #params = null; #run = 0;
 
-  /** onEntry(entry); onLeft(id): an entry is none of these any more; onState(state, message); onOpen(): what came meanwhile has to be fetched. */
-  constructor({ onEntry, onLeft, onState, onOpen }) {
-    Object.assign(this, { onEntry, onLeft, onState, onOpen, state: off });
+  /** onEntry(entry); onLeft(id): an entry is none of these any more; onMissed(): not all is told; onState(state, message); onOpen(): what came meanwhile has to be fetched. */
+  constructor({ onEntry, onLeft, onMissed, onState, onOpen }) {
+    Object.assign(this, { onEntry, onLeft, onMissed, onState, onOpen, state: off });
   }
 
   get running() { return this.state !== off && this.state !== ended; }
@@ -26,6 +26,7 @@ export class Tail {
 
   stop() {
     clearTimeout(this.#timer);
+    this.#run++; // a question that is under way is of the one before
     this.#source?.close();
     this.#source = null;
     if (this.state !== off) this.#set(off);
@@ -45,6 +46,7 @@ export class Tail {
     });
     source.addEventListener('entry', (event) => this.onEntry(parse(event.data)));
     source.addEventListener('left', (event) => this.onLeft(parse(event.data).id));
+    source.addEventListener('missed', () => this.onMissed());
     source.addEventListener('end', (event) => this.#end(parse(event.data)));
     source.addEventListener('error', () => {
       if (source !== this.#source) return;
@@ -70,13 +72,15 @@ export class Tail {
 
   /** An EventSource does not say why it was refused; access does. */
   async #retry() {
+    const run = this.#run;
     try {
       await get('access');
     } catch (failure) {
+      if (run !== this.#run) return;
       if ([401, 403].includes(failure.status)) return this.#set(ended, failure.message);
       if (this.state === lost) this.#again();
       return;
     }
-    if (this.state === lost) this.#connect();
+    if (run === this.#run && this.state === lost) this.#connect();
   }
 }
