@@ -144,6 +144,16 @@ func (s *site) askedFor(path string) (queries []string) {
 	return queries
 }
 
+// asksAgain waits for one more request for a path than there were.
+func (s *site) asksAgain(t *testing.T, path string, were int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); len(s.askedFor(path)) == were; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not asked for again", path)
+		}
+	}
+}
+
 // tail is a stream of what say says.
 func (s *site) tail(w http.ResponseWriter, r *http.Request) {
 	events := make(chan string, 1000)

@@ -231,7 +231,7 @@ func (f *Follower) run(ctx context.Context, now *look) {
 // newsOf looks at the log, and tells what it did not know.
 func (f *Follower) newsOf(ctx context.Context, now *look, tell func(News)) {
 	began := time.Now()
-	whole := began.Sub(now.whole) >= wholeEvery
+	whole, first := began.Sub(now.whole) >= wholeEvery, now.whole.IsZero()
 	seen := map[string]uint64{}
 	var news batch
 	well, from := f.well(now), began
@@ -240,6 +240,7 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func(News)) {
 	}
 	q := storage.Query{From: later(from, began.Add(-longestGap)).Add(-Window), Limit: storage.MaxLimit, NoTotal: true}
 	var below time.Time // what was written before it is not told; zero if all is
+	fresh := 0          // entries that were not known in any version
 	for pages := 1; ; pages++ {
 		page, err := f.page(ctx, q)
 		if err != nil {
@@ -249,11 +250,15 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func(News)) {
 			whole, well = false, false
 			break
 		}
-		before := news.count
+		before, freshBefore := news.count, fresh
 		for i := range page.Entries {
 			e := &page.Entries[i]
 			digest := now.digest(e)
-			if seen[e.ID] = digest; now.known[e.ID] != digest {
+			known, there := now.known[e.ID]
+			if !there {
+				fresh++
+			}
+			if seen[e.ID] = digest; known != digest {
 				now.known[e.ID] = digest
 				news.add(e, tell)
 			}
@@ -262,7 +267,7 @@ func (f *Follower) newsOf(ctx context.Context, now *look, tell func(News)) {
 			break
 		}
 		if pages == maxPages {
-			if news.count > before { // else what is below was told before
+			if fresh > freshBefore && !first { // else what is below was told before, or is no news
 				below = oldest(page.Entries)
 			}
 			break

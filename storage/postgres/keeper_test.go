@@ -158,6 +158,48 @@ func TestAKeeperMakesTablesAgainThatWereDropped(t *testing.T) {
 	}
 }
 
+// TestARoleWithoutRightsGoesOnWithoutTheDefault: it cannot make it again, and most entries need none. The command can.
+func TestARoleWithoutRightsGoesOnWithoutTheDefault(t *testing.T) {
+	server := pgtest.Start(t)
+	schema, err := postgres.Schema("public", "auditLog", "caddy", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(server.Exec(`CREATE ROLE caddy LOGIN PASSWORD 'p'`), server.Exec(schema)); err != nil {
+		t.Fatal(err)
+	}
+	o := postgres.Options{DSN: strings.Replace(server.DSN(), "postgres:"+server.Password+"@", "caddy:p@", 1)}
+	k := keep(t, o)
+	ancient := storagetest.Entry(1)
+	ancient.CreatedAt = ancient.CreatedAt.AddDate(-40, 0, 0)
+	now := storage.Entry{Action: "x"}
+	for _, drop := range []string{`DROP TABLE "auditLog_default"`, `DROP VIEW "auditLog"`} {
+		if err := server.Exec(drop); err != nil {
+			t.Fatal(err)
+		}
+		revive(t, k)
+		_ = open(t, o).Close()
+		now.ID, now.CreatedAt = "", time.Time{}
+		now.Sanitize()
+		if err := k.Write(t.Context(), now); err != nil {
+			t.Errorf("after %s: %v", drop, err)
+		}
+	}
+	var f *storage.Fault
+	if err := k.Write(t.Context(), ancient); !errors.As(err, &f) || !strings.Contains(f.Remedy, "caddy audit-log schema") {
+		t.Errorf("what the default would take: %v", err)
+	}
+	if err := server.Exec(schema); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Write(t.Context(), ancient); err != nil {
+		t.Errorf("after the command: %v", err)
+	}
+	if err := server.Exec(`SELECT count(*) FROM "auditLog"`); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestADefaultPartitionThatIsGoneIsMadeAgain without a restart, and what it would have taken is not lost.
 func TestADefaultPartitionThatIsGoneIsMadeAgain(t *testing.T) {
 	server := pgtest.Start(t)

@@ -79,9 +79,10 @@ func (s *Store) count(ctx context.Context, sql string, args ...any) (int, error)
 	return n, err
 }
 
-// patient runs f in a transaction that may take countTimeout, and whose commit waits for no disk.
+// patient runs f in a transaction whose statements may take countTimeout, and whose commit waits
+// for no disk.
 func (s *Store) patient(ctx context.Context, f func(*tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, countTimeout) // the network may swallow what the server says
+	ctx, cancel := context.WithTimeout(ctx, countTimeout+callTimeout) // the network may swallow what the server says
 	defer cancel()
 	return s.with(ctx, s.read, func(c *pgxpool.Conn) error {
 		t := begin(c, fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true), set_config('synchronous_commit', 'off', true)`,
@@ -200,13 +201,15 @@ func sorted(there map[month]bool) []month {
 func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (int, error) {
 	n := 0
 	err := s.patient(ctx, func(t *tx) error {
-		for n = 0; n == 0; { // another node may delete the same ones, and older ones are not all
+		tried := int64(0)
+		for n = 0; n == 0; { // another node may delete the same ones, and these are not all
 			var first, last *int64
 			err := t.each(ctx, s.fill(`SELECT min(key), max(key) FROM (SELECT key FROM "{s}"."{t}_entries" WHERE key < $1 ORDER BY key LIMIT $2) AS oldest`),
 				[]any{storage.TimeKey(before), limit}, []any{&first, &last}, func() error { return nil })
-			if err != nil || first == nil {
-				return err
+			if err != nil || first == nil || *first == tried {
+				return err // nothing is left, or it cannot be deleted
 			}
+			tried = *first
 			var key int64
 			err = t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{*first, *last}, []any{&key}, func() error {
 				n++

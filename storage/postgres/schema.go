@@ -109,10 +109,33 @@ END IF;
 END $audit$;
 `), i+1, n.fill(text))
 	}
+	b.WriteString(n.fill(repair(texts[0])))
 	for m := monthOf(now); m <= monthOf(now)+monthsAhead; m++ {
 		b.WriteString(n.partition(m))
 	}
 	return b.String(), nil
+}
+
+// repair makes again what the first migration has made beside the entries, and somebody has dropped.
+func repair(first string) string {
+	_, view, _ := strings.Cut(first, "CREATE VIEW")
+	return `DO $audit$ BEGIN
+IF to_regclass('"{s}"."{t}_strays"') IS NULL THEN
+	CREATE TABLE "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
+	CREATE INDEX ON "{s}"."{t}_strays" (key);
+END IF;
+IF to_regclass('"{s}"."{t}_moves"') IS NULL THEN
+	CREATE TABLE "{s}"."{t}_moves" (source text PRIMARY KEY, key bigint NOT NULL);
+END IF;
+IF to_regclass('"{s}"."{t}_default"') IS NULL THEN
+	CREATE TABLE "{s}"."{t}_default" PARTITION OF "{s}"."{t}_entries" DEFAULT;
+	CREATE UNIQUE INDEX ON "{s}"."{t}_default" (id);
+END IF;
+IF to_regclass('"{s}"."{t}"') IS NULL THEN
+	CREATE VIEW` + view + `
+END IF;
+END $audit$;
+`
 }
 
 // grants gives a role what a Store needs.
@@ -201,38 +224,13 @@ func (s *Store) inTime(ctx context.Context, err error) error {
 		SchemaCommand, s.schema, s.table, err), pause}
 }
 
-// view is the view as the first migration makes it.
-func (n namer) view() (string, error) {
-	texts, err := steps()
-	if err != nil {
-		return "", err
-	}
-	_, view, _ := strings.Cut(texts[0], "CREATE VIEW")
-	return n.fill("CREATE OR REPLACE VIEW" + view), nil
-}
-
-// defaultPartition is the SQL that makes it again.
-const defaultPartition = `IF to_regclass('"{s}"."{t}_default"') IS NULL THEN
-		CREATE TABLE "{s}"."{t}_default" PARTITION OF "{s}"."{t}_entries" DEFAULT;
-		CREATE UNIQUE INDEX ON "{s}"."{t}_default" (id);
-	END IF;`
-
-// helperTables are the tables beside that of the entries, as the first migration makes them.
-const helperTables = `CREATE TABLE IF NOT EXISTS "{s}"."{t}_strays" (id text COLLATE "C" PRIMARY KEY, key bigint NOT NULL);
-	CREATE INDEX IF NOT EXISTS "{t}_strays_key_idx" ON "{s}"."{t}_strays" (key);
-	CREATE TABLE IF NOT EXISTS "{s}"."{t}_moves" (source text PRIMARY KEY, key bigint NOT NULL);`
-
-// mend makes tables again that somebody has dropped since they were made: without those that
-// are left the script would not, for the version says that it was done.
+// mend makes tables again that somebody has dropped since they were made. Without those that
+// entries need the log is unfit; without the others it goes on.
 func (s *Store) mend(ctx context.Context) error {
-	var entries, helpers, shown bool
-	err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL AND to_regclass($4) IS NOT NULL AND to_regclass($5) IS NOT NULL, to_regclass($6) IS NOT NULL",
-		s.fill(`"{s}"."{t}_entries"`), s.fill(`"{s}"."{t}_strays"`), s.fill(`"{s}"."{t}_moves"`), s.fill(`"{s}"."{t}_default"`), s.fill(`"{s}"."{t}_schema"`), s.fill(`"{s}"."{t}"`)).Scan(&entries, &helpers, &shown)
-	if err != nil || entries && helpers && shown {
-		return err
-	}
-	view, err := s.view()
-	if err != nil {
+	var entries, helpers, others bool
+	err := s.read.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL, to_regclass($4) IS NOT NULL AND to_regclass($5) IS NOT NULL AND to_regclass($6) IS NOT NULL",
+		s.fill(`"{s}"."{t}_entries"`), s.fill(`"{s}"."{t}_strays"`), s.fill(`"{s}"."{t}_moves"`), s.fill(`"{s}"."{t}_default"`), s.fill(`"{s}"."{t}_schema"`), s.fill(`"{s}"."{t}"`)).Scan(&entries, &helpers, &others)
+	if err != nil || entries && helpers && others {
 		return err
 	}
 	s.log.Error("somebody has dropped tables of the audit log", "server", s.target, "schema", s.schema, "table", s.table, "entries", !entries)
@@ -241,25 +239,25 @@ func (s *Store) mend(ctx context.Context) error {
 		return err
 	}
 	// Another process may have been faster: all is looked at once more, under the lock.
-	err = s.inTime(ctx, s.change(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d);\n", s.lock())+s.fill(`DO $audit$ BEGIN
+	err = s.inTime(ctx, s.change(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d);\nSET LOCAL lock_timeout = %d;\n", s.lock(), ddlTimeout.Milliseconds())+s.fill(`DO $audit$ BEGIN
 IF to_regclass('"{s}"."{t}_entries"') IS NULL THEN
 	DROP VIEW IF EXISTS "{s}"."{t}";
 	DROP TABLE IF EXISTS "{s}"."{t}_strays", "{s}"."{t}_moves";
 	IF to_regclass('"{s}"."{t}_schema"') IS NOT NULL THEN
 		DELETE FROM "{s}"."{t}_schema";
 	END IF;
-ELSE
-	`+helperTables+`
-	`+defaultPartition+`
-	`+view+`
 END IF;
 END $audit$;
 `)+all, migrationTimeout))
-	if code(err) == noPrivilege && entries && helpers {
-		s.log.Warn("the view of the audit log, which is for psql alone, was dropped, and the role of the DSN may not make it again", "schema", s.schema, "view", s.table, "error", err)
+	switch denied := code(err) == noPrivilege; {
+	case denied && entries && helpers:
+		s.log.Warn("the default partition, the view or the version of the audit log's tables was dropped, and the role of the DSN may not make it again", "schema", s.schema, "table", s.table,
+			"command", fmt.Sprintf("%s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1", SchemaCommand, s.schema, s.table), "error", err)
 		return nil
-	}
-	if code(err) == noPrivilege {
+	case denied && entries:
+		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
+			err, SchemaCommand, s.schema, s.table)
+	case denied:
 		return unfitf("%w: tables of the audit log were dropped, and the role of the DSN may not make them again; somebody who may has to drop what is left of %s_* in schema %s and run: %s --schema %s --table %s --role <role> | psql -v ON_ERROR_STOP=1",
 			err, s.table, s.schema, SchemaCommand, s.schema, s.table)
 	}

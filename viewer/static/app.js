@@ -219,21 +219,24 @@ function unlock() { document.body.classList.remove('locked'); }
 
 // --- the timeline
 
-let counting = null;
+let counting = null, owedChart = true; // a chart that somebody asked for, and that did not come yet
 
 async function loadTimeline(quietly = false) {
   if (view.access && !view.access.can.histogram) return;
   counting?.abort();
   const asked = counting = new AbortController();
+  if (!quietly) owedChart = true;
   try {
     await timeline.load(asked.signal, quietly);
+    owedChart = false;
   } catch (failure) {
     if (asked.signal.aborted) return;
     if (!(failure instanceof Failure)) throw failure;
-    if (quietly && failure.status !== 501) {
+    if (!owedChart && failure.status !== 501) {
       dirty = true; // what is there stays, and is counted again some time
       return;
     }
+    owedChart = false;
     $('timeline').hidden = failure.status === 501;
     timeline.fail(failure);
   }
@@ -399,7 +402,7 @@ function move() {
 /** Says how many there are, so many more than before. */
 function counted(more) {
   page.total = Math.max(0, Number(page.total) + more);
-  $('count').textContent = `${number(log.size)} of ${page.totalIsCapped ? 'more than ' : ''}${number(page.total)}`;
+  $('count').textContent = log.size === 0 ? '' : `${number(log.size)} of ${page.totalIsCapped ? 'more than ' : ''}${number(page.total)}`;
 }
 
 setInterval(() => {
@@ -408,7 +411,7 @@ setInterval(() => {
   if (missed && tail.running && !view.state.cursor && !listing) {
     missed = false;
     loadList(true);
-  } else if (unsure && tail.running && !view.state.cursor && !listing) recount();
+  } else if (unsure && !owed && tail.running && !view.state.cursor && !listing) recount();
   if (!dirty) return;
   dirty = false;
   loadTimeline(true);
