@@ -10,8 +10,8 @@ import (
 const private = "own"
 
 // withPostgres measures with the PostgreSQL that was asked for. One of its own is that of the
-// tests, with PostgreSQL's default settings where a busy server differs; without one on the
-// machine it is left out and named.
+// tests, with PostgreSQL's defaults for what the tests make smaller; where it cannot be started
+// it is left out and named.
 func (o *options) withPostgres(measure func() error) (err error) {
 	if o.dsn != private {
 		return measure()

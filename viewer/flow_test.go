@@ -658,6 +658,18 @@ func TestTheLiveTotal(t *testing.T) {
 	}
 }
 
+// leavesWithItsOutcome opens the first entry, which is an intent, and has it end.
+func (s *site) leavesWithItsOutcome(t *testing.T, b *tab, intent storage.Entry) {
+	t.Helper()
+	b.click(`#rows a.open`)
+	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
+	intent.Status = storage.Success
+	if err := s.store.Write(t.Context(), intent); err != nil {
+		t.Fatal(err)
+	}
+	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, intent.ID)
+}
+
 // TestWhatDoesNotFitAnyMoreGoes: an intent that is looked for as one, and gets its outcome.
 func TestWhatDoesNotFitAnyMoreGoes(t *testing.T) {
 	s := startRealSite(t, filled(t, madeUp(t, 5, 2)))
@@ -667,13 +679,7 @@ func TestWhatDoesNotFitAnyMoreGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("it is there", `document.querySelector('[data-id="' + %s + '"]')`, e.ID)
-	b.click(`#rows a.open`)
-	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
-	e.Status = storage.Success
-	if err := s.store.Write(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
-	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, e.ID)
+	s.leavesWithItsOutcome(t, b, e)
 }
 
 // TestWhatTheTailNeverToldOfGoes: its list had the intent before the tail had heard of it, and the tail heard of its outcome only.
@@ -682,13 +688,7 @@ func TestWhatTheTailNeverToldOfGoes(t *testing.T) {
 	s := startSite(t, filled(t, append(madeUp(t, 5, 2), intent, stays)))
 	b := s.live(t, "?status=unknown&userId=zoe")
 	b.until("both are there", `document.querySelectorAll('#rows tr[data-id]').length === 2`)
-	b.click(`#rows a.open`)
-	b.until("it is open", `document.querySelector('#detail .badge.status')?.textContent === 'unknown'`)
-	intent.Status = storage.Success
-	if err := s.store.Write(t.Context(), intent); err != nil {
-		t.Fatal(err)
-	}
-	b.until("it is gone, and the sheet shows its outcome", `!document.querySelector('[data-id="' + %s + '"]') && document.querySelector('#detail .badge.status')?.textContent === 'success'`, intent.ID)
+	s.leavesWithItsOutcome(t, b, intent)
 	b.key(kb.Escape)
 	b.until("it is closed", `!document.querySelector('#detail').open && !location.search.includes('entry=')`)
 	if js[bool](b, `document.activeElement === document.body`) {

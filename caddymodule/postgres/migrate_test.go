@@ -29,7 +29,7 @@ func move(t *testing.T, file, dsn, password string, more ...string) (int, string
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	if len(password) > 1 && strings.Contains(string(out), password) {
+	if strings.Contains(string(out), password) {
 		t.Errorf("the password is in what it says: %s", out)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
@@ -125,7 +125,7 @@ func TestALogMovesFromSQLite(t *testing.T) {
 	if status, said := move(t, link, dsn, server.Password); status != 1 || !strings.Contains(said, "2 entries wait in "+file+".spill") {
 		t.Errorf("through a link, with entries that wait: %d %s", status, said)
 	}
-	if status, said := move(t, file, "host=db.example sslmode=verify-full", "p", "--tls", "verify-half"); status != 1 || !strings.Contains(said, `tls \"verify-half\": give disable`) || strings.Count(said, "verify-half") > 1 {
+	if status, said := move(t, file, "host=db.example sslmode=verify-full", "not-the-password", "--tls", "verify-half"); status != 1 || !strings.Contains(said, `tls \"verify-half\": give disable`) || strings.Count(said, "verify-half") > 1 {
 		t.Errorf("with a way of protection that there is not: %d %s", status, said)
 	}
 	if status, said := move(t, file+".not", dsn, server.Password); status != 1 || !strings.Contains(said, "--from") {

@@ -210,15 +210,7 @@ func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (
 				return err // nothing is left, or it cannot be deleted
 			}
 			tried = *first
-			var key int64
-			err = t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{*first, *last}, []any{&key}, func() error {
-				n++
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-			if err := s.forgetStrays(ctx, t, *first, *last); err != nil {
+			if n, err = s.deleteBetween(ctx, t, *first, *last); err != nil {
 				return err
 			}
 		}
@@ -228,6 +220,19 @@ func (s *Store) deleteOldest(ctx context.Context, before time.Time, limit int) (
 		return 0, err
 	}
 	return n, nil
+}
+
+// deleteBetween deletes the entries from the first key to the last, and returns how many there were.
+func (s *Store) deleteBetween(ctx context.Context, t *tx, first, last int64) (n int, err error) {
+	var key int64
+	err = t.each(ctx, s.fill(`DELETE FROM "{s}"."{t}_entries" WHERE key BETWEEN $1 AND $2 RETURNING key`), []any{first, last}, []any{&key}, func() error {
+		n++
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, s.forgetStrays(ctx, t, first, last)
 }
 
 // forgetStrays forgets those whose entries are gone, from the first key to the last.

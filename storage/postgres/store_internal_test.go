@@ -265,14 +265,21 @@ func TestAPartitionOfAnotherRoleStopsNoOther(t *testing.T) {
 	}
 }
 
-// TestAnotherNodesDeletionsEndNothing: what somebody else deletes meanwhile is not all there is.
-func TestAnotherNodesDeletionsEndNothing(t *testing.T) {
+// own is a store on a server of its own; both end with the test.
+func own(t *testing.T) (*pgtest.Server, *Store) {
+	t.Helper()
 	server := pgtest.Start(t)
 	s, err := Open(t.Context(), Options{DSN: server.DSN()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = s.Close() }()
+	t.Cleanup(func() { _ = s.Close() })
+	return server, s
+}
+
+// TestAnotherNodesDeletionsEndNothing: what somebody else deletes meanwhile is not all there is.
+func TestAnotherNodesDeletionsEndNothing(t *testing.T) {
+	server, s := own(t)
 	const n = 2 * unlinkRows
 	old := time.Now().AddDate(-30, 0, 0) // in the default partition, which is never dropped
 	all := make([]storage.Entry, n)
@@ -333,12 +340,7 @@ func TestAnotherNodesDeletionsEndNothing(t *testing.T) {
 
 // TestWhatCannotBeDeletedIsNotTriedForEver: somebody's trigger keeps the rows.
 func TestWhatCannotBeDeletedIsNotTriedForEver(t *testing.T) {
-	server := pgtest.Start(t)
-	s, err := Open(t.Context(), Options{DSN: server.DSN()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.Close() }()
+	server, s := own(t)
 	e := storage.Entry{Action: "x", CreatedAt: time.Now().AddDate(-30, 0, 0)}
 	e.Sanitize()
 	if err := s.Write(t.Context(), e); err != nil {
@@ -357,12 +359,7 @@ func TestWhatCannotBeDeletedIsNotTriedForEver(t *testing.T) {
 // TestAFrozenServerDoesNotHoldRetention for as long as the network takes to notice.
 func TestAFrozenServerDoesNotHoldRetention(t *testing.T) {
 	defer func(d time.Duration) { countTimeout = d }(countTimeout)
-	server := pgtest.Start(t)
-	s, err := Open(t.Context(), Options{DSN: server.DSN()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.Close() }()
+	server, s := own(t)
 	countTimeout = 2 * time.Second
 	if err := server.Freeze(); err != nil {
 		t.Fatal(err)
