@@ -51,9 +51,12 @@ vet: ## go vet and gofmt
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on: $$unformatted" >&2; exit 1; fi
 
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
 .PHONY: lint
 lint: ## golangci-lint (fetched and built on first use, takes minutes)
-	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	go run $(GOLANGCI) run ./...
+	cd bench && go run $(GOLANGCI) run --config ../.golangci.yml ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s); what fails stays in testdata/fuzz

@@ -98,31 +98,34 @@ func (f *fleet) warnOfLosses() {
 }
 
 // startAll starts the variants; what is not on this machine is left out and named.
-func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error) {
+func startAll(ctx context.Context, o options, of []variant) (*fleet, error) {
 	dir, err := os.MkdirTemp(o.dir, "bench")
 	if err != nil {
 		return nil, err
 	}
-	f = &fleet{dir: dir, of: map[string]*server{}, missing: slices.Clone(o.missing), profiles: o.profiles, db: o.db}
-	defer func() {
-		if err != nil {
-			f.stop()
-		}
-	}()
-	caddy, err := build(ctx, dir)
-	if err != nil {
+	f := &fleet{dir: dir, of: map[string]*server{}, missing: slices.Clone(o.missing), profiles: o.profiles, db: o.db}
+	if err := f.startAll(ctx, of); err != nil {
+		f.stop()
 		return nil, err
+	}
+	return f, nil
+}
+
+func (f *fleet) startAll(ctx context.Context, of []variant) error {
+	caddy, err := build(ctx, f.dir)
+	if err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	port, err := freePort()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if f.upstream, err = start(dir, "upstream", port, self, "upstream", strconv.Itoa(port)); err != nil {
-		return nil, err
+	if f.upstream, err = start(f.dir, "upstream", port, self, "upstream", strconv.Itoa(port)); err != nil {
+		return err
 	}
 	for i := range of {
 		v := &of[i]
@@ -134,12 +137,12 @@ func startAll(ctx context.Context, o options, of []variant) (f *fleet, err error
 		}
 		s, err := f.start(v, fmt.Sprintf("v%02d", i), caddy)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", v.name, err)
+			return fmt.Errorf("%s: %w", v.name, err)
 		}
 		f.of[v.name] = s
 	}
-	f.fsync, err = fsyncTime(dir, 512, 0)
-	return f, err
+	f.fsync, err = fsyncTime(f.dir, 512, 0)
+	return err
 }
 
 // copyFile copies a file to a new one.
