@@ -33,8 +33,20 @@ test: tools $(EXAMPLE)/node_modules/.installed $(CLIENT)/node_modules/.installed
 test-kratos: tools ## a real Ory Kratos behind our Caddy (fetched and built on first use, takes minutes)
 	go run ./e2e/report -race -timeout 40m -tags kratos -run Kratos ./e2e
 
+# What PostgreSQL's store and its users do, in each version beside the machine's own.
+VERSIONS ?= 14 16 17 18
+.PHONY: test-postgres
+test-postgres: tools servers ## all that concerns PostgreSQL, with each of its versions (VERSIONS="14 18"), race detector on
+	for version in $(VERSIONS); do \
+		echo "== PostgreSQL $$version"; \
+		export AUDIT_TEST_POSTGRES_BIN="$(CURDIR)/$(SERVERS)/postgres/node_modules/postgres-$$version-x64/native/bin"; \
+		"$$AUDIT_TEST_POSTGRES_BIN/postgres" --version; \
+		go run ./e2e/report -race -timeout 40m ./storage/postgres/... ./caddymodule/postgres; \
+		go run ./e2e/report -race -timeout 40m -run 'Postgres|Fleet|TestGate03|TestGate20' ./e2e ./caddymodule; \
+	done
+
 .PHONY: servers
-servers: $(SERVERS)/authjs/node_modules/.installed
+servers: $(SERVERS)/authjs/node_modules/.installed $(SERVERS)/postgres/node_modules/.installed
 	cd $(SERVERS)/pocketbase && go build -o $(CURDIR)/.cache/bin/pocketbase github.com/pocketbase/pocketbase/examples/base
 
 # DOCS=1 writes the table into the document, too. The race detector is make test's: here
@@ -76,7 +88,7 @@ bench-pieces: ## the benchmarks of the pieces, with their allocations
 	go test -run '^$$' -bench . -benchmem ./storage/... ./profile/... ./redact/... ./exchange/... ./severity/...
 
 .PHONY: tools
-tools: tools-postgres tools-chromium
+tools: tools-postgres tools-pgbouncer tools-chromium
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node.js 20 or newer with npm is missing: install it (Debian: apt-get install nodejs npm); the tests run a real Better Auth server" >&2; exit 1; }
 	@command -v gcc >/dev/null || { echo "gcc is missing: install it (Debian: apt-get install gcc libc6-dev); the race detector needs it" >&2; exit 1; }
 
@@ -91,6 +103,18 @@ tools-postgres: ## PostgreSQL's programs for the tests: Debian's package, if roo
 			|| echo "PostgreSQL could not be installed: its tests are skipped" >&2; \
 	else \
 		echo "PostgreSQL is not on this machine: its tests are skipped (Debian: apt-get install postgresql; or AUDIT_TEST_POSTGRES=postgres://user:password@host/database)" >&2; \
+	fi
+
+# Unpacked, not installed: Debian's package would start a server. Any user may.
+.PHONY: tools-pgbouncer
+tools-pgbouncer: ## PgBouncer for the tests: the program out of Debian's package, if none is there
+	@if [ -n "$$(PATH="$$PATH:/usr/sbin" command -v pgbouncer)" ] || [ -x .cache/pgbouncer/usr/sbin/pgbouncer ]; then exit 0; fi; \
+	if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then \
+		echo "fetching Debian's pgbouncer for the tests"; mkdir -p .cache/pgbouncer; \
+		(cd .cache/pgbouncer && apt-get download pgbouncer libc-ares2 libevent-2.1-7 && for package in *.deb; do dpkg -x "$$package" .; done && LD_LIBRARY_PATH="$$(echo "$$PWD"/usr/lib/*-linux-gnu)" usr/sbin/pgbouncer --version) \
+			|| { rm -rf .cache/pgbouncer; echo "PgBouncer could not be fetched: its tests are skipped" >&2; }; \
+	else \
+		echo "PgBouncer is not on this machine: its tests are skipped" >&2; \
 	fi
 
 # The viewer is tested in a real browser. Without one its tests are skipped, and the
@@ -126,6 +150,15 @@ $(CLIENT)/node_modules/.installed: $(CLIENT)/package-lock.json
 
 $(SERVERS)/authjs/node_modules/.installed: $(SERVERS)/authjs/package-lock.json
 	cd $(SERVERS)/authjs && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Their scripts make the links that a package of npm cannot hold, and nothing else. They are for one
+# architecture; elsewhere the tests that need them are skipped.
+$(SERVERS)/postgres/node_modules/.installed: $(SERVERS)/postgres/package-lock.json
+	cd $(SERVERS)/postgres && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@mkdir -p $(@D); for folder in $(SERVERS)/postgres/node_modules/postgres-*; do \
+		if [ -d "$$folder" ]; then (cd "$$folder" && node scripts/hydrate-symlinks.js); fi; \
+	done
 	@touch $@
 
 $(VIEWER)/node_modules/.installed: $(VIEWER)/package-lock.json

@@ -35,6 +35,7 @@ var expectedSkips = map[string]string{
 // expectedReasons are what a test may say when it is skipped, whichever it is.
 var expectedReasons = map[string]string{
 	pgtest.Missing:                    "tests of the PostgreSQL store need its programs; what the two stores share is tested with SQLite",
+	pgtest.MissingPooler:              "the store is tested without a pooler, and a mode of its connections that needs none",
 	"Chromium is not on this machine": "the viewer is tested in a real browser (viewer/browser_test.go); its API and its files are tested without",
 }
 

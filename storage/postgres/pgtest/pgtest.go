@@ -24,6 +24,17 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
+// StartOf is Start with the programs in a folder.
+func StartOf(t testing.TB, bin string, settings ...string) *Server {
+	t.Helper()
+	s, err := NewOf(bin, settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endWith(t, s)
+	return s
+}
+
 // StartStandby returns a standby of a server; it ends with the test.
 func StartStandby(t testing.TB, of *Server, settings ...string) *Server {
 	t.Helper()

@@ -42,16 +42,56 @@ type Server struct {
 
 // New makes a database cluster in a new temporary folder and starts it. Settings
 // are of the form name=value. Close ends it.
+//
+// AUDIT_TEST_POSTGRES_BIN names the folder of the programs, see NewOf; otherwise they are those of
+// Binaries.
 func New(settings ...string) (*Server, error) {
+	if bin := os.Getenv("AUDIT_TEST_POSTGRES_BIN"); bin != "" {
+		return NewOf(bin, settings...)
+	}
 	return made(&Server{Password: rand.Text(), settings: settings}, (*Server).initialize)
 }
 
-// Standby makes a copy of the server, which follows it until Promote, and starts it.
-func (s *Server) Standby(settings ...string) (*Server, error) {
-	return made(&Server{Password: s.Password, settings: settings}, func(copied *Server) error {
-		return copied.program("pg_basebackup", "-D", copied.data(), "-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres",
-			"-R", "-X", "stream", "-c", "fast", "--no-sync")
+// NewOf is New with the programs in a folder, as those of another version. They are copied to where
+// the server's user may read them.
+func NewOf(bin string, settings ...string) (*Server, error) {
+	return made(&Server{Password: rand.Text(), settings: settings, bin: bin}, func(s *Server) error {
+		to := filepath.Join(s.dir, "programs")
+		if err := copyTree(filepath.Dir(bin), to); err != nil {
+			return err
+		}
+		s.bin = filepath.Join(to, filepath.Base(bin))
+		return s.initialize()
 	})
+}
+
+// Standby makes a copy of the server, which follows it until Promote, and starts it. The server is
+// stopped for that: pg_basebackup is not everywhere.
+func (s *Server) Standby(settings ...string) (*Server, error) {
+	return made(&Server{Password: s.Password, settings: settings, bin: s.bin}, func(copied *Server) error {
+		err := s.Stop()
+		if err == nil {
+			err = copyTree(s.data(), copied.data())
+		}
+		if err = errors.Join(err, s.Start()); err != nil {
+			return err
+		}
+		follows := fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=postgres password=%s'\n", s.Port, s.Password)
+		conf, err := os.OpenFile(filepath.Join(copied.data(), "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = conf.WriteString(follows)
+		return errors.Join(err, conf.Close(), os.WriteFile(filepath.Join(copied.data(), "standby.signal"), nil, 0o644))
+	})
+}
+
+// copyTree copies a folder to a new one, with the owners of its files.
+func copyTree(from, to string) error {
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Promote makes a standby take writes.
@@ -59,8 +99,10 @@ func (s *Server) Promote() error { return s.Exec("SELECT pg_promote()") }
 
 // made fills the server's new folder, and starts it.
 func made(s *Server, fill func(*Server) error) (_ *Server, err error) {
-	if s.bin, err = Binaries(); err != nil {
-		return nil, err
+	if s.bin == "" {
+		if s.bin, err = Binaries(); err != nil {
+			return nil, err
+		}
 	}
 	if s.as, err = unprivileged(); err != nil {
 		return nil, err
