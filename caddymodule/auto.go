@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,11 @@ type reading struct {
 	recognizer *profile.Recognizer
 	// known is how certain the profile is.
 	known profile.Certainty
+}
+
+// guessed says whether the profile is one that traffic has shown, by a sign that is not a server's alone.
+func (now *reading) guessed() bool {
+	return now.known != profile.Nothing && now.known != profile.Certain
 }
 
 // firstReading is the reading of a handler that has seen nothing yet.
@@ -123,17 +129,25 @@ func (h *Handler) current() *reading {
 }
 
 // match reads a request. As long as nobody knows the server for certain, what the
-// profile that seems to be its own does not take is read as if nothing were known:
-// clients choose what they ask for, and one that has made something look like another
+// profile that seems to be its own has no route for is read as if nothing were known, if that knows
+// more: clients choose what they ask for, and one that has made something look like another
 // server must not blind the log to the real one.
 func (h *Handler) match(r *http.Request) (*reading, profile.Match, bool) {
 	now, method := h.current(), profile.MethodOf(r)
 	m, mine := now.profile.Match(method, r.URL)
-	if mine || now.known == profile.Certain || now == h.first {
+	if now.known == profile.Certain || now == h.first || mine && (m.Route.Known() || isItsAPI(now, r.URL)) {
 		return now, m, mine
 	}
-	m, mine = h.first.profile.Match(method, r.URL)
-	return h.first, m, mine
+	if other, taken := h.first.profile.Match(method, r.URL); !mine || taken && other.Route.Known() {
+		return h.first, other, taken
+	}
+	return now, m, mine
+}
+
+// isItsAPI says whether a request is for the API of a reading.
+func isItsAPI(now *reading, u *url.URL) bool {
+	_, api, _ := httpapi.Path(now.profile, u)
+	return api
 }
 
 // mayAuthorize says whether the server's word counts for who may read the log: not

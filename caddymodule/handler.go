@@ -258,7 +258,8 @@ func loadProfile(name string) (*profile.Profile, error) {
 // Serving.
 
 // marker is the variable that keeps a request which passes two handlers from
-// being recorded twice.
+// being recorded twice. It is taken away when a handler behind has failed: what the server's routes for
+// errors make of the request, such as another try elsewhere, is another exchange.
 const marker = "audit_log.recorded"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -307,7 +308,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
-	return run.record(w, r, next, match, e, asker)
+	err = run.record(w, r, next, match, e, asker)
+	if err != nil {
+		caddyhttp.SetVar(r.Context(), marker, nil)
+	}
+	return err
 }
 
 // isAPI says whether a request is for the API although its path is nothing of the auth server's:
@@ -395,7 +400,7 @@ func (h *Handler) newRunning(store *openStore, now *reading, before *running) (*
 	options := recorder.Options{
 		Profile: now.profile, Sessions: sessions, Writer: store.writer, Redactor: redactor, Logger: h.log,
 		Capture: captured, Durability: h.durability, Fail: h.fail,
-		Routes: now.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, MaxMetadata: h.limits().MaxBytes,
+		Routes: now.routes, OnlyRoutes: len(h.Paths) > 0, KeepUsers: h.Unlink != nil && !*h.Unlink, Guessed: now.guessed(), MaxMetadata: h.limits().MaxBytes,
 		Hooks: h.beforeLog, Observer: observer, Coverage: store.coverage, SkipChecks: h.Checks != nil && !*h.Checks,
 		RollUpAfter: h.rollUpAfter(),
 	}

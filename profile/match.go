@@ -460,7 +460,8 @@ func (r *Route) parameter(path, name string) string {
 	return ""
 }
 
-// ParameterOf is the name of the template's parameter that has a value in the path, "" if none has.
+// ParameterOf is the name of the template's parameter that has a value in the path, in any case; ""
+// if none has.
 func (r *Route) ParameterOf(path, value string) string {
 	if r == nil || path == "" || value == "" {
 		return ""
@@ -468,7 +469,7 @@ func (r *Route) ParameterOf(path, value string) string {
 	rest := path[1:]
 	for _, seg := range r.segs {
 		part, tail, _ := strings.Cut(rest, "/")
-		if len(seg) > 1 && seg[0] == ':' && part == value {
+		if len(seg) > 1 && seg[0] == ':' && strings.EqualFold(part, value) {
 			return seg[1:]
 		}
 		rest = tail

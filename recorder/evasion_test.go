@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
+	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/andybalholm/brotli"
 
@@ -366,6 +369,18 @@ func rigOf(t *testing.T, text string, change func(*recorder.Options)) *rig {
 	t.Helper()
 	p, err := profile.Parse([]byte(text))
 	must(t, err)
+	return rigOfProfile(t, p, change)
+}
+
+func rigOfBuiltin(t *testing.T, name string) *rig {
+	t.Helper()
+	p, err := profile.Builtin(name)
+	must(t, err)
+	return rigOfProfile(t, p, nil)
+}
+
+func rigOfProfile(t *testing.T, p *profile.Profile, change func(*recorder.Options)) *rig {
+	t.Helper()
 	return newRig(t, func(o *recorder.Options) {
 		sessions, err := recorder.NewSessions(p, make([]byte, 32))
 		must(t, err)
@@ -720,4 +735,100 @@ func TestALongIDIsOnePersons(t *testing.T) {
 		}
 		seen[session.UserID] = true
 	}
+}
+
+// TestAPreflightProvesNothing: servers answer what browsers ask before a request of another origin
+// without a look at who asks (CORS): it is no act, and its token names nobody.
+func TestAPreflightProvesNothing(t *testing.T) {
+	victim := "Bearer " + unsigned(`{"sub":"victim"}`)
+	for _, c := range []struct {
+		profile, path string
+		header        http.Header
+	}{
+		{"oidc", "/oauth2/userinfo", http.Header{"Authorization": {victim}}},
+		{"dex", "/dex/userinfo", http.Header{"Authorization": {victim}}},
+		{"keycloak", "/realms/m/authz/protection/permission", http.Header{"Authorization": {victim}}},
+		{"generic", "/api/logout", nil}, {"generic", "/api/admin/users", nil}, {"generic", "/api/reset-password", nil}, {"casdoor", "/scim/Users", nil},
+	} {
+		for _, cors := range []bool{true, false} {
+			g := rigOfBuiltin(t, c.profile)
+			answer := []string{}
+			if cors {
+				answer = []string{"Access-Control-Allow-Origin", "https://app.example", "Access-Control-Allow-Methods", "POST"}
+			}
+			g.doAt("OPTIONS", c.path, "", c.header, answers(204, "", answer...))
+			must(t, g.writer.Close(t.Context()))
+			for _, e := range g.store.Entries() {
+				if e.UserID != "" || cors && e.Status != storage.Pending {
+					t.Errorf("%s: OPTIONS %s, CORS %v: %s %s of %q", c.profile, c.path, cors, e.Action, e.Status, e.UserID)
+				}
+			}
+		}
+	}
+	g := rigOfBuiltin(t, "oauth2_proxy") // takes any method to sign somebody out
+	g.doAt("OPTIONS", "/oauth2/sign_out", "", nil, answers(200, "", "Access-Control-Allow-Origin", "*", "Set-Cookie", "_oauth2_proxy=; Max-Age=0"))
+	if e, _ := g.one(); e.Status != storage.Success {
+		t.Errorf("a sign-out by OPTIONS is %s", e.Status)
+	}
+}
+
+// TestACodeInAMisspeltPathIsNotKept: which name of the route it stands for is seen in another case.
+func TestACodeInAMisspeltPathIsNotKept(t *testing.T) {
+	g := newRig(t, nil)
+	g.doAt("GET", "/api/auth//Reset-Password/Ab3dE9zK", "", nil, answers(200, `{}`))
+	if e, _ := g.one(); strings.Contains(strings.ToLower(string(e.Metadata)), "ab3de9zk") {
+		t.Errorf("%s", e.Metadata)
+	}
+}
+
+// unsigned is a JSON Web Token that anybody could make.
+func unsigned(claims string) string {
+	encoded := base64.RawURLEncoding.EncodeToString
+	return encoded([]byte(`{"alg":"none"}`)) + "." + encoded([]byte(claims)) + "."
+}
+
+// held is an auth server that keeps its answer back.
+type held struct {
+	*server
+	asked   chan struct{}
+	release chan struct{}
+}
+
+func (h *held) Ask(r *http.Request) (int, []byte, error) {
+	status, body, err := h.server.Ask(r)
+	h.asked <- struct{}{}
+	<-h.release
+	return status, body, err
+}
+
+// TestAnOldAnswerLetsNobodyRead: who asks after a sign-out does not get the answer to a question that
+// was asked before it.
+func TestAnOldAnswerLetsNobodyRead(t *testing.T) {
+	g := newRig(t, nil)
+	g.server.sessions["s-other"] = "alice"
+	slow, done := &held{g.server, make(chan struct{}, 1), make(chan struct{})}, make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = g.rec.Sessions.Authorize(context.Background(), cookie("s-alice"), slow)
+	}()
+	<-slow.asked
+	g.do("POST", "/revoke-sessions", `{}`, cookie("s-other"), func(w http.ResponseWriter, r *http.Request) {
+		delete(g.server.sessions, "s-alice")
+		answers(200, `{"status":true}`)(w, r)
+	})
+	late := make(chan recorder.Session, 1)
+	go func() {
+		session, _ := g.rec.Sessions.Authorize(context.Background(), cookie("s-alice"), g.server)
+		late <- session
+	}()
+	select {
+	case session := <-late:
+		if session.UserID != "" {
+			t.Errorf("after the sign-out the log is read as %q", session.UserID)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a question waits for the answer to an older one")
+	}
+	close(slow.release)
+	<-done
 }

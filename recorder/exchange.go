@@ -292,7 +292,17 @@ func (x *Exchange) complete() (err error) {
 			}
 		}
 	}()
-	return x.completeNow()
+	err = x.completeNow()
+	x.forget()
+	return err
+}
+
+// forget takes the user out again whom the entry names, and who was unlinked while the exchange was
+// under way.
+func (x *Exchange) forget() {
+	if w := x.rec.Writer; w.forgotten.since(x.final.UserID, x.began) {
+		w.Unlink(x.final.UserID, x.rec.Durability != Async)
+	}
 }
 
 func (x *Exchange) completeNow() error {
@@ -420,7 +430,13 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 	case "target":
 		user = x.target(a, outcome, profile.Source.Sure)
 	}
-	if user != "" {
+	switch {
+	case user == "":
+	case x.rec.Guessed:
+		x.rec.kept.Do(func() {
+			x.rec.Logger.Warn("an account was deleted, as it seems, and its user stays in the audit log: the auth server is not known for certain. Name its profile in the configuration, and this does not happen; said once a minute at most", "profile", x.rec.Profile.Name)
+		})
+	default:
 		x.rec.Writer.Unlink(user, x.rec.Durability != Async)
 	}
 }
@@ -513,21 +529,35 @@ func (x *Exchange) masked(a *profile.Exchange) int {
 	return 0
 }
 
-// unanswered says whether the auth server itself has not answered: what the client gets is
-// Caddy's word.
-func (x *Exchange) unanswered() bool { return x.facts.Edge != nil && x.facts.Edge.Answered() == 0 }
+// answeredBy says whether a status may be the auth server's own. Another one is Caddy's word, also
+// where somebody else was asked on the way (forward_auth) and what that has answered stands there.
+func (x *Exchange) answeredBy(status int) bool {
+	return x.facts.Edge == nil || x.facts.Edge.Answered() == status
+}
+
+// isPreflight says whether the answer is one to a browser that asks what pages of another origin may
+// do (CORS, Fetch standard 3.2): no act, whatever it asks about. One that sets a cookie is more.
+func (x *Exchange) isPreflight(a *profile.Exchange) bool {
+	if !strings.EqualFold(x.method, http.MethodOptions) || a.Status < 200 || a.Status > 299 || len(a.Header["Set-Cookie"]) > 0 {
+		return false
+	}
+	return a.Header.Get("Access-Control-Allow-Origin") != ""
+}
 
 func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 	if x.masked(a) != 0 {
 		return storage.Failed
 	}
-	if a.Status >= 500 && x.unanswered() && x.upload.Broken() {
+	if a.Status >= 500 && x.upload.Broken() && !x.answeredBy(a.Status) {
 		return storage.Unknown // a server that acts before it has read all may have acted
 	}
 	if x.aborted && (x.copying || !x.observer.Committed()) && a.Status < 400 {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
 	outcome := x.match.Route.Outcome(a)
+	if x.isPreflight(a) {
+		outcome = profile.None
+	}
 	if x.match.Beyond && !x.speaksAsServer(a) {
 		outcome = profile.None // an application has answered, or a file: the path is none of the server's
 		if x.begun() {

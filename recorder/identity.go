@@ -61,7 +61,7 @@ func (x *Exchange) ask(ctx context.Context, c *credentials) Session {
 // the answer issued, who owns the request's, whom the flow has proved.
 func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 	route, ok := x.match.Route, outcome == storage.Success
-	if ok && !route.Administrator.IsZero() {
+	if ok && !route.Administrator.IsZero() && x.believes(&route.Administrator) {
 		if id := route.Administrator.Value(a); id != "" {
 			x.actor = Session{UserID: storage.CleanUserID(id)}
 			return
@@ -69,9 +69,13 @@ func (x *Exchange) identify(a *profile.Exchange, outcome storage.Status) {
 	}
 	flow := x.rec.Sessions.flows.userOf(x.step)
 	a.Flow = flow.UserID
-	if id := profile.First(route.Actor, a); id != "" {
-		x.actor = Session{UserID: storage.CleanUserID(id)}
-		return
+	for i := range route.Actor {
+		if s := &route.Actor[i]; x.believes(s) {
+			if id := s.Value(a); id != "" {
+				x.actor = Session{UserID: storage.CleanUserID(id)}
+				return
+			}
+		}
 	}
 	x.identifyRequest(a, ok)
 	if x.actor.UserID == "" && ok && !route.Detached {
@@ -140,16 +144,21 @@ func (x *Exchange) fromToken(a *profile.Exchange) bool {
 }
 
 // alone says that the request has one credential only, in a header. RFC 6750 lets a
-// token stand in the query or in a form, too, and some servers prefer that one.
+// token stand in the query or in a form, too, and some servers prefer that one. At OPTIONS
+// servers look at none.
 func (x *Exchange) alone(a *profile.Exchange) bool {
-	return x.creds.alone() && !a.Carries("access_token")
+	return !strings.EqualFold(x.method, http.MethodOptions) && x.creds.alone() && !a.Carries("access_token")
 }
+
+// believes says whether a place may name who acts: what stands in the request does so only in a
+// profile that is the server's for certain.
+func (x *Exchange) believes(s *profile.Source) bool { return !x.rec.Guessed || !s.OfRequest() }
 
 // take takes the user of the first of the route's places that counts and names one
 // for certain.
 func (x *Exchange) take(a *profile.Exchange, counts func(*profile.Source) bool) bool {
 	for i := range x.match.Route.User {
-		if s := &x.match.Route.User[i]; counts(s) {
+		if s := &x.match.Route.User[i]; counts(s) && x.believes(s) {
 			if id := s.Sure(a); id != "" {
 				x.actor = Session{UserID: storage.CleanUserID(id)}
 				return true

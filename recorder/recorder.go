@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -77,6 +79,9 @@ type Options struct {
 	RollUpAfter int
 	// KeepUsers leaves the user's id in the entries of a deleted user.
 	KeepUsers bool
+	// Guessed says that the profile was guessed from signs that clients can bring about where a
+	// server answers anything: the request's own words name nobody who acts, and nobody is unlinked.
+	Guessed bool
 	// MaxMetadata bounds an entry's metadata in bytes; 0 means 64 KiB.
 	MaxMetadata int
 	// Hooks are asked in order before an entry is written.
@@ -110,6 +115,7 @@ type Recorder struct {
 	Options
 	hookFailures atomic.Uint64
 	agents       agents
+	kept         rate.Sometimes // warns of users who stay in the log for that
 }
 
 // ErrRefused says that a request must be answered with 503, because its entry
@@ -130,7 +136,7 @@ func New(o Options) (*Recorder, error) {
 	if o.Sessions.Metrics != o.Writer.Metrics { // another Recorder may be using them
 		o.Sessions.Metrics = o.Writer.Metrics
 	}
-	return &Recorder{Options: o, agents: agents{redactor: o.Redactor}}, nil
+	return &Recorder{Options: o, agents: agents{redactor: o.Redactor}, kept: rate.Sometimes{Interval: time.Minute}}, nil
 }
 
 // DefaultMaxMetadata is the plugin's limit of an entry's metadata.

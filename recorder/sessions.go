@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -450,7 +451,8 @@ func (s *Sessions) ask(ctx context.Context, c *credentials, ask Asker, params fu
 
 func (s *Sessions) askOne(ctx context.Context, c *credentials, ask Asker, endpoint *profile.Session, target string, until time.Time) (Session, error) {
 	key := s.wholeKey(c)
-	v, err, _ := s.flight.Do(string(key[:])+target, func() (any, error) {
+	after := strconv.FormatUint(s.doubts.Load(), 36) // the answer to a question of before may not be true any more
+	v, err, _ := s.flight.Do(string(key[:])+after+target, func() (any, error) {
 		session, err := s.askNow(ctx, c, ask, endpoint, target, until)
 		s.Metrics.Lookup(lookupResult(session, err))
 		return session, err

@@ -111,6 +111,8 @@ type Writer struct {
 
 	// rollUps are the events that are counted instead of written.
 	rollUps *rollUps
+	// forgotten are the users to unlink.
+	forgotten forgotten
 	// underWay are the exchanges that may need an entry when the process ends.
 	underWay underWay
 	warning  rate.Sometimes
@@ -270,6 +272,7 @@ func (w *Writer) Unlink(userID string, atOnce bool) {
 	if !ok {
 		return
 	}
+	w.forgotten.add(userID) // first: who looks has written already, and what is written is unlinked below
 	if atOnce {
 		ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), storage.Fsync), unlinkTimeout)
 		_, _ = u.Unlink(ctx, userID) // what it could not do is the background's
