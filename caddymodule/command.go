@@ -73,7 +73,7 @@ func pruneCommand() *cobra.Command {
 		Long: `
 Deletes the entries that are older than an age, such as 90d. It asks the running Caddy to do it, through its
 admin endpoint, and Caddy's requests do not wait for it. With --db it works on a database file itself: use that
-when no Caddy runs. --dry-run only counts.`,
+when no Caddy runs. --dry-run only counts, and writes nothing.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -140,20 +140,26 @@ func pruneRunning(f caddycmd.Flags, age time.Duration) ([]pruneResult, error) {
 	return answer.Stores, nil
 }
 
-// pruneFile works on a file.
+// pruneFile works on a file that has a log already. A dry run only reads it.
 func pruneFile(file, table string, age time.Duration, dryRun bool) ([]pruneResult, error) {
-	if _, err := os.Stat(file); err != nil { // opening it would make it
-		return nil, fmt.Errorf("--db: %w", err)
-	}
 	ctx, stop := interruptible()
 	defer stop()
-	s, err := sqlite.Open(ctx, sqlite.Options{Path: file, Table: table})
+	r := pruneResult{Store: "sqlite", Before: time.Now().Add(-age).UTC().Truncate(time.Millisecond)}
+	if dryRun {
+		s, err := sqlite.OpenReadOnly(ctx, sqlite.Options{Path: file, Table: table})
+		if err != nil {
+			return nil, err
+		}
+		r.Path = s.Path()
+		return []pruneResult{r}, r.prune(ctx, s, nil, true)
+	}
+	s, err := sqlite.Open(ctx, sqlite.Options{Path: file, Table: table, Existing: true})
 	if err != nil {
 		return nil, err
 	}
-	r := pruneResult{Store: "sqlite", Path: s.Path(), Before: time.Now().Add(-age).UTC().Truncate(time.Millisecond)}
+	r.Path = s.Path()
 	del := func(ctx context.Context, before time.Time) (int, error) { return retention.Sweep(ctx, s, before, nil) }
-	if err := r.prune(ctx, s, del, dryRun); err != nil {
+	if err := r.prune(ctx, s, del, false); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w (%d of %d entries were deleted)", err, r.Deleted, r.Matched), s.Close())
 	}
 	return []pruneResult{r}, s.Close()

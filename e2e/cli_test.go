@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -110,6 +112,57 @@ func TestPruneFromTheCommandLine(t *testing.T) {
 	if n := len(entriesIn(t, db, time.Time{})); n != 300 {
 		t.Errorf("%d entries are left, want 300", n)
 	}
+}
+
+// TestADryRunWritesNothing, and neither does what refuses a file.
+func TestADryRunWritesNothing(t *testing.T) {
+	dir := t.TempDir()
+	seed(t, dir, 30, 100*day)
+	db, empty, foreign, text := database(dir), filepath.Join(dir, "empty.db"), filepath.Join(dir, "foreign.db"), filepath.Join(dir, "text.db")
+	pluginTable(t, foreign, 3, func(at time.Time) any { return at.UnixMilli() })
+	err := errors.Join(os.WriteFile(empty, nil, 0o600), os.WriteFile(text, []byte(strings.Repeat("no database ", 99)), 0o600))
+	for _, file := range []string{empty, foreign, text} {
+		err = errors.Join(err, os.Chmod(file, 0o660))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := looks(t, dir)
+	prune := func(more ...string) outcome {
+		return auditLog(t, "", append([]string{"prune", "--older-than", "90d"}, more...)...)
+	}
+	for _, dry := range [][]string{{"--dry-run"}, nil} {
+		expect(t, prune(append(dry, "--db", foreign)...), 1, "", "belongs to another program")
+		expect(t, prune(append(dry, "--db", text)...), 1, "", "file is not a database")
+		expect(t, prune(append(dry, "--db", empty)...), 1, "", "no audit log named auditLog")
+		expect(t, prune(append(dry, "--db", db, "--table", "audtLog")...), 1, "", "no audit log named audtLog: name the table")
+	}
+	expect(t, prune("--dry-run", "--db", db), 0, db+": 30 entries from before", "")
+	expect(t, auditLog(t, "", "import", "--from", foreign, "--db", text), 1, "", "file is not a database")
+	config := strings.Replace(site(foreign, harness.FreePort(t), authServer(t), "", ""), dir+"/hash.key", t.TempDir()+"/hash.key", 1)
+	if out, err := harness.Command(t, harness.Binary(t), t.TempDir(), config).CombinedOutput(); err == nil {
+		t.Errorf("Caddy has started with another program's file: %s", out)
+	}
+	if after := looks(t, dir); !slices.Equal(after, before) {
+		t.Errorf("now there is\n%s\nbefore\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
+}
+
+// looks are names, modes and contents of the files in a folder.
+func looks(t testing.TB, dir string) (list []string) {
+	t.Helper()
+	for _, file := range files(t, dir) {
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, fmt.Sprintf("%s %s %x", file, info.Mode(), sha256.Sum256(b)))
+	}
+	return list
 }
 
 // ignoreExit drops the error of a process that was killed.

@@ -6,7 +6,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -76,17 +78,36 @@ func Keep(ctx context.Context, o Options) (*Keeper, error) {
 	}
 	o.Path = path
 	k := &Keeper{options: o, path: path, log: o.Logger}
+	if err := refuse(ctx, path); err != nil && !k.passing(err) { // before it has a lease beside it
+		return nil, fmt.Errorf("audit log database %s: %w", path, err)
+	}
 	if k.lease, err = takeLease(path); err != nil {
 		return nil, fmt.Errorf("audit log database %s: %w", path, err)
 	}
 	if err = k.open(ctx); err == nil {
 		return k, nil
 	}
-	if reason := storage.FaultOf(path, faultOf(path, err)).Reason; reason != storage.DiskFull && reason != storage.IOError {
+	if !k.passing(err) {
 		return nil, errors.Join(err, k.lease.release())
 	}
 	k.log.Error("the audit log's database cannot be opened yet", "path", path, "error", err)
 	return k, nil
+}
+
+// refuse says why the file that is there is not to be opened; it makes none.
+func refuse(ctx context.Context, path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s := &Store{path: path}
+	defer s.leave()
+	return s.inspect(ctx)
+}
+
+// passing says whether the disk is full or fails, which may pass by itself.
+func (k *Keeper) passing(err error) bool {
+	reason := storage.FaultOf(k.path, faultOf(k.path, err)).Reason
+	return reason == storage.DiskFull || reason == storage.IOError
 }
 
 // open opens a Store. The caller holds turn, or has the Keeper for itself.

@@ -80,10 +80,10 @@ func (s *Store) tidy(ctx context.Context, run func(context.Context, *sql.Tx) (in
 }
 
 // CountBefore implements storage.Counter.
-func (s *Store) CountBefore(ctx context.Context, before time.Time) (int, error) {
+func (v *view) CountBefore(ctx context.Context, before time.Time) (int, error) {
 	var n int
-	query := fmt.Sprintf(`SELECT count(*) FROM "%s_entries" WHERE key < ?`, s.table)
-	err := s.read.QueryRowContext(ctx, query, storage.TimeKey(before)).Scan(&n)
+	query := fmt.Sprintf(`SELECT count(*) FROM "%s_entries" WHERE key < ?`, v.table)
+	err := v.db.QueryRowContext(ctx, query, storage.TimeKey(before)).Scan(&n)
 	return n, err
 }
 

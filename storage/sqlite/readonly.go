@@ -29,6 +29,7 @@ var (
 	_ storage.Store      = (*Reader)(nil)
 	_ storage.Lister     = (*Reader)(nil)
 	_ storage.Getter     = (*Reader)(nil)
+	_ storage.Counter    = (*Reader)(nil)
 	_ storage.Aggregator = (*Reader)(nil)
 )
 
@@ -56,12 +57,8 @@ func OpenReadOnly(ctx context.Context, o Options) (*Reader, error) {
 
 // complete says what is wrong with a database that has not all that is asked of it.
 func (r *Reader) complete(ctx context.Context, v *view) error {
-	var tables int
-	if err := v.db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, r.table+"_entries").Scan(&tables); err != nil {
+	if err := hasLog(ctx, v.db, r.table); err != nil {
 		return err
-	}
-	if tables == 0 {
-		return fmt.Errorf("it has no audit log named %s: name the table", r.table)
 	}
 	if err := v.readLegacy(ctx); err != nil {
 		return err
@@ -95,6 +92,11 @@ func (r *Reader) List(ctx context.Context, q storage.Query) (storage.Page, error
 // Get implements storage.Getter.
 func (r *Reader) Get(ctx context.Context, id string) (storage.Entry, error) {
 	return look(ctx, r, func(v *view) (storage.Entry, error) { return v.Get(ctx, id) })
+}
+
+// CountBefore implements storage.Counter.
+func (r *Reader) CountBefore(ctx context.Context, before time.Time) (int, error) {
+	return look(ctx, r, func(v *view) (int, error) { return v.CountBefore(ctx, before) })
 }
 
 // Histogram implements storage.Aggregator.
@@ -204,7 +206,7 @@ func (r *Reader) explain(err error) error {
 	}
 	switch text := err.Error(); {
 	case strings.Contains(text, "no such column"), strings.Contains(text, "no such table"):
-		err = fmt.Errorf("%w: written by an earlier version: let a Caddy open it once, or caddy audit-log prune --dry-run --older-than 90d --db", err)
+		err = fmt.Errorf("%w: written by an earlier version: let a Caddy open it once, or caddy audit-log prune --older-than 36500d --db", err)
 	case errors.Is(err, postings.ErrDamaged):
 		err = fmt.Errorf("%w: a Caddy makes it anew when it is asked for the same", err)
 	case strings.Contains(text, "unable to open database file"):

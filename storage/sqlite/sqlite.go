@@ -56,6 +56,8 @@ type Options struct {
 	// Table is the name of the view, and the prefix of the tables behind it;
 	// empty means DefaultTable. See ValidTable.
 	Table string
+	// Existing refuses a file that is not there, or has no such log yet.
+	Existing bool
 	// Logger for what happens in the background; nil discards.
 	Logger *slog.Logger
 }
@@ -63,14 +65,16 @@ type Options struct {
 // Store is an open database. Use Open. It is safe for concurrent use.
 type Store struct {
 	view
-	path   string
-	log    *slog.Logger
-	write  *sql.DB // one connection, used by the writer goroutine alone
-	read   *sql.DB // read-only connections
-	writer *writer
-	ticker *checkpointer
-	files  fileSet // what verify compares with
-	closed sync.Once
+	path string
+	// existing is Options.Existing.
+	existing bool
+	log      *slog.Logger
+	write    *sql.DB // one connection, used by the writer goroutine alone
+	read     *sql.DB // read-only connections
+	writer   *writer
+	ticker   *checkpointer
+	files    fileSet // what verify compares with
+	closed   sync.Once
 	// compacting is held by Compact: one at a time.
 	compacting sync.Mutex
 	// stopCounting ends keepCounts and waits for its end.
@@ -102,7 +106,7 @@ func ValidTable(name string) error {
 }
 
 // Open opens the database, making it if it is not there. It refuses a file that
-// is not a database of this package and never overwrites one.
+// is not a database of this package, and leaves one as it is.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o.Table = cmp.Or(o.Table, DefaultTable)
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -113,7 +117,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit log database %s: %w", o.Path, err)
 	}
-	s := &Store{view: view{table: o.Table, counts: &counts{}}, path: path, log: o.Logger, stopCounting: func() {}}
+	s := &Store{view: view{table: o.Table, counts: &counts{}}, path: path, existing: o.Existing, log: o.Logger, stopCounting: func() {}}
 	if err := s.open(ctx); err != nil {
 		s.leave()
 		return nil, fmt.Errorf("audit log database %s: %w", path, err)
@@ -122,14 +126,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	if err := prepareFile(s.path); err != nil {
+	if !s.existing {
+		if err := makeFile(s.path); err != nil {
+			return err
+		}
+	}
+	if err := s.inspect(ctx); err != nil {
 		return err
 	}
-	if err := s.use(); err != nil {
+	if err := tighten(s.path); err != nil {
 		return err
-	}
-	if err := inspect(ctx, s.path); err != nil {
-		return explain(err)
 	}
 	log, err := os.Stat(s.path + "-wal")
 	left := err == nil && log.Size() > 0
@@ -294,9 +300,9 @@ func kind(m fs.FileMode) string {
 	return "special file"
 }
 
-// prepareFile makes the file with mode 0600 before SQLite would make it 0644
-// (its -wal and -shm files inherit the mode), and tightens an older one.
-func prepareFile(path string) error {
+// makeFile makes the file with mode 0600, if it is not there, before SQLite would make it
+// 0644 (its -wal and -shm files inherit the mode).
+func makeFile(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -304,17 +310,19 @@ func prepareFile(path string) error {
 	if err == nil {
 		return f.Close()
 	}
-	info, statErr := os.Lstat(path)
-	if statErr != nil {
+	if _, statErr := os.Lstat(path); statErr != nil {
 		return errors.Join(err, statErr)
 	}
-	if err := checkKind(path, info); err != nil {
+	return nil
+}
+
+// tighten lets nobody but the owner read a file that was made with another mode.
+func tighten(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
 		return err
 	}
-	if info.Mode().Perm()&0o077 == 0 {
-		return nil
-	}
-	for _, suffix := range []string{"", "-wal", "-shm"} {
+	for _, suffix := range suffixes {
 		if err := os.Chmod(path+suffix, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("others can read it, and its mode cannot be changed to 0600: %w", err)
 		}
@@ -346,14 +354,43 @@ func openURL(path string, conns int, q url.Values) (*sql.DB, error) {
 	return db, nil
 }
 
-// inspect looks whose file this is, over a connection that changes nothing: the
-// connections of a Store switch the file to WAL mode.
-func inspect(ctx context.Context, path string) error {
-	db, err := openDB(path, 1, "query_only(ON)")
+// inspect begins to use the file and looks whose it is, over a connection that changes
+// nothing: the connections of a Store switch the file to WAL mode.
+func (s *Store) inspect(ctx context.Context) error {
+	info, err := os.Lstat(s.path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(checkOwner(ctx, db), db.Close())
+	if err := checkKind(s.path, info); err != nil {
+		return err
+	}
+	if err := s.use(); err != nil {
+		return err
+	}
+	db, err := openURL(s.path, 1, url.Values{"mode": {"rw"}, "_pragma": {busyPragma, "temp_store(MEMORY)", "query_only(ON)"}})
+	if err != nil {
+		return err
+	}
+	err = checkOwner(ctx, db)
+	if err == nil && s.existing {
+		err = hasLog(ctx, db, s.table)
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		return explain(err)
+	}
+	return nil
+}
+
+// hasLog says that a database has no log of that name.
+func hasLog(ctx context.Context, db querier, table string) error {
+	var tables int
+	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, table+"_entries").Scan(&tables); err != nil {
+		return err
+	}
+	if tables == 0 {
+		return fmt.Errorf("it has no audit log named %s: name the table", table)
+	}
+	return nil
 }
 
 // isEarlier says whether an earlier version made the database.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -118,7 +119,7 @@ func TestOpenRefusesWhatIsNotOursAndSaysWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(os.WriteFile(file("text.db"), []byte(strings.Repeat("this is no database. ", 200)), 0o600))
+	must(os.WriteFile(file("text.db"), []byte(strings.Repeat("this is no database. ", 200)), 0o640)) // for others, too
 	must(os.Symlink(file("text.db"), file("link.db")))
 	must(os.Mkdir(file("folder.db"), 0o700))
 	foreign, err := sql.Open("sqlite", file("foreign.db"))
@@ -137,14 +138,54 @@ func TestOpenRefusesWhatIsNotOursAndSaysWhy(t *testing.T) {
 		"text.db": "file is not a database", "link.db": "symbolic link", "folder.db": "folder",
 		"foreign.db": "another program", "newer.db": "newer version", "text.db/x.db": "not a directory",
 	} {
+		if info, err := os.Lstat(file(name)); err == nil && info.Mode().IsRegular() {
+			must(os.Chmod(file(name), 0o660))
+		}
 		before, _ := os.ReadFile(file(name))
+		beside := filesIn(t, dir)
 		_, err := sqlite.Open(t.Context(), sqlite.Options{Path: file(name)})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file(name)) {
 			t.Errorf("%s: %v, want the path and %q", name, err, want)
 		}
+		if _, err := sqlite.Keep(t.Context(), sqlite.Options{Path: file(name)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is kept: %v, want %q", name, err, want)
+		}
 		if after, _ := os.ReadFile(file(name)); string(before) != string(after) {
 			t.Errorf("%s was changed", name)
 		}
+		if info, err := os.Lstat(file(name)); err == nil && info.Mode().IsRegular() && info.Mode().Perm() != 0o660 {
+			t.Errorf("%s has mode %o now", name, info.Mode().Perm())
+		}
+		if after := filesIn(t, dir); !slices.Equal(after, beside) {
+			t.Errorf("%s: files %q, before %q", name, after, beside)
+		}
+	}
+}
+
+func TestExistingMakesNoLog(t *testing.T) {
+	dir := t.TempDir()
+	empty, good, missing := filepath.Join(dir, "empty.db"), filepath.Join(dir, "good.db"), filepath.Join(dir, "missing.db")
+	if err := errors.Join(os.WriteFile(empty, nil, 0o640), open(t, good).Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ path, table, want string }{
+		{empty, "auditLog", "no audit log named auditLog: name the table"}, {good, "audtLog", "no audit log named audtLog"}, {missing, "auditLog", "no such file"},
+	} {
+		before, _ := os.ReadFile(c.path)
+		_, err := sqlite.Open(t.Context(), sqlite.Options{Path: c.path, Table: c.table, Existing: true})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s, %s: %v, want %q", c.path, c.table, err, c.want)
+		}
+		if after, _ := os.ReadFile(c.path); string(before) != string(after) {
+			t.Errorf("%s was changed", c.path)
+		}
+	}
+	if files := filesIn(t, dir); !slices.Equal(files, []string{"empty.db", "good.db"}) {
+		t.Errorf("files %q", files)
+	}
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: good, Existing: true})
+	if err = errors.Join(err, s.Write(t.Context(), storagetest.Entry(1)), s.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
