@@ -344,6 +344,7 @@ func openReadOnly(path string) (*sql.DB, error) {
 	return openURL(path, 1, url.Values{"mode": {"ro"}, "_pragma": {busyPragma, "query_only(ON)"}})
 }
 
+// openURL opens a file by its absolute path: of a relative one a URL would begin with a host.
 func openURL(path string, conns int, q url.Values) (*sql.DB, error) {
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
 	if err != nil {
