@@ -49,9 +49,9 @@ func (s *Store) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	texts := map[string]*string{"dsn": &s.DSN, "password": &s.Password, "schema": &s.Schema, "table": &s.Table, "spill_path": &s.SpillPath}
 	switch name {
 	case "max_conns":
-		return number(d, &s.MaxConns)
+		return number(d, &s.MaxConns, 1)
 	case "min_conns":
-		return number(d, &s.MinConns)
+		return number(d, &s.MinConns, 0)
 	case "spill":
 		return caddymodule.UnmarshalSpill(d, &s.SpillBytes)
 	case "tls":
@@ -76,16 +76,16 @@ func (s *Store) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-// number reads a positive number.
-func number(d *caddyfile.Dispenser, into *int) error {
+// number reads a number of connections.
+func number(d *caddyfile.Dispenser, into *int, least int) error {
 	name := d.Val()
 	var text string
 	if !d.AllArgs(&text) {
 		return d.Errf("%s takes a number", name)
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		return d.Errf("bad %s '%s': give a positive number of connections", name, text)
+	if err != nil || n < least {
+		return d.Errf("bad %s '%s': give %d or more connections", name, text, least)
 	}
 	*into = n
 	return nil

@@ -55,6 +55,13 @@ func TestTheCaddyfileBecomesJSON(t *testing.T) {
 	}
 }
 
+func TestNoConnectionNeedsToBeKept(t *testing.T) {
+	s := guest.Store{MinConns: 3}
+	if err := s.UnmarshalCaddyfile(caddyfile.NewTestDispenser("postgres {\n dsn x\n min_conns 0\n}")); err != nil || s.MinConns != 0 {
+		t.Errorf("min_conns %d: %v", s.MinConns, err)
+	}
+}
+
 func TestWhatIsWrongIsSaidWithoutSecrets(t *testing.T) {
 	t.Setenv("AUDIT_EMPTY", "")
 	for block, says := range map[string]string{
@@ -63,6 +70,8 @@ func TestWhatIsWrongIsSaidWithoutSecrets(t *testing.T) {
 		"dsn x\n dsn " + secret:                                                       "dsn is there twice",
 		"dsn x\n max_conns none":                                                      "bad max_conns 'none'",
 		"dsn x\n max_conns -1":                                                        "bad max_conns '-1'",
+		"dsn x\n max_conns 0":                                                         "bad max_conns '0': give 1 or more connections",
+		"dsn x\n min_conns -1":                                                        "bad min_conns '-1': give 0 or more connections",
 		"dsn x\n tls":                                                                 "tls takes a mode",
 		"dsn x\n tls_client_auth a":                                                   "tls_client_auth takes the files",
 		"dsn x\n spill little":                                                        "bad spill 'little'",
@@ -71,7 +80,7 @@ func TestWhatIsWrongIsSaidWithoutSecrets(t *testing.T) {
 		"dsn postgres://u:" + secret + "@[x/d":                                        "the DSN cannot be read",
 		"dsn postgres://u:" + secret + "@h/d?sslmode=perhaps":                         "bad sslmode",
 		"dsn postgres://u:" + secret + "@h/d\n tls perhaps":                           `tls "perhaps": give disable, allow,`,
-		"dsn postgres://u:" + secret + "@h/d\n tls verify-full /nowhere":              "/nowhere",
+		"dsn postgres://u:" + secret + "@h/d\n tls verify-full /nowhere":              "tls, tls_client_auth or the DSN name a file that cannot be read: open /nowhere",
 		"dsn postgres://u:" + secret + "@h/d\n table drop;it":                         "bad table name",
 		"dsn postgres://u:" + secret + "@h/d\n max_conns 501":                         "max_conns 501",
 		"dsn postgres://u:" + secret + "@h/d\n min_conns 9":                           "min_conns 9",

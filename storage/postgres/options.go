@@ -242,7 +242,7 @@ func unprotected(c *pgx.ConnConfig) bool {
 func dsnError(err error) error {
 	var file *fs.PathError
 	if errors.As(err, &file) {
-		return fmt.Errorf("the DSN names a file that cannot be read: %w", file)
+		return fmt.Errorf("tls, tls_client_auth or the DSN name a file that cannot be read: %w", file)
 	}
 	for _, word := range []string{"sslmode", "sslrootcert", "sslcert", "target_session_attrs", "port", "connect_timeout", "service"} {
 		if strings.Contains(err.Error(), ": invalid "+word) || strings.Contains(err.Error(), ": unknown "+word) || strings.Contains(err.Error(), word+" is invalid") {
