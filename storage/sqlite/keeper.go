@@ -132,6 +132,7 @@ func (s *Store) hurry(ctx context.Context) error {
 	ctx, done := untimed(ctx) // it may be over, after an upgrade
 	defer done()
 	return s.writer.submit(ctx, &job{do: func(ctx context.Context, tx *sql.Tx) error {
+		s.writer.busyWait = busyWait
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", busyWait))
 		return err
 	}})

@@ -257,7 +257,19 @@ func overwrite(t *testing.T, path string) {
 func TestALockOfAnotherProcessIsNamedInTime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	k := keep(t, path)
-	must(t, k.Write(t.Context(), storagetest.Entry(1)))
+	deleted := storagetest.Entry(1)
+	must(t, k.Write(t.Context(), deleted))
+	if _, err := k.Unlink(t.Context(), deleted.UserID); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the log is cut soon after a deletion
+		if log, err := os.Stat(path + "-wal"); err == nil && log.Size() == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the log is not cut")
+		}
+	}
 	other, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)") // the Keeper counts in the background; another connection is as good as another process
 	must(t, err)
 	defer func() { _ = other.Close() }()

@@ -1,8 +1,10 @@
 package sqlite
 
 import (
+	"cmp"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"slices"
 
 	sqlite3 "modernc.org/sqlite"
@@ -248,7 +250,26 @@ func (w *writer) putOne(r *row) error {
 			_, err := w.update(r, old)
 			return err
 		}
+		if err := w.mustBeTaken(r, key); err != nil {
+			return err
+		}
 	}
+}
+
+// mustBeTaken is for an entry that was not inserted although it is not there: if no other has its
+// key, an index that somebody has added refuses it, and the error says so.
+func (w *writer) mustBeTaken(r *row, key int64) error {
+	var columns [7]driver.Value
+	if taken, err := w.link.rowAt.first(columns[:], numbered(key)...); taken || err != nil {
+		return err
+	}
+	plain, err := w.link.together(1)
+	if err != nil {
+		return err
+	}
+	w.link.set(0, r)
+	_, err = w.link.insertRows(plain, 1)
+	return cmp.Or(err, fmt.Errorf("key %d was taken and is free", key)) // cannot happen: the transaction is one
 }
 
 // updateHidden updates an entry that an insert at its key would not meet, since it is

@@ -127,7 +127,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 func (s *Store) open(ctx context.Context) error {
 	if !s.existing {
-		if err := makeFile(s.path); err != nil {
+		if err := s.makeFile(); err != nil {
 			return err
 		}
 	}
@@ -301,19 +301,29 @@ func kind(m fs.FileMode) string {
 }
 
 // makeFile makes the file with mode 0600, if it is not there, before SQLite would make it
-// 0644 (its -wal and -shm files inherit the mode).
-func makeFile(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+// 0644 (its -wal and -shm files inherit the mode). What stands beside a new file is of another one,
+// that was moved away after a crash, and may have entries that are nowhere else: SQLite would delete it.
+func (s *Store) makeFile() error {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err == nil {
-		return f.Close()
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		_, there := os.Lstat(s.path)
+		if there != nil {
+			return errors.Join(err, there)
+		}
+		return nil
 	}
-	if _, statErr := os.Lstat(path); statErr != nil {
-		return errors.Join(err, statErr)
+	err = f.Close()
+	for _, suffix := range suffixes[1:] {
+		if beside, there := os.Lstat(s.path + suffix); there == nil && err == nil {
+			err = setAside(s.path+suffix, suffix == "-shm" || beside.Size() == 0)
+			s.log.Warn("beside the new database stood a file of another one, which was moved away: it is kept under another name, and has the last entries of the other one if you put both together again",
+				"file", s.path+suffix, "error", err)
+		}
 	}
-	return nil
+	return err
 }
 
 // tighten lets nobody but the owner read a file that was made with another mode.
@@ -532,8 +542,10 @@ func (s *Store) changed(ctx context.Context, submit func(context.Context, *job) 
 			s.ticker.deleted()
 		}
 	}
-	err := submit(ctx, j)
-	return int(n.Load()), err
+	if err := submit(ctx, j); err != nil {
+		return 0, err // it was rolled back, or nobody knows
+	}
+	return int(n.Load()), nil
 }
 
 // Close writes what is queued and closes the database.

@@ -121,6 +121,8 @@ type writer struct {
 	// waited, if not nil, is told how long each queued job waited because of an idle
 	// one. Tests set it.
 	waited func(time.Duration)
+	// busyWait is how many milliseconds a transaction waits for another process's lock.
+	busyWait int64
 	// used notes the codes that entries are written with while Compact looks for
 	// those that none uses; nil at other times.
 	used map[int64]struct{}
@@ -135,7 +137,7 @@ func newWriter(ctx context.Context, db *sql.DB, table string, counts *counts, lo
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts, log: log, growth: newGrowth()}
+	w := &writer{open: pending, queue: make(chan *job, queueLength), idle: make(chan *job), quit: make(chan struct{}), stopped: make(chan struct{}), texts: texts, counts: counts, log: log, growth: newGrowth(), busyWait: busyTimeout.Milliseconds()}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		return nil, err
 	}
@@ -353,7 +355,7 @@ func (w *writer) cutLog() (done bool, err error) {
 	}
 	var busy, pages, moved int
 	err = w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
-	_, failed := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", busyTimeout.Milliseconds()))
+	_, failed := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", w.busyWait))
 	return err == nil && busy == 0, errors.Join(err, failed)
 }
 
