@@ -87,7 +87,7 @@ func TestAKeeperRefusesWhatStaysWrong(t *testing.T) {
 		"an encoding without forms": {postgres.Options{DSN: strings.Replace(server.DSN(), "/postgres?", "/latin?", 1)}, "LATIN1"},
 		"somebody else's table":     {postgres.Options{DSN: server.DSN(), Table: "taken"}, "audit log in PostgreSQL"},
 		"a DSN that is none":        {postgres.Options{DSN: "postgres://u:" + secret + "@[::1/x"}, "the DSN cannot be read"},
-		"a certificate that is not": {postgres.Options{DSN: server.DSN(), TLS: "verify-full", RootCert: "/nowhere/ca.pem"}, "the DSN names a file"},
+		"a certificate that is not": {postgres.Options{DSN: server.DSN(), TLS: "verify-full", RootCert: "/nowhere/ca.pem"}, "the DSN name a file that cannot be read"},
 		"too few connections":       {postgres.Options{DSN: server.DSN(), MaxConns: 2, MinConns: 3}, "min_conns 3"},
 		"a protocol of texts":       {postgres.Options{DSN: server.DSN("default_query_exec_mode=simple_protocol")}, "simple_protocol"},
 	} {
