@@ -195,13 +195,16 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, directive))
 }
 
+// parameterOf are the parameters of the flags that filter.
+var parameterOf = map[string]string{
+	"user": "userId", "action": "action", "class": "class", "status": "status", "severity": "severity", "ip": "ip",
+	"identifier": "identifier", "identifier-hash": "identifierHash", "text": "q",
+}
+
 // filters are the parameters that the flags mean.
 func filters(f caddycmd.Flags, now time.Time) (url.Values, error) {
 	q := url.Values{}
-	for flag, parameter := range map[string]string{
-		"user": "userId", "action": "action", "class": "class", "status": "status", "severity": "severity", "ip": "ip",
-		"identifier": "identifier", "identifier-hash": "identifierHash", "text": "q",
-	} {
+	for flag, parameter := range parameterOf {
 		found := f.Lookup(flag)
 		if found == nil || !found.Changed {
 			continue
@@ -217,6 +220,9 @@ func filters(f caddycmd.Flags, now time.Time) (url.Values, error) {
 	if err := oneOf("--severity", q.Get("severity"), severities); err != nil {
 		return nil, err
 	}
+	if text := q.Get("q"); len(text) > storage.MaxText {
+		return nil, fmt.Errorf("--text has %d bytes: give at most %d", len(text), storage.MaxText)
+	}
 	return q, times(f, q, now)
 }
 
@@ -228,7 +234,11 @@ func times(f caddycmd.Flags, q url.Values, now time.Time) error {
 	if f.String("from") != "" && f.String("since") != "" {
 		return errors.New("--from and --since mean the same: give one of them")
 	}
-	for _, bound := range []struct{ flag, parameter string }{{"from", "from"}, {"since", "from"}, {"to", "to"}} {
+	var from, to time.Time
+	for _, bound := range []struct {
+		flag, parameter string
+		at              *time.Time
+	}{{"from", "from", &from}, {"since", "from", &from}, {"to", "to", &to}} {
 		text := f.String(bound.flag)
 		if text == "" {
 			if f.Lookup(bound.flag).Changed {
@@ -240,10 +250,21 @@ func times(f caddycmd.Flags, q url.Values, now time.Time) error {
 		if err == nil && bound.flag == "to" {
 			t = endOf(text, t)
 		}
+		if t = t.UTC(); err == nil && (t.Year() < 1970 || t.Year() > 9999) {
+			err = fmt.Errorf("%s is in the year %d: give a time from 1970 to 9999", text, t.Year())
+		}
 		if err != nil {
 			return fmt.Errorf("--%s: %w", bound.flag, err)
 		}
-		q.Set(bound.parameter, t.UTC().Format(storage.TimeLayout))
+		*bound.at = t
+		q.Set(bound.parameter, t.Format(storage.TimeLayout))
+	}
+	if !from.IsZero() && !to.IsZero() && from.After(to) {
+		flag, text := "from", f.String("from")
+		if text == "" {
+			flag, text = "since", f.String("since")
+		}
+		return fmt.Errorf("--%s %s is after --to %s: nothing is between them", flag, text, f.String("to"))
 	}
 	return nil
 }
@@ -319,10 +340,24 @@ func pages(ctx context.Context, c *logclient.Client, q url.Values, cursor string
 	}
 }
 
-// interrupted is a better error for what Ctrl-C did.
+// interrupted is a better error for what Ctrl-C did, and for what the surface says of a
+// parameter.
 func interrupted(ctx context.Context, err error, remedy string) error {
 	if err != nil && ctx.Err() != nil {
 		return errors.New(cmp.Or(remedy, "interrupted"))
 	}
-	return err
+	return ofFlags(err)
+}
+
+// ofFlags says what is wrong with parameters by the flags that they came from.
+func ofFlags(err error) error {
+	var e *logclient.Error
+	if !errors.As(err, &e) || e.Code != "VALIDATION_ERROR" {
+		return err
+	}
+	text := strings.ReplaceAll(e.Message, "[query.cursor] ", "--cursor: ")
+	for flag, parameter := range parameterOf {
+		text = strings.ReplaceAll(text, "[query."+parameter+"] ", "--"+flag+": ")
+	}
+	return errors.New(text)
 }
