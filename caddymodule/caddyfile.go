@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"math"
 	"strconv"
 	"strings"
 
@@ -279,23 +280,24 @@ func (h *Handler) unmarshalLimits(d *caddyfile.Dispenser) error {
 		return d.Err("metadata_limits takes one block")
 	}
 	h.MetadataLimits = new(MetadataLimits)
+	limits := map[string]*int{"max_bytes": &h.MetadataLimits.MaxBytes, "max_depth": &h.MetadataLimits.MaxDepth}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name, text := d.Val(), ""
+		limit := limits[name]
+		if limit == nil {
+			return d.Errf("unrecognized metadata_limits subdirective '%s': use max_bytes or max_depth", name)
+		}
+		if *limit != 0 {
+			return d.Errf("%s is there twice", name)
+		}
 		if err := oneValue(d, &text); err != nil {
 			return err
 		}
 		n, err := humanize.ParseBytes(text)
-		if err != nil || n == 0 || n > 1<<30 {
+		if err != nil || n == 0 {
 			return d.Errf("bad %s '%s': give a positive number, of bytes also as 64KiB", name, text)
 		}
-		switch name {
-		case "max_bytes":
-			h.MetadataLimits.MaxBytes = int(n)
-		case "max_depth":
-			h.MetadataLimits.MaxDepth = int(n)
-		default:
-			return d.Errf("unrecognized metadata_limits subdirective '%s': use max_bytes or max_depth", name)
-		}
+		*limit = int(min(n, math.MaxInt)) //nolint:gosec // it fits; checkLimits says what is too much
 	}
 	return nil
 }
