@@ -20,9 +20,12 @@ type Fault struct {
 	Err error
 }
 
-// Error says reason, cause and remedy.
+// Error says reason, unless it is Unspecified, cause and remedy.
 func (f *Fault) Error() string {
-	text := fmt.Sprintf("%s: %v", f.Reason, f.Err)
+	text := f.Err.Error()
+	if f.Reason != Unspecified {
+		text = fmt.Sprintf("%s: %s", f.Reason, text)
+	}
 	if f.Remedy != "" {
 		text += ": " + f.Remedy
 	}
