@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -124,17 +125,36 @@ func pruneRunning(f caddycmd.Flags, age time.Duration) ([]pruneResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	transport, origin, header, err := adminTransport(address)
+	if err != nil {
+		return nil, err
+	}
 	body, err := json.Marshal(pruneRequest{OlderThan: age.String(), DryRun: f.Bool("dry-run"), Store: f.String("store")})
 	if err != nil {
 		return nil, err
 	}
-	resp, err := caddycmd.AdminAPIRequest(address, "POST", adminPrune, nil, bytes.NewReader(body))
+	ctx, stop := interruptible()
+	defer stop()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, origin+adminPrune, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("asking Caddy at %s: %w (when no Caddy runs, name the database with --db)", address, err)
+		return nil, err
+	}
+	r.Header = header
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		return nil, interrupted(ctx, err, "")
 	}
 	defer func() { _ = resp.Body.Close() }()
-	var answer struct{ Stores []pruneResult }
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+	var answer struct {
+		Stores []pruneResult
+		Error  string
+	}
+	err = json.NewDecoder(resp.Body).Decode(&answer)
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(cmp.Or(answer.Error, fmt.Sprintf("Caddy at %s answers %s", address, resp.Status)))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading the answer of Caddy at %s: %w", address, err)
 	}
 	return answer.Stores, nil

@@ -132,11 +132,21 @@ func openLog(ctx context.Context, f caddycmd.Flags) (client *logclient.Client, d
 
 // adminClient asks a running Caddy at its admin address.
 func adminClient(address string) (*logclient.Client, error) {
+	transport, origin, header, err := adminTransport(address)
+	if err != nil {
+		return nil, err
+	}
+	return &logclient.Client{Transport: transport, Base: origin + strings.TrimSuffix(adminEntries, "/"), Header: header}, nil
+}
+
+// adminTransport reaches a running Caddy at its admin address: URLs begin with origin there, and
+// header goes with every request.
+func adminTransport(address string) (transport *http.Transport, origin string, header http.Header, err error) {
 	a, err := caddy.ParseNetworkAddress(address)
 	if err != nil || a.PortRangeSize() > 1 {
-		return nil, fmt.Errorf("bad admin address %q: give one such as localhost:2019 or unix//run/caddy-admin.sock", address)
+		return nil, "", nil, fmt.Errorf("bad admin address %q: give one such as localhost:2019 or unix//run/caddy-admin.sock", address)
 	}
-	origin, header := "http://127.0.0.1", http.Header{}
+	origin, header = "http://127.0.0.1", http.Header{}
 	if a.IsUnixNetwork() {
 		a.Host, _, _ = strings.Cut(a.Host, "|") // the permissions of the socket
 	} else {
@@ -150,7 +160,7 @@ func adminClient(address string) (*logclient.Client, error) {
 		}
 		return c, nil
 	}
-	return &logclient.Client{Transport: &http.Transport{DialContext: dial}, Base: origin + strings.TrimSuffix(adminEntries, "/"), Header: header}, nil
+	return &http.Transport{DialContext: dial}, origin, header, nil
 }
 
 // The words that filters know, for checks and completions.

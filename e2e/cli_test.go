@@ -96,7 +96,7 @@ func TestPruneFromTheCommandLine(t *testing.T) {
 	expect(t, auditLog(t, "", "prune", "--address", admin), 1, "", "--older-than")
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--address", admin, "--db", db), 1, "", "give one of them")
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--config", filepath.Join(dir, "Caddyfile"), "--db", ""), 1, "", "--db is empty")
-	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--address", admin, "--store", "other"), 1, "", "other")
+	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--address", admin, "--store", "other"), 1, "", `"msg":"no audit log store \"other\" here; there is: sqlite `+db+` auditLog"}`)
 	expect(t, auditLog(t, "", "prune", "--older-than", "150d", "--address", admin, "--store", db), 0, db+": 0 entries from before", "")
 	if err := errors.Join(cmd.Process.Kill(), ignoreExit(cmd.Wait())); err != nil {
 		t.Fatal(err)
