@@ -384,3 +384,13 @@ func FailToUnlink(s *Store, userID string) error {
 
 // ErrOnPurpose is how FailToUnlink ends.
 var ErrOnPurpose = errors.New("on purpose")
+
+// Unindexed is how many entries have no postings.
+func Unindexed(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	err := s.read.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM "auditLog_late") + (SELECT count(*) FROM "auditLog_entries" WHERE key >= upto) FROM "auditLog_unindexed"`).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -43,12 +43,16 @@ func (g *guard) check() error {
 	return err
 }
 
-// attempt is transact under the guard.
+// attempt is transact under the guard, and heals what it can.
 func (w *writer) attempt(batch []*job) error {
 	if err := w.guard.check(); err != nil {
 		return err
 	}
-	if err := w.transact(batch); err != nil {
+	err := w.transact(batch)
+	if err != nil {
+		err = w.heal(err, batch)
+	}
+	if err != nil {
 		w.guard.distrust(err)
 		return err
 	}

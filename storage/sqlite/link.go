@@ -31,6 +31,7 @@ type link struct {
 	// once, and closes it again, which is half of what inserting costs.
 	many    [maxTogether + 1]statement
 	prepare func(query string) (driver.Stmt, error)
+	table   string
 	args    []driver.NamedValue // of an insert, used again and again
 }
 
@@ -39,7 +40,7 @@ const maxTogether = 32
 
 // newLink prepares the statements on a connection that stays open longer than the link.
 func newLink(conn *sql.Conn, table string) (*link, error) {
-	l := &link{args: make([]driver.NamedValue, maxTogether*insertArgs)}
+	l := &link{table: table, args: make([]driver.NamedValue, maxTogether*insertArgs)}
 	for i := range l.args {
 		l.args[i].Ordinal = i + 1
 	}

@@ -42,7 +42,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, limit int) (int, er
 		if n == 0 || err != nil {
 			return n, err
 		}
-		return n, s.writer.mend(s.writer.index.pruned(int(n), highest))
+		return n, s.writer.index.pruned(int(n), highest)
 	})
 }
 

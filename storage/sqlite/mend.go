@@ -5,27 +5,68 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
-// rebuild begins the index anew, since it is damaged: nothing is in it that the entries do not
-// say.
-func (w *writer) rebuild(why error) error {
-	return w.link.transact(func() error { return w.mend(why) })
+// heal is for a transaction that has met damage in what is derived from the entries: that is made
+// anew, and the transaction tried once more. Other errors it returns.
+func (w *writer) heal(err error, batch []*job) error {
+	if errors.Is(err, postings.ErrDamaged) {
+		if err = w.rebuild(err); err == nil {
+			err = w.transact(batch)
+		}
+	}
+	return err
 }
 
-// mend is rebuild in a transaction, if the error asks for it; others it returns.
-func (w *writer) mend(why error) error {
-	if !errors.Is(why, postings.ErrDamaged) {
-		return why
-	}
+// rebuild begins the index anew, since it is damaged: nothing is in it that the entries do not
+// say. It has a transaction of its own: after a statement that was to change a bad page, SQLite
+// does nothing more in the same one.
+func (w *writer) rebuild(why error) error {
 	w.changes.known = false // it is read at the next transaction
-	if err := w.index.reset(); err != nil {
-		return errors.Join(why, err)
+	w.index.tried.Store(time.Now().UnixNano())
+	err := why
+	if !damaged(err) {
+		err = w.link.transact(w.index.reset)
 	}
-	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", "error", why)
+	var advice []any
+	if damaged(err) { // pages are, not only what is in them
+		advice = adviceOfPages
+		err = w.anew("", "postings", "segments", "late", "unindexed")
+	}
+	if err != nil {
+		return errors.Join(err, why)
+	}
+	w.index.forgotten()
+	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", append(advice, "error", why)...)
 	return nil
+}
+
+// adviceOfPages says what to do when pages of the file are damaged.
+var adviceOfPages = []any{"remedy", "look after the disk. No entry is lost; the old pages stay in the file until somebody runs VACUUM in it, with Caddy stopped"}
+
+// anew makes derived tables anew, empty, and then runs a statement. DELETE and DROP would meet
+// their bad pages: so the tables are taken out of the schema, and their pages are nobody's until
+// a VACUUM. Nothing reads them, and nothing else is changed.
+func (w *writer) anew(then string, tables ...string) error {
+	const reread = "PRAGMA writable_schema=RESET;"
+	script := "PRAGMA writable_schema=ON;"
+	for _, table := range tables {
+		script += fmt.Sprintf("DELETE FROM sqlite_schema WHERE tbl_name = '{t}_%s' COLLATE NOCASE;", table)
+	}
+	script = strings.ReplaceAll(script+reread+schema+then, "{t}", w.link.table)
+	run := func(sql string) error {
+		_, err := w.conn.ExecContext(context.Background(), sql)
+		return err
+	}
+	err := w.link.transact(func() error { return run(script) })
+	if err != nil { // the connection may know a schema that was rolled back
+		err = errors.Join(err, run(reread))
+	}
+	return err
 }
 
 // ofIndex says of an error that came of the index's own tables that the index is damaged, if
@@ -49,9 +90,9 @@ func mended[T any](ctx context.Context, s *Store, do func() (T, error)) (T, erro
 	}
 	failed := s.writer.submit(ctx, &job{do: func(context.Context, *sql.Tx) error {
 		if resets.Load() != before {
-			return nil // somebody else has met the same damage
+			return nil // it was begun anew, by this or by somebody else who has met the same damage
 		}
-		return s.writer.mend(err)
+		return err
 	}})
 	if failed != nil {
 		return answer, failed

@@ -323,7 +323,7 @@ func (w *writer) update(r *row, old place) (done bool, err error) {
 		return true, nil
 	}
 	if after, err = w.index.postings(old.key); err == nil && !slices.Equal(before, after) {
-		err = w.mend(w.index.again([]int64{old.key}, before))
+		err = w.index.again([]int64{old.key}, before)
 	}
 	return true, err
 }

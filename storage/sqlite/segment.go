@@ -62,10 +62,10 @@ type indexer struct {
 	recent recent
 	// room is for the postings of a segment.
 	room []postings.Posting
-	// failed is when segments could last not be made, and begun when it was last tried to forget
+	// failed is when segments could last not be made, and tried when it was last tried to forget
 	// all, in nanoseconds since 1970; resets is how often they were.
 	failed  time.Time
-	begun   atomic.Int64
+	tried   atomic.Int64
 	warning rate.Sometimes
 	resets  atomic.Int64
 }
@@ -111,7 +111,7 @@ func (x *indexer) add(key int64) (err error) {
 	if x.added++; key < x.upto {
 		_, err = x.link.addLate.exec(numbered(key)...)
 	}
-	return err
+	return ofIndex(err)
 }
 
 // done hears how the transaction ended.
@@ -188,7 +188,7 @@ func (x *indexer) grow(want int) (n int, _ error) {
 	}
 	if n > 0 {
 		if _, err := x.link.takeLate.exec(numbered(row[0])...); err != nil {
-			return n, err
+			return n, ofIndex(err)
 		}
 	}
 	if n < want {
@@ -202,7 +202,7 @@ func (x *indexer) grow(want int) (n int, _ error) {
 		if len(next) > 0 {
 			x.upto = next[len(next)-1].key + 1
 			if _, err := x.link.setUpto.exec(numbered(x.upto)...); err != nil {
-				return n, err
+				return n, ofIndex(err)
 			}
 		}
 		n += len(next)
@@ -294,7 +294,7 @@ type segment struct {
 func (x *indexer) newSegment(s segment) (int64, error) {
 	res, err := x.link.newSegment.exec(numbered(int64(s.level), int64(s.state), s.first, s.last)...)
 	if err != nil {
-		return 0, err
+		return 0, ofIndex(err)
 	}
 	return res.LastInsertId()
 }
@@ -368,7 +368,7 @@ func (x *indexer) bury(id int64, most int) (left int, err error) {
 		return 0, err
 	}
 	_, err = x.link.dropSegment.exec(numbered(id)...)
-	return left, err
+	return left, ofIndex(err)
 }
 
 // stale says whether a segment has enough postings of entries that are gone to be cleared.
@@ -415,7 +415,7 @@ func (x *indexer) begin(all []segment, level int) ([]segment, error) {
 	for _, i := range chosen {
 		all[i].target = target.id
 		if _, err := x.link.setTarget.exec(numbered(target.id, all[i].id)...); err != nil {
-			return nil, err
+			return nil, ofIndex(err)
 		}
 	}
 	return append(all, target), nil
@@ -508,11 +508,11 @@ func (x *indexer) merge(target int64, from []segment, most int) (read int, _ err
 	}
 	for _, s := range from {
 		if _, err := x.link.setState.exec(numbered(int64(dead), s.id)...); err != nil {
-			return read, err
+			return read, ofIndex(err)
 		}
 	}
 	_, err := x.link.setState.exec(numbered(int64(live), target)...)
-	return read, err
+	return read, ofIndex(err)
 }
 
 // start reads the first posting behind a place.
@@ -624,7 +624,7 @@ func (x *indexer) indexed(key int64) (bool, error) {
 		return false, nil
 	}
 	_, late, err := x.link.isLate.number(numbered(key)...)
-	return !late, err
+	return !late, ofIndex(err)
 }
 
 // postings are those of the entry at a key.
@@ -653,34 +653,38 @@ func (x *indexer) again(keys []int64, before []postings.Posting) error {
 	return nil
 }
 
-// lately says whether the index was begun anew a moment ago, or could not be: where its tables
-// cannot be read at all, that does not help.
-func (x *indexer) lately() bool { return time.Since(time.Unix(0, x.begun.Load())) < rebuildAgain }
+// lately says whether the index was forgotten a moment ago, or could not be: then that does not
+// help.
+func (x *indexer) lately() bool { return time.Since(time.Unix(0, x.tried.Load())) < rebuildAgain }
 
-// reset leaves all entries unindexed.
+// reset leaves all entries unindexed. It needs nothing of the postings, which may be damaged.
 func (x *indexer) reset() error {
-	x.begun.Store(time.Now().UnixNano())
 	for _, s := range []statement{x.link.killAll, x.link.dropAllLate} {
 		if _, err := s.exec(); err != nil {
 			return err
 		}
 	}
-	x.resets.Add(1)
-	x.upto = 0
-	x.recent.forget()
-	_, err := x.link.setUpto.exec(numbered(x.upto)...)
+	_, err := x.link.setUpto.exec(numbered(int64(0))...)
 	return err
+}
+
+// forgotten hears that all entries are unindexed. How many there are is read at the next
+// transaction.
+func (x *indexer) forgotten() {
+	x.resets.Add(1)
+	x.upto, x.unindexed, x.many = 0, maxUnindexed, true
+	x.recent.forget()
 }
 
 // pruned hears that all entries with keys up to highest are gone, so many more than before.
 func (x *indexer) pruned(entries int, highest int64) error {
 	for _, s := range []statement{x.link.raise, x.link.dropLate} {
 		if _, err := s.exec(numbered(highest + 1)...); err != nil {
-			return err
+			return ofIndex(err)
 		}
 	}
 	if _, err := x.link.kill.exec(); err != nil {
-		return err
+		return ofIndex(err)
 	}
 	return x.work(entries)
 }

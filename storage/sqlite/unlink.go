@@ -77,5 +77,5 @@ func (w *writer) unlink(ctx context.Context, v *view, userID string, below int64
 			gone, late = append(gone, before...), append(late, key)
 		}
 	}
-	return n, next, w.mend(w.index.again(late, gone))
+	return n, next, w.index.again(late, gone)
 }

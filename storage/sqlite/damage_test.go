@@ -1,0 +1,191 @@
+package sqlite_test
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
+	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
+)
+
+// damagedLog is a log whose file gets a bad page, and what it must have.
+type damagedLog struct {
+	t     *testing.T
+	path  string
+	log   strings.Builder
+	s     *sqlite.Store
+	model *memory.Store
+}
+
+func newDamagedLog(t *testing.T) *damagedLog {
+	l := &damagedLog{t: t, path: filepath.Join(t.TempDir(), "audit.db"), model: memory.New(1 << 20)}
+	l.open()
+	t.Cleanup(func() { _ = l.s.Close() })
+	return l
+}
+
+func (l *damagedLog) open() {
+	l.t.Helper()
+	var err error
+	l.s, err = sqlite.Open(l.t.Context(), sqlite.Options{Path: l.path, Logger: slog.New(slog.NewTextHandler(&l.log, nil))})
+	must(l.t, err)
+}
+
+// write writes entries, 500 at a time.
+func (l *damagedLog) write(entries ...storage.Entry) {
+	l.t.Helper()
+	ctx := storage.WithDurability(l.t.Context(), storage.Commit)
+	for ; len(entries) > 0; entries = entries[min(500, len(entries)):] {
+		batch := entries[:min(500, len(entries))]
+		must(l.t, l.s.Write(ctx, batch...), l.model.Write(ctx, batch...))
+	}
+}
+
+// damage closes the log and writes over the page that a query on dbstat names.
+func (l *damagedLog) damage(of string) {
+	l.t.Helper()
+	must(l.t, l.s.Close())
+	spoilPage(l.t, l.path, of)
+}
+
+func spoilPage(t *testing.T, path, of string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	must(t, err)
+	var page int64
+	must(t, db.QueryRow("SELECT pageno FROM dbstat WHERE "+of).Scan(&page), db.Close())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, 4096), (page-1)*4096)
+	must(t, err, f.Close())
+}
+
+// prune deletes what is older than entry i, from the model, too.
+func (l *damagedLog) prune(i int) {
+	l.t.Helper()
+	prune(l.t, storagetest.Entry(i).CreatedAt, l.s, l.model)
+}
+
+// same fails unless the log has what it must have, by users, too.
+func (l *damagedLog) same(when string) {
+	l.t.Helper()
+	for _, user := range []string{"", "user-0", "user-1", "user-2", "nobody-at-all"} {
+		q := storage.Query{Limit: 20}
+		if user != "" {
+			q.UserID = &user
+		}
+		got, err := l.s.List(l.t.Context(), q)
+		want, wrong := l.model.List(l.t.Context(), q)
+		if err := errors.Join(err, wrong); err != nil || got.Total != want.Total || got.TotalIsCapped != want.TotalIsCapped {
+			l.t.Errorf("%s, %q: %d entries (capped %v), want %d (%v): %v", when, user, got.Total, got.TotalIsCapped, want.Total, want.TotalIsCapped, err)
+		}
+		sameEntries(l.t, got.Entries, want.Entries)
+	}
+}
+
+// awaitIndex waits until nearly all entries are in the index, and compares it with them.
+func (l *damagedLog) awaitIndex(when string) {
+	l.t.Helper()
+	for until := time.Now().Add(20 * time.Second); sqlite.Unindexed(l.t, l.s) > 1000; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			l.t.Errorf("%s: %d entries are not indexed", when, sqlite.Unindexed(l.t, l.s))
+			return
+		}
+	}
+	sqlite.Segments(l.t, l.s)
+}
+
+// vacuum does what is advised when pages were given up, and looks whether the file is sound then.
+func (l *damagedLog) vacuum() {
+	l.t.Helper()
+	must(l.t, l.s.Close())
+	db, err := sql.Open("sqlite", l.path)
+	must(l.t, err)
+	_, err = db.Exec("VACUUM")
+	must(l.t, err, db.Close())
+	integrity(l.t, l.path)
+	l.open()
+}
+
+func storedEntries(n int) (list []storage.Entry) {
+	for i := range n {
+		list = append(list, storagetest.Entry(i))
+	}
+	return list
+}
+
+// TestAPageOfTheIndexThatCannotBeChanged is met by statements that would change it, after which SQLite
+// does nothing more in the same transaction. Entries are written, found, changed and pruned all the same, and
+// the index is made anew.
+func TestAPageOfTheIndexThatCannotBeChanged(t *testing.T) {
+	const n = 10_000 // some segments are merged
+	entries := storedEntries(n)
+	for name, page := range map[string]string{
+		"a leaf":             "name = 'auditLog_postings' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1 OFFSET 10",
+		"the last leaf":      "name = 'auditLog_postings' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1",
+		"the root":           "name = 'auditLog_postings' AND path = '/'",
+		"the places' page":   "name = 'auditLog_place' ORDER BY path DESC LIMIT 1",
+		"the segments' page": "name = 'auditLog_segments' LIMIT 1",
+	} {
+		for what, first := range map[string]func(*damagedLog){
+			"prune": func(l *damagedLog) { l.prune(n / 2) },
+			"list":  func(l *damagedLog) { l.same("at first") },
+			"write": func(l *damagedLog) { l.write(entries[n-1000:]...) },
+			"unlink": func(l *damagedLog) {
+				got, err := l.s.Unlink(l.t.Context(), "user-1")
+				want, _ := l.model.Unlink(l.t.Context(), "user-1")
+				if got != want || err != nil {
+					l.t.Errorf("%d entries unlinked, want %d: %v", got, want, err)
+				}
+			},
+			"change": func(l *damagedLog) {
+				for i := 0; i < n; i += 300 {
+					e := entries[i]
+					e.UserID, e.Status = "user-2", storage.Failed
+					l.write(e)
+				}
+			},
+		} {
+			if what != "prune" && what != "list" && name != "a leaf" {
+				continue // one of each is enough
+			}
+			t.Run(name+", "+what, func(t *testing.T) {
+				l := newDamagedLog(t)
+				l.write(entries...)
+				l.awaitIndex("before")
+				l.damage(page)
+				l.open()
+				first(l)
+				l.same("then")
+				l.prune(n / 3)
+				l.same("after it was pruned")
+				for i := range 1500 { // and time to index what is there
+					e := storagetest.Entry(n + i)
+					l.write(e)
+				}
+				l.awaitIndex("after more was written")
+				l.same("after it is indexed")
+				must(t, l.s.Close())
+				l.open()
+				l.prune(2 * n / 3)
+				l.same("after a restart")
+				l.awaitIndex("after a restart")
+				if told := l.log.String(); !strings.Contains(told, "is made anew") || !strings.Contains(told, "VACUUM") {
+					t.Errorf("nobody heard of it, or what to do: %s", told)
+				}
+				l.vacuum()
+				l.same("after VACUUM")
+				sqlite.Segments(t, l.s)
+			})
+		}
+	}
+}
