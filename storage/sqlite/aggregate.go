@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -128,14 +129,23 @@ func (v *view) exactly(ctx context.Context, q *storage.Query, k kinds) (n int, o
 // not asked for are -1, and if byDay is true whole days stand under their first hour.
 func (v *view) whole(ctx context.Context, o *scope, sp span, bounded, byDay bool) (map[hourGroup]int, bool, error) {
 	o.from, o.to = sp.from, sp.to
-	found, upto, ok := v.counts.remember(o, bounded)
+	found, upto, epoch, ok := v.counts.remember(o, bounded)
 	end := min(o.to, upto)
 	if !ok || !bounded || o.from >= end {
 		return found, ok, nil
 	}
+	err := v.addTable(ctx, o, end, byDay, found)
+	if !v.counts.lasts(epoch, errors.Is(err, errCounts)) { // the table was begun anew meanwhile, or has to be
+		return nil, false, nil
+	}
+	return found, true, err
+}
+
+// addTable adds the hours before end, which are in the table.
+func (v *view) addTable(ctx context.Context, o *scope, end int64, byDay bool, found map[hourGroup]int) error {
 	first, last := (o.from+dayHours-1)/dayHours, end/dayHours
 	if !byDay || first >= last {
-		return found, true, v.addHours(ctx, o, o.from, end, found)
+		return v.addHours(ctx, o, o.from, end, found)
 	}
 	err := v.addHours(ctx, o, o.from, first*dayHours, found)
 	if err == nil {
@@ -144,7 +154,7 @@ func (v *view) whole(ctx context.Context, o *scope, sp span, bounded, byDay bool
 	if err == nil {
 		err = v.addHours(ctx, o, last*dayHours, end, found)
 	}
-	return found, true, err
+	return err
 }
 
 // addHours adds hours that are in the table.
@@ -155,7 +165,7 @@ func (v *view) addHours(ctx context.Context, o *scope, from, to int64, into map[
 	where, args := o.where()
 	query := fmt.Sprintf(`SELECT hour, kind, status, severity, n, 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? AND %s`, v.table, where)
 	_, err := eachGroup(ctx, v.db, into, query, append([]any{from, to}, args...)...)
-	return err
+	return ofCounts(err)
 }
 
 // edge counts the entries between two keys, up to maxEdge.

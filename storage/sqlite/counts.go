@@ -99,9 +99,24 @@ func (c *counts) reset(upto int64) int {
 func (c *counts) distrust() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.distrusted()
+}
+
+// distrusted is distrust; c.mu is held.
+func (c *counts) distrusted() {
 	c.ready, c.whole = false, false
 	c.epoch++
 	c.days.forgetAll()
+}
+
+// lasts says whether an epoch does, or ends it if the table turned out to be damaged in it.
+func (c *counts) lasts(epoch int, damaged bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch == epoch && damaged {
+		c.distrusted()
+	}
+	return c.epoch == epoch
 }
 
 // add counts n entries more; c.mu is held.
@@ -153,13 +168,13 @@ func (c *changes) save(l *link) error {
 		}
 		args := at.args(int64(n))
 		if _, err := l.count.exec(args...); err != nil {
-			return err
+			return ofCounts(err)
 		}
 		if n > 0 {
 			continue
 		}
 		if _, err := l.forget.exec(args[:4]...); err != nil {
-			return err
+			return ofCounts(err)
 		}
 	}
 	return nil
@@ -231,7 +246,14 @@ func (s *Store) tendCounts(ctx context.Context) error {
 	whole := s.counts.whole
 	s.counts.mu.RUnlock()
 	if !whole {
-		if err := s.fillCounts(ctx); err != nil {
+		before := s.writer.recounts.Load()
+		err := s.fillCounts(ctx)
+		if errors.Is(err, errCounts) {
+			if err = s.recount(ctx, before, err); err == nil {
+				err = s.fillCounts(ctx)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -352,7 +374,7 @@ func (v *view) readCounts(ctx context.Context, q querier, upto int64, into map[h
 	_, err := eachGroup(whole, q, into, fmt.Sprintf(`SELECT -1, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour < ?
 		GROUP BY kind, status, severity LIMIT %d`, v.table, v.counts.most()+1), upto)
 	if err != nil {
-		return err
+		return ofCounts(err)
 	}
 	query := fmt.Sprintf(`SELECT (key >> 20) / %d AS hour, action, status, severity, count(*), max(key) FROM
 		(SELECT key, action, status, severity FROM "%s_entries" WHERE key > ? ORDER BY key LIMIT %d) GROUP BY 1, 2, 3, 4`, hour, v.table, scanRows)
@@ -421,7 +443,7 @@ func (s *Store) saveHours(ctx context.Context, end int64, epoch int) (more bool,
 		}
 		for at, n := range rows {
 			if _, err := s.writer.link.count.exec(at.args(int64(n))...); err != nil {
-				return err
+				return ofCounts(err)
 			}
 		}
 		_, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE "%s_counted" SET hour = ?`, s.table), next)
@@ -513,13 +535,13 @@ func (o *scope) where() (string, []any) {
 	return strings.Join(terms, " AND "), args
 }
 
-// remember returns what the memory has of a scope, and the hour from which on it has it.
+// remember returns what the memory has of a scope, the hour from which on it has it, and the epoch.
 // Without a span it is everything, under hour -1.
-func (c *counts) remember(o *scope, span bool) (found map[hourGroup]int, upto int64, ok bool) {
+func (c *counts) remember(o *scope, span bool) (found map[hourGroup]int, upto int64, epoch int, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if !c.ready {
-		return nil, 0, false
+		return nil, 0, 0, false
 	}
 	found = map[hourGroup]int{}
 	if !span {
@@ -528,12 +550,12 @@ func (c *counts) remember(o *scope, span bool) (found map[hourGroup]int, upto in
 				found[hourGroup{-1, g}] = n
 			}
 		}
-		return found, 0, true
+		return found, 0, c.epoch, true
 	}
 	for at, n := range c.hours {
 		if at.hour >= o.from && at.hour < o.to && o.holds(at.group) {
 			found[at] = n
 		}
 	}
-	return found, c.upto, true
+	return found, c.upto, c.epoch, true
 }

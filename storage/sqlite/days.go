@@ -107,7 +107,7 @@ func (v *view) addDays(ctx context.Context, o *scope, from, to int64, into map[h
 		_, err := eachGroup(ctx, v.db, found, fmt.Sprintf(`SELECT hour / %d, kind, status, severity, sum(n), 0 FROM "%s_counts" WHERE hour >= ? AND hour < ? GROUP BY 1, 2, 3, 4`, dayHours, v.table),
 			span[0]*dayHours, span[1]*dayHours)
 		if err != nil {
-			return err
+			return ofCounts(err)
 		}
 	}
 	for at, n := range found {

@@ -394,3 +394,27 @@ func Unindexed(t *testing.T, s *Store) (n int) {
 	}
 	return n
 }
+
+// DropCaches has all connections of s read pages from the file again.
+func DropCaches(t *testing.T, s *Store) {
+	t.Helper()
+	err := s.writer.submit(t.Context(), &job{do: func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "PRAGMA shrink_memory")
+		return err
+	}})
+	var conns []*sql.Conn
+	for range s.read.Stats().MaxOpenConnections {
+		conn, failed := s.read.Conn(t.Context())
+		if failed == nil {
+			conns = append(conns, conn)
+			_, failed = conn.ExecContext(t.Context(), "PRAGMA shrink_memory")
+		}
+		err = errors.Join(err, failed)
+	}
+	for _, conn := range conns {
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

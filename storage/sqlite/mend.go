@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite/postings"
 )
 
@@ -16,6 +17,11 @@ import (
 func (w *writer) heal(err error, batch []*job) error {
 	if errors.Is(err, postings.ErrDamaged) {
 		if err = w.rebuild(err); err == nil {
+			err = w.transact(batch)
+		}
+	}
+	if errors.Is(err, errCounts) {
+		if err = w.recount(err); err == nil {
 			err = w.transact(batch)
 		}
 	}
@@ -43,6 +49,40 @@ func (w *writer) rebuild(why error) error {
 	w.index.forgotten()
 	w.log.Error("the audit log's index of users and addresses is made anew; until that is done, it takes longer to find theirs", append(advice, "error", why)...)
 	return nil
+}
+
+// errCounts says that the table of counts is damaged.
+var errCounts = errors.New("the audit log's table of counts is damaged")
+
+// ofCounts is ofIndex for the table of counts.
+func ofCounts(err error) error {
+	if err == nil || !damaged(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errCounts, err)
+}
+
+// recount begins the table of counts anew, since it is damaged: the background counts the entries
+// once more.
+func (w *writer) recount(why error) error {
+	w.changes.known = false
+	w.counts.distrust() // before the table is empty: see view.whole
+	if err := w.anew(`UPDATE "{t}_counted" SET hour = 0;`, "counts"); err != nil {
+		return errors.Join(err, why)
+	}
+	w.recounts.Add(1)
+	w.log.Error("the audit log's entries are counted anew; until that is done, totals above 10000 are not exact", append(adviceOfPages, "error", why)...)
+	return nil
+}
+
+// recount has the writer begin the table of counts anew, unless it was since it had been so often.
+func (s *Store) recount(ctx context.Context, before int64, why error) error {
+	return s.writer.submitIdle(ctx, &job{durability: storage.Commit, reads: true, do: func(context.Context, *sql.Tx) error {
+		if s.writer.recounts.Load() != before {
+			return nil
+		}
+		return why
+	}})
 }
 
 // adviceOfPages says what to do when pages of the file are damaged.

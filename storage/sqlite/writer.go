@@ -99,6 +99,8 @@ type writer struct {
 	// committed.
 	changes changes
 	counts  *counts
+	// recounts is how often their table was begun anew.
+	recounts atomic.Int64
 	// rows are gathered by put, to be inserted together; values are those of a transaction's.
 	rows   []row
 	values values
