@@ -207,7 +207,7 @@ func TestMetadataOfTheWholeLimitIsStoredWhole(t *testing.T) {
 }
 
 func TestCapturedActionsCannotBeForged(t *testing.T) {
-	for _, action := range []string{"admin:ban-user", "sign-in:email", "/sign-in/email", " Sign-In:Email ", "sign-in/email/", "audit-log:dropped", "reset-password::token"} {
+	for _, action := range []string{"admin:ban-user", "sign-in:email", "/sign-in/email", " Sign-In:Email ", "sign-in/email/", "audit-log:dropped", "/Audit-Log/stopped", "reset-password::token"} {
 		store := memory.New(0)
 		b, _ := json.Marshal(map[string]string{"action": action})
 		if got := newAPI(t, store).do(t, insert(string(b)), "alice", "192.0.2.1"); got.Code != 400 || len(store.Entries()) != 0 {

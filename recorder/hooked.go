@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -14,6 +15,16 @@ import (
 
 // errInvalid says that a hook made an entry that cannot be stored.
 var errInvalid = errors.New("the entry is invalid: it needs an action and a status of success, failed, pending or unknown")
+
+// ErrOwnAction says that a hook or a rule made an action of the log's own.
+var ErrOwnAction = errors.New("actions that begin with audit-log: are the log's own: choose another")
+
+// IsOwnAction says whether an action is one of the log's own, which begin with "audit-log:", in
+// any spelling that a reader could take for it: case, surrounding space, slashes for colons.
+func IsOwnAction(action string) bool {
+	action = strings.TrimLeft(strings.ReplaceAll(strings.TrimSpace(action), "/", ":"), ":")
+	return strings.HasPrefix(strings.ToLower(action), "audit-log:")
+}
 
 // hooked asks the hooks about an entry. False suppresses it, which cannot be said of one that is
 // stored already, or may be: it gets its outcome. A hook that fails, or
@@ -64,6 +75,7 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 
 // askOne calls a hook and checks what it made.
 func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
+	action := d.Entry.Action
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("it panicked: %v", p)
@@ -74,6 +86,9 @@ func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
 	}
 	if d.Entry == nil || d.Entry.Action == "" || !d.Entry.Status.Valid() {
 		return errInvalid
+	}
+	if d.Entry.Action != action && IsOwnAction(d.Entry.Action) {
+		return ErrOwnAction
 	}
 	if m := d.Entry.Metadata; len(m) > 0 && (m[0] != '{' || !json.Valid(m)) {
 		return errors.New("the entry is invalid: its metadata is no JSON object")

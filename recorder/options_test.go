@@ -47,6 +47,7 @@ func TestAHookThatFailsLeavesTheEntryAsItWas(t *testing.T) {
 		"a panic":               func(d *recorder.Draft) error { d.Entry.Action = "changed"; panic("boom") },
 		"no entry":              func(d *recorder.Draft) error { d.Entry = nil; return nil },
 		"no action":             func(d *recorder.Draft) error { d.Entry.Action = ""; return nil },
+		"the log's own action":  func(d *recorder.Draft) error { d.Entry.Action = " Audit-Log/stopped"; return nil },
 		"a status that is none": func(d *recorder.Draft) error { d.Entry.Status = "fine"; return nil },
 		"metadata that is none": func(d *recorder.Draft) error { d.Entry.Metadata = json.RawMessage(`["x"]`); return nil },
 		"too much metadata": func(d *recorder.Draft) error {

@@ -130,8 +130,11 @@ func (p *program) assign(e *storage.Entry, v ref.Val) error {
 		}
 		e.Status = storage.Status(s)
 	case "action":
-		if s == "" {
+		switch {
+		case s == "":
 			return errors.New("its value is empty: an entry needs an action")
+		case s != e.Action && recorder.IsOwnAction(s):
+			return recorder.ErrOwnAction
 		}
 		e.Action = s
 	case "ipAddress":

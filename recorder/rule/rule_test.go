@@ -20,7 +20,7 @@ func draft() *recorder.Draft {
 		Entry: &storage.Entry{
 			ID: "01a208c5-7938-73e0-963d-c09078db4b28", UserID: "user-1", Action: "admin:ban-user", Status: storage.Success, Severity: severity.High,
 			IPAddress: "203.0.113.7", UserAgent: "curl/8", CreatedAt: time.Date(2026, 11, 23, 14, 0, 0, 0, time.UTC),
-			Metadata: json.RawMessage(`{"requestId":"r1","statusCode":401,"class":"admin","error":{"code":"NOPE"},"big":12345678901234567890}`),
+			Metadata: json.RawMessage(`{"requestId":"r1","statusCode":401,"class":"admin","error":{"code":"NOPE"},"own":"audit-log:stopped","big":12345678901234567890}`),
 		},
 		Request: recorder.RequestFacts{
 			Method: "POST", Path: "/api/auth/admin/ban-user", Host: "auth.example.com", ClientIP: "203.0.113.7",
@@ -129,6 +129,8 @@ func TestSet(t *testing.T) {
 		{"a status that does not exist", []string{"status", `"broken"`}, field(status, "success"), 1},
 		{"an action", []string{"action", `entry.action.replace("admin:", "staff:")`}, field(action, "staff:ban-user"), 0},
 		{"an empty action", []string{"action", `""`}, field(action, "admin:ban-user"), 1},
+		{"an action of the log's own", []string{"action", `string(entry.metadata.own)`, "status", `"failed"`}, field(action, "admin:ban-user"), 1},
+		{"an action of the log's own in another spelling", []string{"action", `"/" + string(entry.metadata.own).upperAscii().replace(":", "/")`}, field(action, "admin:ban-user"), 1},
 		{"an address in part", []string{"ipAddress", `entry.ipAddress.split(".")[0] + ".0.0.0"`}, field(func(e *storage.Entry) string { return e.IPAddress }, "203.0.0.0"), 0},
 		{"no user agent", []string{"userAgent", `""`}, field(func(e *storage.Entry) string { return e.UserAgent }, ""), 0},
 		{"a text member", []string{"metadata.tenant", `request.headers["x-tenant"][0]`}, field(member("tenant"), `"red"`), 0},
