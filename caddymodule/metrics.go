@@ -44,7 +44,7 @@ var (
 	lookupsDesc       = desc("lookups_total", "Questions to the auth server who is signed in, by result.", "result")
 	rolledUpDesc      = desc("rolled_up_total", "Events that stand in a roll-up instead of an entry of their own, by kind. entries_total counts them too.", "kind")
 	unknownRoutesDesc = desc("unknown_routes_total", "Requests under the base path that no route of the profile describes.")
-	hookFailuresDesc  = desc("hook_failures_total", "Hooks that failed; the entry was written all the same.")
+	hookFailuresDesc  = desc("hook_failures_total", "Hooks and rules that failed; the entry was written all the same.")
 	suppressedDesc    = desc("suppressed_total", "Entries that a hook or a rule has suppressed.")
 	untoldDesc        = desc("events_dropped_total", "Events and log lines of entries that were lost, because what listens to them is too slow; the entries are stored.")
 	sanitizedDesc     = desc("forwarding_headers_dropped_total", "Headers X-Forwarded-Proto and X-Forwarded-Host of trusted proxies that are no scheme or host, and did not reach the auth server.")

@@ -210,7 +210,7 @@ func TestRulesSet(t *testing.T) {
 		"\t\tset metadata.credential `request.headers[\"authorization\"][0]`\n"+
 		"\t\tset metadata.copied `request.headers[\"authorization\"][0]`\n"+
 		"\t\tset action `entry.action + \":\" + string(entry.metadata.tenant)`\n"+
-		"\t\tset status `\"nonsense\"`")
+		"\t\tset status `\"non\" + \"sense\"`")
 	for _, user := range []string{"ann", "nobody"} {
 		signInAs(t, port, user)
 	}

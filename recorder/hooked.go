@@ -47,6 +47,14 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 // a request waits for them.
 const hookTimeout = 2 * time.Second
 
+// Parts is a Hook of parts, such as rules, of which one may fail while what the others changed
+// stays.
+type Parts interface {
+	Hook
+	// BeforeLogParts is BeforeLog, and says how many parts have failed. The hook has logged why.
+	BeforeLogParts(ctx context.Context, d *Draft) (failed int)
+}
+
 func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 	for _, h := range rec.Hooks {
 		before := *d.Entry
@@ -54,8 +62,7 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 		try := *d
 		try.Entry = &changed
 		if err := rec.askOne(ctx, h, &try); err != nil {
-			rec.hookFailures.Add(1)
-			rec.Writer.Metrics.HookFailed()
+			rec.hookFailed()
 			rec.Logger.Error("a hook failed, the entry stays as it was", "error", err, "action", before.Action)
 			continue
 		}
@@ -73,6 +80,11 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 	return true
 }
 
+func (rec *Recorder) hookFailed() {
+	rec.hookFailures.Add(1)
+	rec.Writer.Metrics.HookFailed()
+}
+
 // askOne calls a hook and checks what it made.
 func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
 	action := d.Entry.Action
@@ -81,8 +93,15 @@ func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
 			err = fmt.Errorf("it panicked: %v", p)
 		}
 	}()
-	if err := h.BeforeLog(ctx, d); err != nil || d.Skip {
+	if parts, ok := h.(Parts); ok {
+		for range parts.BeforeLogParts(ctx, d) {
+			rec.hookFailed()
+		}
+	} else if err := h.BeforeLog(ctx, d); err != nil {
 		return err
+	}
+	if d.Skip {
+		return nil
 	}
 	if d.Entry == nil || d.Entry.Action == "" || !d.Entry.Status.Valid() {
 		return errInvalid

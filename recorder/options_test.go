@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/recorder/rule"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -60,6 +61,21 @@ func TestAHookThatFailsLeavesTheEntryAsItWas(t *testing.T) {
 		if e, _ := g.one(); e.Action != "update-user" || e.Status != storage.Success || g.rec.HookFailures() != 1 {
 			t.Errorf("%s: %+v, %d failures", name, e, g.rec.HookFailures())
 		}
+	}
+}
+
+// TestARuleThatFailsIsCountedAndTheOthersCount: with the real rules.
+func TestARuleThatFailsIsCountedAndTheOthersCount(t *testing.T) {
+	rules, err := rule.Compile(rule.Spec{Set: []rule.SetExpr{
+		{Field: "metadata.tenant", Expr: rule.Expr{Text: `request.headers["x-tenant"][0]`}},
+		{Field: "severity", Expr: rule.Expr{Text: `"critical"`}},
+	}})
+	must(t, err)
+	g := newRig(t, func(o *recorder.Options) { o.Hooks = append(o.Hooks, rules) })
+	g.writer.Metrics = new(recorder.Metrics)
+	g.do("POST", "/update-user", `{}`, nil, answers(200, `{}`))
+	if e, _ := g.one(); e.Severity != severity.Critical || g.rec.HookFailures() != 1 || g.writer.Metrics.Snapshot().HookFailures != 1 {
+		t.Errorf("%+v, %d failures, %d in the metric", e, g.rec.HookFailures(), g.writer.Metrics.Snapshot().HookFailures)
 	}
 }
 

@@ -8,13 +8,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 
 	"github.com/caddy-audit-log/caddy-audit-log/redact"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 const (
@@ -53,8 +56,8 @@ type Spec struct {
 	// Set changes an entry that was not suppressed, in order: each sees what those
 	// before it have changed.
 	Set []SetExpr
-	// Logger hears of expressions that fail on an entry, once a second at most; nil
-	// for nobody.
+	// Logger hears of expressions that fail on an entry, of each once a second at most;
+	// nil for nobody.
 	Logger *slog.Logger
 }
 
@@ -68,6 +71,8 @@ type program struct {
 	field string
 	// member of the metadata that the value is for; "" for any other field.
 	member string
+	// lastWarning is when its failure was last logged, in Unix nanoseconds.
+	lastWarning atomic.Int64
 }
 
 // Compile compiles rules. The error says where what is wrong, and how to mend it.
@@ -123,7 +128,7 @@ func compile(env *cel.Env, e Expr, field string) (*program, error) {
 	if issues != nil && issues.Err() != nil {
 		return nil, positioned(e, field, issues)
 	}
-	if err := errors.Join(p.checkType(checked.OutputType()), checkGrowth(checked)); err != nil {
+	if err := errors.Join(p.checkType(checked.OutputType()), checkGrowth(checked), p.checkConstants(checked.NativeRep().Expr())); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.label, err)
 	}
 	var err error
@@ -158,6 +163,24 @@ func (p *program) checkType(t *cel.Type) error {
 		return fmt.Errorf("the expression is of type %s, it must be string: string(...) makes one", t)
 	case p.member != "" && !storable(t):
 		return fmt.Errorf("the expression is of type %s, which JSON cannot hold: use a string, a number, a bool, a timestamp, a list or a map", plain(t.String()))
+	}
+	return nil
+}
+
+// checkConstants refuses a text in quotes that the field cannot have, also where it is one
+// of the values between which the expression chooses.
+func (p *program) checkConstants(e ast.Expr) error {
+	if p.field == "" || p.member != "" {
+		return nil
+	}
+	if e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.Conditional {
+		choice := e.AsCall().Args()
+		return errors.Join(p.checkConstants(choice[1]), p.checkConstants(choice[2]))
+	}
+	if text, ok := literal(e); ok {
+		if err := p.assign(new(storage.Entry), types.String(text)); err != nil {
+			return fmt.Errorf("%q: %w", text, err)
+		}
 	}
 	return nil
 }

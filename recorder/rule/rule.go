@@ -29,7 +29,6 @@ type Rules struct {
 	log       *slog.Logger
 
 	evaluated, skipped, failed atomic.Uint64
-	lastWarning                atomic.Int64 // Unix nanoseconds
 }
 
 // Stats counts what rules did.
@@ -51,38 +50,46 @@ func (r *Rules) Empty() bool { return len(r.skip) == 0 && len(r.set) == 0 }
 
 // BeforeLog implements recorder.Hook. It never fails: an expression that does is
 // counted and changes nothing.
-func (r *Rules) BeforeLog(_ context.Context, d *recorder.Draft) error {
+func (r *Rules) BeforeLog(ctx context.Context, d *recorder.Draft) error {
+	r.BeforeLogParts(ctx, d)
+	return nil
+}
+
+// BeforeLogParts implements recorder.Parts: each expression is one.
+func (r *Rules) BeforeLogParts(_ context.Context, d *recorder.Draft) (failed int) {
 	for _, p := range r.skip {
 		if d.Kept {
 			break
 		}
-		if v, ok := r.value(p, &facts{draft: d, needs: p.needs}); ok && v == types.True {
+		v, err := r.value(p, &facts{draft: d, needs: p.needs})
+		if err != nil {
+			failed++
+			r.fail(p, err)
+			continue
+		}
+		if v == types.True {
 			r.skipped.Add(1)
 			d.Skip = true
-			return nil
+			return failed
 		}
 	}
 	for _, p := range r.set {
-		v, ok := r.value(p, &facts{draft: d, needs: p.needs, clean: r.clean})
-		if !ok {
-			continue
+		v, err := r.value(p, &facts{draft: d, needs: p.needs, clean: r.clean})
+		if err == nil {
+			err = p.assign(d.Entry, v)
 		}
-		if err := p.assign(d.Entry, v); err != nil {
+		if err != nil {
+			failed++
 			r.fail(p, err)
 		}
 	}
-	return nil
+	return failed
 }
 
 // value evaluates an expression.
-func (r *Rules) value(p *program, f *facts) (ref.Val, bool) {
+func (r *Rules) value(p *program, f *facts) (ref.Val, error) {
 	r.evaluated.Add(1)
-	v, err := p.eval(f)
-	if err != nil {
-		r.fail(p, err)
-		return nil, false
-	}
-	return v, true
+	return p.eval(f)
 }
 
 // eval turns a panic in the CEL library into an error.
@@ -96,15 +103,15 @@ func (p *program) eval(f *facts) (v ref.Val, err error) {
 	return v, err
 }
 
-// fail counts a failure and logs it, at most once a second, redacted: what CEL
-// says may quote a value.
+// fail counts a failure and logs it, at most once a second for each rule, redacted:
+// what CEL says may quote a value.
 func (r *Rules) fail(p *program, err error) {
 	r.failed.Add(1)
-	now, last := time.Now().UnixNano(), r.lastWarning.Load()
-	if now-last < int64(time.Second) || !r.lastWarning.CompareAndSwap(last, now) {
+	now, last := time.Now().UnixNano(), p.lastWarning.Load()
+	if now-last < int64(time.Second) || !p.lastWarning.CompareAndSwap(last, now) {
 		return
 	}
-	r.log.Warn("an expression failed, the entry stays as it was; test members that may be missing with has(...)", "rule", p.label, "error", r.clean.Text(storage.Clean(err.Error(), maxError)))
+	r.log.Warn("an expression failed, the entry stays as it was; ask first for what may be missing, as in \"x-tenant\" in request.headers or has(entry.metadata.tenant)", "rule", p.label, "error", r.clean.Text(storage.Clean(err.Error(), maxError)))
 }
 
 // assign gives the entry a value. It leaves the entry alone when it returns an
@@ -239,4 +246,4 @@ func nativeMap(m traits.Mapper, depth int) (any, error) {
 	return out, nil
 }
 
-var _ recorder.Hook = (*Rules)(nil)
+var _ recorder.Parts = (*Rules)(nil)

@@ -124,11 +124,11 @@ func TestSet(t *testing.T) {
 	}
 	for _, c := range []test{
 		{"a severity by condition", []string{"severity", `entry.action.startsWith("admin:") ? "critical" : entry.severity`}, field(level, "critical"), 0},
-		{"a severity that does not exist", []string{"severity", `"catastrophic"`}, field(level, "high"), 1},
+		{"a severity that does not exist", []string{"severity", `"cata" + "strophic"`}, field(level, "high"), 1},
 		{"a status", []string{"status", `"failed"`}, field(status, "failed"), 0},
-		{"a status that does not exist", []string{"status", `"broken"`}, field(status, "success"), 1},
+		{"a status that does not exist", []string{"status", `"bro" + "ken"`}, field(status, "success"), 1},
 		{"an action", []string{"action", `entry.action.replace("admin:", "staff:")`}, field(action, "staff:ban-user"), 0},
-		{"an empty action", []string{"action", `""`}, field(action, "admin:ban-user"), 1},
+		{"an empty action", []string{"action", `string(entry.metadata.error.code).substring(4)`}, field(action, "admin:ban-user"), 1},
 		{"an action of the log's own", []string{"action", `string(entry.metadata.own)`, "status", `"failed"`}, field(action, "admin:ban-user"), 1},
 		{"an action of the log's own in another spelling", []string{"action", `"/" + string(entry.metadata.own).upperAscii().replace(":", "/")`}, field(action, "admin:ban-user"), 1},
 		{"an address in part", []string{"ipAddress", `entry.ipAddress.split(".")[0] + ".0.0.0"`}, field(func(e *storage.Entry) string { return e.IPAddress }, "203.0.0.0"), 0},
@@ -210,6 +210,11 @@ func TestMistakesAreFoundWhenTheRulesAreCompiled(t *testing.T) {
 		{"", `"` + strings.Repeat("x", MaxExpression) + `" == ""`, []string{"Caddyfile:7: skip", "size"}},
 		{"severity", `entry.metadata.statusCode`, []string{"Caddyfile:7: set severity", "must be string"}},
 		{"severity", `1`, []string{"int", "must be string"}},
+		{"severity", `"urgent"`, []string{"Caddyfile:7: set severity", `"urgent"`, "use low, medium, high or critical"}},
+		{"severity", `entry.userId == "" ? "low" : entry.status == "failed" ? "urgent" : entry.severity`, []string{`"urgent"`, "use low"}},
+		{"status", `"ok"`, []string{"Caddyfile:7: set status", `"ok"`, "use success, failed, pending or unknown"}},
+		{"action", `""`, []string{"Caddyfile:7: set action", "an entry needs an action"}},
+		{"action", `"audit-log:stopped"`, []string{"Caddyfile:7: set action", "the log's own"}},
 		{"id", `"x"`, []string{`no field "id"`, "severity, status, action, ipAddress, userAgent or metadata.<name>"}},
 		{"userId", `"x"`, []string{`no field "userId"`}},
 		{"metadata", `"x"`, []string{`no field "metadata"`}},
@@ -313,6 +318,46 @@ func TestAFailureIsLoggedOnceASecondWithoutSecrets(t *testing.T) {
 	}
 	if got := r.Stats().Failed; got != 5 {
 		t.Errorf("%d failed", got)
+	}
+}
+
+func TestARuleThatFailsDoesNotHideThatAnotherDoes(t *testing.T) {
+	var out strings.Builder
+	r, err := Compile(Spec{
+		Set: []SetExpr{
+			{Field: "metadata.none", Expr: Expr{Text: `request.headers["x-none"][0]`}},
+			{Field: "severity", Expr: Expr{Text: `entry.action`}},
+		},
+		Logger: slog.New(slog.NewTextHandler(&out, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if n := r.BeforeLogParts(t.Context(), draft()); n != 2 {
+			t.Errorf("%d failed", n)
+		}
+	}
+	if s := out.String(); strings.Count(s, "\n") != 2 || !strings.Contains(s, "set metadata.none") || !strings.Contains(s, "set severity") {
+		t.Errorf("%s", s)
+	}
+}
+
+// TestTheAdviceOfAFailureCanBeFollowed takes the expressions out of the log line.
+func TestTheAdviceOfAFailureCanBeFollowed(t *testing.T) {
+	var out strings.Builder
+	r := compileSkip(t, `request.headers["x-none"][0] == "x"`)
+	r.log = slog.New(slog.NewTextHandler(&out, nil))
+	r.BeforeLogParts(t.Context(), draft())
+	for _, advice := range []string{`"x-tenant" in request.headers`, `has(entry.metadata.tenant)`} {
+		if !strings.Contains(strings.ReplaceAll(out.String(), `\"`, `"`), advice) {
+			t.Errorf("%q does not say %s", out.String(), advice)
+		}
+		for _, bare := range []*recorder.Draft{draft(), {Entry: &storage.Entry{Action: "x"}}} {
+			if n := compileSkip(t, advice).BeforeLogParts(t.Context(), bare); n != 0 {
+				t.Errorf("%s failed", advice)
+			}
+		}
 	}
 }
 
