@@ -21,8 +21,16 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
-// maxTailed is how many entries tail remembers, not to print one twice.
-const maxTailed = 10000
+const (
+	// maxTailed is how many entries tail remembers, not to print one twice.
+	maxTailed = 10000
+	// tailedBefore is of which time before its beginning a tail must know what there was, and
+	// maxTailedBefore of how many entries at most: after a lost connection it hears from two
+	// minutes on before the last that it has heard of, which may be two minutes old itself, and of
+	// 5,000 at most. The rest is for clocks that differ.
+	tailedBefore    = 10 * time.Minute
+	maxTailedBefore = 5000
+)
 
 func tailCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -68,6 +76,7 @@ func runTail(ctx context.Context, f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
+	t.lookBack(ctx, client, q)
 	if err := client.Follow(ctx, q, t.stream(client, q, lines)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
@@ -81,8 +90,10 @@ type tailer struct {
 	json   *jsonWriter // nil: a table
 	out    *bufio.Writer
 	began  bool
+	again  bool // the connection was lost and stands again
 	seed   maphash.Seed
 	said   *lru.Cache[string, uint64] // by id, a hash of what was printed last
+	before map[string]uint64          // by id, a hash of what was there before it began
 }
 
 func newTailer(s *screen, form string) (*tailer, error) {
@@ -90,7 +101,7 @@ func newTailer(s *screen, form string) (*tailer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tailer{s: s, said: said, seed: maphash.MakeSeed(), out: bufio.NewWriter(Stdout())}
+	t := &tailer{s: s, said: said, before: map[string]uint64{}, seed: maphash.MakeSeed(), out: bufio.NewWriter(Stdout())}
 	if form == outputLines {
 		t.json = &jsonWriter{w: t.out, lines: true}
 	} else {
@@ -105,6 +116,7 @@ func (t *tailer) stream(client *logclient.Client, q url.Values, lines int) logcl
 	return logclient.Stream{
 		Open: func(ctx context.Context) error {
 			if t.began {
+				t.again = true
 				fmt.Fprintln(os.Stderr, "connected again")
 				return nil
 			}
@@ -138,10 +150,34 @@ func (t *tailer) first(ctx context.Context, client *logclient.Client, q url.Valu
 	return nil
 }
 
-// print prints an entry, unless it has said just this before.
+// lookBack takes up what is there before the tail begins. What is not listed may be shown as new
+// after a lost connection: better than no tail.
+func (t *tailer) lookBack(ctx context.Context, client *logclient.Client, q url.Values) {
+	q = parameters(q, "from", time.Now().Add(-tailedBefore).UTC().Format(storage.TimeLayout), "limit", strconv.Itoa(storage.MaxLimit))
+	for len(t.before) < maxTailedBefore {
+		page, err := client.List(ctx, q)
+		if err != nil {
+			return
+		}
+		for _, e := range page.Entries {
+			t.before[e.ID] = maphash.Bytes(t.seed, e.Raw)
+		}
+		if page.NextCursor == "" {
+			return
+		}
+		q.Set("cursor", page.NextCursor)
+	}
+}
+
+// print prints an entry, unless it has said just this before. After a lost connection the stream
+// begins earlier than the tail did: what was there before and is the same is not printed.
 func (t *tailer) print(e logclient.Entry) error {
 	sum := maphash.Bytes(t.seed, e.Raw)
-	if before, ok := t.said.Get(e.ID); ok && before == sum {
+	said, ok := t.said.Get(e.ID)
+	if !ok && t.again {
+		said, ok = t.before[e.ID]
+	}
+	if ok && said == sum {
 		return nil
 	}
 	t.said.Add(e.ID, sum)

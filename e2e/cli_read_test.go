@@ -382,6 +382,55 @@ func TestTailFollows(t *testing.T) {
 	expect(t, auditLog(t, "", "tail", "--address", admin, "--lines", "1000"), 1, "", "0 to 500")
 }
 
+// TestATailGoesOnWhereItWas: what is older than the tail is not printed after a restart, but for
+// what was written or has changed meanwhile.
+func TestATailGoesOnWhereItWas(t *testing.T) {
+	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
+	db := database(dir)
+	entry := func(age time.Duration, status storage.Status) storage.Entry {
+		e := storage.Entry{Action: "sign-in:email", Status: status, CreatedAt: time.Now().Add(-age)}
+		e.Sanitize()
+		return e
+	}
+	old := []storage.Entry{entry(100*time.Second, storage.Success), entry(70*time.Second, storage.Unknown), entry(60*time.Second, storage.Unknown)}
+	fill(t, db, old...)
+	config := site(db, port, authServer(t), "admin "+admin, "profile better_auth\n\t\trollup off")
+	caddy := startWithAdmin(t, dir, port, config)
+	running := startTail(t, "--address", admin, "--lines", "1", "--text", "sign-in:email")
+	if e := running.next(t); e.ID != old[2].ID {
+		t.Errorf("%+v", e)
+	}
+	if code, body := call(t, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/api/auth/sign-in/email", port), `{"email":"a@example.com"}`); code != http.StatusUnauthorized {
+		t.Fatal(code, body)
+	}
+	if e := running.next(t); e.Status != "failed" {
+		t.Errorf("%+v", e)
+	}
+
+	if err := caddy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = caddy.Wait()
+	decided, late := old[1], entry(50*time.Second, storage.Success)
+	decided.Status = storage.Failed
+	fill(t, db, decided, late)
+	startWithAdmin(t, dir, port, config)
+	for _, want := range []storage.Entry{decided, late} {
+		if e := running.next(t); e.ID != want.ID || e.Status != string(want.Status) {
+			t.Errorf("%+v, want %+v", e, want)
+		}
+	}
+	if err := running.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for running.out.Scan() {
+		t.Errorf("one line too many: %q", running.out.Text())
+	}
+	if err := running.cmd.Wait(); err != nil || !strings.Contains(running.errs.String(), "connected again") {
+		t.Errorf("%v %s", err, running.errs.String())
+	}
+}
+
 // awaitSilence waits until a terminal does not show what is typed.
 func awaitSilence(t *testing.T, terminal *os.File) {
 	t.Helper()
