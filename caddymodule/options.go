@@ -77,6 +77,9 @@ func (h *Handler) checkServer() error {
 		}
 	}
 	for _, path := range h.Before {
+		if path == "off" && len(h.Before) > 1 {
+			return errors.New("before off takes no route beside it: give off alone, or routes alone")
+		}
 		if path != "off" && !strings.HasPrefix(path, "/") {
 			return fmt.Errorf("bad before %q: give routes such as /sign-out, or /revoke-* for several, or off", path)
 		}

@@ -94,10 +94,10 @@ func TestLintOfJSONNamesPaths(t *testing.T) {
 func TestAStartWarnsOfWhatLintWouldSay(t *testing.T) {
 	harness.Use(t)
 	dir, port := t.TempDir(), harness.FreePort(t)
-	config := harness.Site(dir, port, "\t@auth path /api/auth/*\n\thandle @auth {\n\t\taudit_log {\n\t\t\tprofile better_auth\n\t\t}\n\t\treverse_proxy 127.0.0.1:1\n\t}\n\thandle {\n\t\treverse_proxy 127.0.0.1:1\n\t}")
+	config := harness.Site(dir, port, "\t@auth path /api/auth/*\n\thandle @auth {\n\t\taudit_log {\n\t\t\tprofile better_auth\n\t\t\tpath /delete-user/\n\t\t}\n\t\treverse_proxy 127.0.0.1:1\n\t}\n\thandle {\n\t\treverse_proxy 127.0.0.1:1\n\t}")
 	config = strings.Replace(config, "\tpersist_config off\n", "\tpersist_config off\n\tservers {\n\t\ttrusted_proxies static private_ranges\n\t}\n", 1)
 	lines := startLog(t, dir, config)
-	for _, rule := range []string{"scoped-handler", "unaudited-route", "client-address"} {
+	for _, rule := range []string{"scoped-handler", "unaudited-route", "client-address", "unknown-path"} {
 		n := 0
 		for _, l := range lines {
 			if l.Rule != rule {

@@ -17,6 +17,7 @@ func (l *linter) checkHandlers() {
 		l.checkAsync(a)
 		l.checkAdmins(a)
 		l.checkAuto(a)
+		l.checkPaths(a)
 	}
 }
 
@@ -88,6 +89,75 @@ func (l *linter) checkAuto(a *auditor) {
 		Text:   "path and before work only once the auth server is recognised, usually with its first or second answer after a start",
 		Remedy: "name the profile (caddy audit-log doctor says which one was recognised)",
 	})
+}
+
+// checkPaths names paths that are no route of the profile. Paths of one's own may be
+// meant, but a mistyped one records nothing of what it was to be.
+func (l *linter) checkPaths(a *auditor) {
+	if auto(a.Profile) || len(a.Paths)+len(a.Before) == 0 {
+		return
+	}
+	p, err := l.options.Profile(a.Profile)
+	if err != nil {
+		return
+	}
+	named := slices.Clone(a.Before)
+	for _, o := range a.Paths {
+		named = append(named, o.Path)
+	}
+	for _, path := range named {
+		route := func(r *profile.Route) bool { return r.Path == path }
+		if !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "*") || slices.ContainsFunc(p.Routes, route) {
+			continue
+		}
+		f := Finding{
+			Rule: UnknownPath, Severity: Low, Path: a.path, where: where{handler: a.Position},
+			Text:   fmt.Sprintf("path %s is no route of profile %s: it counts as a path of your own", path, a.Profile),
+			Remedy: "nothing, if that is meant; the profile's routes are in caddy audit-log profile show " + a.Profile,
+		}
+		if strings.ContainsAny(a.Profile, "/.") { // a file
+			f.Remedy = "nothing, if that is meant; the profile's routes are in its file"
+		}
+		if near := nearest(path, p); near != "" {
+			f.Severity, f.Text = Medium, f.Text+"; the nearest is "+near
+			f.Remedy = fmt.Sprintf("write %s, unless a path of your own is meant", near)
+		}
+		l.add(f)
+	}
+}
+
+// nearest is the route of the profile that a mistyped path may be meant for; "" for none.
+func nearest(path string, p *profile.Profile) (near string) {
+	least := len(path)/4 + 1 // more is another path
+	path = "/" + strings.Trim(strings.TrimPrefix(path, strings.TrimSuffix(p.BasePath, "/")+"/"), "/")
+	for _, r := range p.Routes {
+		if d := distance(strings.ToLower(path), strings.ToLower(r.Path)); d < least {
+			near, least = r.Path, d
+		}
+	}
+	return near
+}
+
+// distance is how many bytes must be put in, taken out or replaced to make one text of the
+// other (Levenshtein, 1965).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // auto says whether the profile is found out from the traffic.

@@ -49,6 +49,8 @@ const (
 	AdminRole Rule = "admin-role"
 	// AutoRoutes: options for single routes, which wait for the server to be recognised.
 	AutoRoutes Rule = "auto-routes"
+	// UnknownPath: path or before with a path that is no route of the profile.
+	UnknownPath Rule = "unknown-path"
 	// EntriesInLog: entries stand in Caddy's default log too.
 	EntriesInLog Rule = "entries-in-log"
 )

@@ -83,6 +83,10 @@ func TestCaddyfilesAndWhatIsWrongWithThem(t *testing.T) {
 		{"administrators without a session endpoint", "a.example {\n\taudit_log {\n\t\tprofile zitadel\n\t\tadmins {\n\t\t\tid abc\n\t\t}\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 admin-role medium"}},
 		{"roles where sessions have them", "a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\tadmins {\n\t\t\trole admin\n\t\t}\n\t}\n\treverse_proxy localhost:3000\n}", nil},
 		{"routes for a server that is not known yet", "a.example {\n\taudit_log {\n\t\tpath /sign-*\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 auto-routes low"}},
+		{"a mistyped path", "a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\tpath /delete-user/\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 unknown-path medium"}},
+		{"a mistyped path in two options, once", "a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\tpath /delete-usr\n\t\tbefore /delete-usr\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 unknown-path medium"}},
+		{"a path of one's own", "a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\tpath /our/own/thing\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 unknown-path low"}},
+		{"a path for a server that is not known yet", "a.example {\n\taudit_log {\n\t\tpath /delete-usr\n\t}\n\treverse_proxy localhost:3000\n}", []string{"7 auto-routes low"}},
 		{"routes for a server that is named", "a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\tpath /sign-*\n\t}\n\treverse_proxy localhost:3000\n}", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,6 +98,40 @@ func TestCaddyfilesAndWhatIsWrongWithThem(t *testing.T) {
 				t.Errorf("got %q, want %q\n%s", got, c.want, quiet+c.site)
 			}
 		})
+	}
+}
+
+func TestAMistypedPathIsNamedWithTheNearestRoute(t *testing.T) {
+	for path, want := range map[string]string{
+		"/delete-user/":              "/delete-user",
+		"/delete-usr":                "/delete-user",
+		"/Delete-User":               "/delete-user",
+		"/api/auth/delete-user":      "/delete-user",
+		"/sign-in/emial":             "/sign-in/email",
+		"/reset-password/:tok":       "/reset-password/:token",
+		"/our/own/thing":             "",
+		"/x":                         "",
+		"/delete-user":               "no finding",
+		"/delete-*":                  "no finding",
+		"/admin/remove-user":         "no finding",
+		"/sign-in/email /delete-usr": "/delete-user", // of before
+	} {
+		option := "path"
+		if strings.Contains(path, " ") {
+			option = "before"
+		}
+		findings := check(t, quiet+"a.example {\n\taudit_log {\n\t\tprofile better_auth\n\t\t"+option+" "+path+"\n\t}\n\treverse_proxy localhost:3000\n}")
+		switch {
+		case want == "no finding":
+			if len(findings) != 0 {
+				t.Errorf("%s: %+v", path, findings)
+			}
+		case len(findings) != 1:
+			t.Errorf("%s: %+v", path, findings)
+		case want == "" && (strings.Contains(findings[0].Text, "nearest") || !strings.HasSuffix(findings[0].Text, "path "+path+" is no route of profile better_auth: it counts as a path of your own")),
+			want != "" && !strings.HasSuffix(findings[0].Text, "the nearest is "+want):
+			t.Errorf("%s: %s", path, findings[0].Text)
+		}
 	}
 }
 
