@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +51,7 @@ addresses to those of the configuration.
 Exit status: 0 if all is well, 1 if there are warnings, 2 if something is broken or Caddy cannot be asked.`,
 	}
 	f := cmd.Flags()
-	f.StringArray("upstream", nil, "host:port of an auth server that must not be reachable past Caddy; may be repeated")
+	f.StringArray("upstream", nil, "host:port or http(s) URL of an auth server that must not be reachable past Caddy; may be repeated")
 	f.Bool("json", false, "print one JSON object")
 	f.String("address", "", "the admin address of the running Caddy")
 	f.StringP("config", "c", "", "the configuration file that names the admin address")
@@ -62,6 +63,9 @@ func runDoctor(f caddycmd.Flags) (int, error) {
 	upstreams, err := f.GetStringArray("upstream")
 	if err != nil {
 		return exitFailures, err
+	}
+	if f.Changed("upstream") && len(upstreams) == 0 {
+		upstreams = []string{""} // one empty value is lost in the flag
 	}
 	address, err := adminAddress(f)
 	if err != nil {
@@ -238,7 +242,11 @@ func otherAddresses() ([]netip.Addr, error) {
 // then others may use it without Caddy (threats.md A25).
 func reach(dial string, elsewhere []netip.Addr) finding {
 	f := finding{Verdict: fine, Check: "upstream", Of: dial}
-	a, err := caddy.ParseNetworkAddress(dial)
+	address := dial
+	if u, err := url.Parse(dial); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
+		address = dialOf(u)
+	}
+	a, err := caddy.ParseNetworkAddress(address)
 	switch {
 	case strings.Contains(dial, "{"):
 		f.Text = "its address is known only when a request comes: try it yourself with --upstream"
@@ -248,6 +256,9 @@ func reach(dial string, elsewhere []netip.Addr) finding {
 		return f
 	case a.IsUnixNetwork():
 		f.Text = "a socket in the file system, which only this machine can reach"
+		return f
+	case a.StartPort == 0:
+		f.Verdict, f.Text, f.Remedy = warning, "it has no port: nothing was tried", "give host:port"
 		return f
 	case !onThisMachine(a.Host, elsewhere):
 		f.Text = "it is on another machine or in a container: only the firewall there can see to it that nobody reaches it past Caddy"

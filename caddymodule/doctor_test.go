@@ -157,6 +157,13 @@ func TestAnUpstreamThatAnswersElsewhereIsFound(t *testing.T) {
 		{"192.0.2.99:" + port, open, fine, "another machine"},
 		{"{env.UPSTREAM}", open, fine, "known only when"},
 		{"localhost:x", open, warning, "cannot be read"},
+		{"http://127.0.0.9:" + port + "/api/auth", open, warning, "also answers on 127.0.0.1:" + port},
+		{"https://localhost:" + port, closed, fine, "no other address"},
+		{"https://localhost", closed, fine, "no other address"},
+		{"tcp/localhost:" + port, open, warning, "also answers"},
+		{"localhost", open, warning, "has no port"},
+		{"nonsense", open, warning, "has no port"},
+		{"", open, warning, "has no port"},
 	} {
 		if f := reach(c.dial, c.elsewhere); f.Verdict != c.verdict || !strings.Contains(f.Text, c.text) || (f.Remedy == "") != (f.Verdict == fine) {
 			t.Errorf("%s: %+v", c.dial, f)

@@ -198,6 +198,7 @@ func TestDoctorFromTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, auditLog(t, "", "doctor", "--address", admin, "--upstream", "localhost:x"), 1, "-> give host:port", "with 1 warnings")
+	expect(t, auditLog(t, "", "doctor", "--address", admin, "--upstream", ""), 1, "-> give host:port", "with 1 warnings")
 	expect(t, auditLog(t, "", "doctor", "--address", "127.0.0.1:1"), 2, "", "the doctor looks at a running Caddy")
 	expect(t, auditLog(t, "", "doctor", "what"), 2, "", "the command is caddy audit-log doctor")
 }
