@@ -47,6 +47,9 @@ func (h *Handler) parseOptions() error {
 		return errors.New("fail closed does not go with durability async, which answers before it writes: use durability commit or fsync")
 	}
 	for _, o := range h.TrustedOrigins {
+		if strings.Contains(o, "*") {
+			return fmt.Errorf("bad trusted origin %q: patterns fit nothing, name each origin, such as https://app.example.com", o)
+		}
 		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
 			return fmt.Errorf("bad trusted origin %q: give scheme and host, such as https://app.example.com", o)
 		}
