@@ -109,7 +109,7 @@ func (h *Handler) adopt(now *reading, found profile.Recognition) bool {
 	}
 	if h.reading.CompareAndSwap(now, next) {
 		h.log.Info("the auth server was recognised", "server", found.Profile.Title, "by", found.Why, "base_path", cmp.Or(next.profile.Base(), "/"),
-			"sure", found.Certainty == profile.Certain, "pin", fmt.Sprintf("audit_log { profile %s }", found.Profile.Name))
+			"sure", found.Certainty == profile.Certain, "pin", fmt.Sprintf("profile %s in the block of audit_log", found.Profile.Name))
 	}
 	return true
 }
@@ -252,6 +252,6 @@ func isOperators(escaped string) bool {
 // sessions it needs.
 func unrecognised(w http.ResponseWriter) error {
 	w.Header().Set("Retry-After", "5")
-	writeError(w, http.StatusServiceUnavailable, "AUTH_SERVER_UNKNOWN", "The audit log has not recognised the auth server yet. Sign in once, or name it in the configuration (audit_log { profile NAME }).")
+	writeError(w, http.StatusServiceUnavailable, "AUTH_SERVER_UNKNOWN", "The audit log has not recognised the auth server yet. Sign in once, or name it in the configuration (profile NAME in the block of audit_log).")
 	return nil
 }

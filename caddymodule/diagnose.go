@@ -85,11 +85,11 @@ func (d *diagnosis) profile(h *handlerFacts) {
 	case h.Configured != auto:
 		d.add(fine, "profile", h.where(), name+", as configured", "")
 	case h.Known == "nothing":
-		d.add(warning, "profile", h.where(), "the auth server is not recognised yet: paths are read as words, and the API answers 503", "sign in once through Caddy, or name it: audit_log { profile <name> }")
+		d.add(warning, "profile", h.where(), "the auth server is not recognised yet: paths are read as words, and the API answers 503", "sign in once through Caddy, or name it: profile <name> in the block of audit_log")
 	case h.Known == "certain":
 		d.add(fine, "profile", h.where(), fmt.Sprintf("%s, recognised by %s", name, h.By), "")
 	default:
-		d.add(warning, "profile", h.where(), fmt.Sprintf("%s, by a sign that other servers may have too (%s)", name, h.By), "if that is right, name it: audit_log { profile "+h.Profile+" }")
+		d.add(warning, "profile", h.where(), fmt.Sprintf("%s, by a sign that other servers may have too (%s)", name, h.By), "if that is right, name it: profile "+h.Profile+" in the block of audit_log")
 	}
 }
 

@@ -92,6 +92,8 @@ func TestWhatTheDoctorSays(t *testing.T) {
 			}
 			if i < 0 || d[i].Check != c.check || d[i].Verdict != c.verdict || !strings.Contains(d[i].Text, c.text) || d[i].Remedy == "" {
 				t.Errorf("%+v", d)
+			} else if strings.Contains(d[i].Remedy, "{ ") {
+				t.Errorf("Caddy takes no block on one line: %s", d[i].Remedy)
 			}
 			if rest := slices.ContainsFunc(d[i+1:], func(f finding) bool { return f.Verdict != fine }); rest {
 				t.Errorf("more than one finding: %+v", d)

@@ -54,7 +54,7 @@ func TestAutoRecognisesTheServer(t *testing.T) {
 			for line := range strings.Lines(string(log)) {
 				if strings.Contains(line, "the auth server was recognised") && strings.Contains(line, `"sure":true`) {
 					found++
-					if !strings.Contains(line, `"server":"`) || !strings.Contains(line, want) {
+					if !strings.Contains(line, `"server":"`) || !strings.Contains(line, want) || !strings.Contains(line, ` in the block of audit_log"`) {
 						t.Errorf("recognised as another server: %s", line)
 					}
 				}
