@@ -13,14 +13,15 @@ import (
 )
 
 // heal is for a transaction that has met damage in what is derived from the entries: that is made
-// anew, and the transaction tried once more. Other errors it returns.
+// anew, and the transaction tried once more. Other errors it returns, and those that making it anew
+// a moment ago did not help against: each time costs some pages.
 func (w *writer) heal(err error, batch []*job) error {
-	if errors.Is(err, postings.ErrDamaged) {
+	if errors.Is(err, postings.ErrDamaged) && !w.index.lately() {
 		if err = w.rebuild(err); err == nil {
 			err = w.transact(batch)
 		}
 	}
-	if errors.Is(err, errCounts) {
+	if errors.Is(err, errCounts) && time.Since(w.recounted) >= rebuildAgain {
 		if err = w.recount(err); err == nil {
 			err = w.transact(batch)
 		}
@@ -66,6 +67,7 @@ func ofCounts(err error) error {
 // once more.
 func (w *writer) recount(why error) error {
 	w.changes.known = false
+	w.recounted = time.Now()
 	w.counts.distrust() // before the table is empty: see view.whole
 	if err := w.anew(`UPDATE "{t}_counted" SET hour = 0;`, "counts"); err != nil {
 		return errors.Join(err, why)

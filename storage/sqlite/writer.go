@@ -99,8 +99,9 @@ type writer struct {
 	// committed.
 	changes changes
 	counts  *counts
-	// recounts is how often their table was begun anew.
-	recounts atomic.Int64
+	// recounts is how often their table was begun anew, and recounted when that was last tried.
+	recounts  atomic.Int64
+	recounted time.Time
 	// rows are gathered by put, to be inserted together; values are those of a transaction's.
 	rows   []row
 	values values
