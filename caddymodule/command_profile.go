@@ -55,7 +55,7 @@ Checks a profile, a file or a builtin one by its name: whether it can be read, w
 probably not meant. With --traffic it plays recorded exchanges (see caddy audit-log record) in memory, and says for
 each whether the log would be right: the outcome, and who it was. Exchanges whose "truth" is empty are listed with
 what the log says of them. The name auto recognises the server by the recorded traffic, as a Caddy with that profile
-would.
+would, and says of each recording which server it is and by what.
 
 Exit status: 0 if all is well (warnings are no fault), 1 if the profile or a recording cannot be read, 2 if the
 command was called wrongly, 3 if the log would be wrong about recorded exchanges.`
@@ -114,12 +114,15 @@ func printSchema(caddycmd.Flags) (int, error) {
 type checked struct {
 	Profile  *profileFacts     `json:"profile"`
 	Warnings []profile.Warning `json:"warnings"`
+	// Recognised is, with auto, which server each recording gave away.
+	Recognised []recognised `json:"recognised,omitempty"`
 	// Scores of the recordings, the total last; Misses a line each.
 	Scores []recordingScore `json:"scores,omitempty"`
 	Misses []string         `json:"misses,omitempty"`
 	// Unlabelled exchanges, with what the log says of them.
 	Unlabelled []string `json:"unlabelled,omitempty"`
 
+	auto  bool // the profile is the first one only
 	table []*replay.Score
 }
 
@@ -134,6 +137,16 @@ type profileFacts struct {
 	Session     []string            `json:"session"`
 	Credentials profile.Credentials `json:"credentials"`
 	Signs       int                 `json:"signs"`
+}
+
+// recognised is which server a recording gave away, and by what; all but Name is empty if none.
+type recognised struct {
+	Name     string `json:"name"`
+	Profile  string `json:"profile,omitempty"`
+	Title    string `json:"title,omitempty"`
+	BasePath string `json:"basePath,omitempty"`
+	Sure     bool   `json:"sure"`
+	By       string `json:"by,omitempty"`
 }
 
 // recordingScore is how well a recording is understood, see replay.Score.
@@ -155,7 +168,7 @@ func checkProfile(f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return exitUsage, err
 	}
-	c := checked{Warnings: []profile.Warning{}}
+	c := checked{Warnings: []profile.Warning{}, auto: f.Arg(0) == auto}
 	p, recognizer, err := c.check(f.Arg(0), f.String("base-path"))
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
@@ -232,9 +245,15 @@ func (c *checked) replay(path string, p *profile.Profile, recognizer *profile.Re
 		return err
 	}
 	for _, f := range files {
-		entries, err := replay.Run(f, replay.Options{Profile: p, Recognizer: recognizer})
+		of := recognised{Name: f.Name}
+		entries, err := replay.Run(f, replay.Options{Profile: p, Recognizer: recognizer, Recognised: func(found profile.Recognition) {
+			of = recognised{f.Name, found.Profile.Name, found.Profile.Title, cmp.Or(found.Profile.Base(), "/"), found.Certainty == profile.Certain, found.Why}
+		}})
 		if err != nil {
 			return err
+		}
+		if recognizer != nil {
+			c.Recognised = append(c.Recognised, of)
 		}
 		c.table = append(c.table, replay.ScoreFile(f, p, entries))
 		for _, x := range f.Exchanges {
@@ -265,6 +284,9 @@ func (c *checked) sum() {
 
 // print writes it for people.
 func (c *checked) print(w io.Writer) {
+	if c.auto {
+		fmt.Fprintln(w, "auto: the server is recognised by its traffic; until then paths are read with")
+	}
 	c.Profile.print(w)
 	for _, warning := range c.Warnings {
 		fmt.Fprintln(w, "warning:", oneLine(fmt.Sprint(warning)))
@@ -273,6 +295,9 @@ func (c *checked) print(w io.Writer) {
 		return
 	}
 	fmt.Fprintln(w)
+	for _, of := range c.Recognised {
+		of.print(w)
+	}
 	replay.Print(w, c.table)
 	for _, miss := range c.Misses {
 		fmt.Fprintln(w, oneLine(miss))
@@ -283,6 +308,18 @@ func (c *checked) print(w io.Writer) {
 	for _, line := range c.Unlabelled {
 		fmt.Fprintln(w, oneLine(line))
 	}
+}
+
+func (r *recognised) print(w io.Writer) {
+	if r.Profile == "" {
+		fmt.Fprintf(w, "%s: no server was recognised\n", oneLine(r.Name))
+		return
+	}
+	unsure := ""
+	if !r.Sure {
+		unsure = "; other servers may have this sign too"
+	}
+	fmt.Fprintf(w, "%s: recognised as %s (%s), base path %s, by %s%s\n", oneLine(r.Name), oneLine(r.Profile), oneLine(r.Title), oneLine(r.BasePath), oneLine(r.By), unsure)
 }
 
 func (p *profileFacts) print(w io.Writer) {

@@ -75,7 +75,8 @@ func TestProfilesFromTheCommandLine(t *testing.T) {
 		{"with traffic that it gets wrong", []string{"check", good, "--traffic", fine, "--traffic", wrong}, 3, "wrong    wrong f#1: want failed by nobody, got success by nobody (POST /auth/login -> 200)", "the log would be wrong about what was recorded, 1 times"},
 		{"with traffic that says nothing", []string{"check", good, "--traffic", unlabelled}, 0, "unlabelled f#1: POST /auth/login -> 200: login success by u1", ""},
 		{"with another base path than that of the recording", []string{"check", good, "--traffic", fine, "--base-path", "/other"}, 3, "fine          0        2", "the log would be wrong about what was recorded, 2 times"},
-		{"as auto", []string{"check", "auto", "--traffic", "../testdata/traffic/better-auth/core-auth.jsonl"}, 0, "core-auth         58", ""},
+		{"as auto", []string{"check", "auto", "--traffic", "../testdata/traffic/better-auth/core-auth.jsonl"}, 0, "core-auth: recognised as better_auth (Better Auth), base path /api/auth, by ", ""},
+		{"as auto, of which nothing gives a server away", []string{"check", "auto", "--traffic", fine}, 0, "fine: no server was recognised", ""},
 		{"with traffic that is not there", []string{"check", good, "--traffic", filepath.Join(dir, "no.jsonl")}, 1, "", "--traffic"},
 		{"without a name", []string{"check"}, 2, "", "the command is caddy audit-log profile check"},
 		{"with a flag that is none", []string{"check", good, "--trafic", fine}, 2, "", "unknown flag: --trafic"},
@@ -98,6 +99,19 @@ func TestProfilesFromTheCommandLine(t *testing.T) {
 	got := auditLog(t, "", "profile", "check", good, "--json", "--traffic", wrong)
 	if err := json.Unmarshal([]byte(got.out), &facts); err != nil || got.status != 3 || facts.Profile.Name != "own" || len(facts.Scores) != 2 || len(facts.Misses) != 1 {
 		t.Errorf("%v: %d %s", err, got.status, got.out)
+	}
+	var found struct {
+		Recognised []struct {
+			Name, Profile, BasePath, By string
+			Sure                        bool
+		}
+	}
+	got = auditLog(t, "", "profile", "check", "auto", "--json", "--traffic", "../testdata/traffic/better-auth/core-auth.jsonl", "--traffic", fine)
+	if err := json.Unmarshal([]byte(got.out), &found); err != nil || len(found.Recognised) != 2 || found.Recognised[1].Profile != "" {
+		t.Fatalf("%v: %d %s", err, got.status, got.out)
+	}
+	if r := found.Recognised[0]; r.Name != "core-auth" || r.Profile != "better_auth" || r.BasePath != "/api/auth" || r.By == "" || !r.Sure {
+		t.Errorf("%+v", r)
 	}
 	shown := write(t, dir, "shown.json", auditLog(t, "", "profile", "show", "better_auth").out)
 	expect(t, auditLog(t, "", "profile", "check", shown), 0, "better_auth (Better Auth)", "")

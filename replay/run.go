@@ -28,6 +28,9 @@ type Options struct {
 	// Recognizer, if given, makes Profile the first one only, until the server is
 	// recognised. A base path that Profile was given is that of the recognised one, too.
 	Recognizer *profile.Recognizer
+	// Recognised hears which server was recognised, again when a more certain sign says so;
+	// may be nil.
+	Recognised func(profile.Recognition)
 	// Alone: the session endpoint does not answer.
 	Alone bool
 }
@@ -36,7 +39,7 @@ type Options struct {
 // oldest first. Nothing leaves the process.
 func Run(f *File, o Options) (map[*Exchange][]storage.Entry, error) {
 	store := memory.New(0)
-	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: o.Recognizer, alone: o.Alone}
+	pl := &player{file: f, log: slog.New(slog.DiscardHandler), recognizer: o.Recognizer, recognised: o.Recognised, alone: o.Alone}
 	pl.writer = recorder.NewWriter(store, pl.log)
 	if err := pl.use(o.Profile); err != nil {
 		return nil, err
@@ -66,6 +69,7 @@ type player struct {
 	log        *slog.Logger
 	writer     *recorder.Writer
 	recognizer *profile.Recognizer
+	recognised func(profile.Recognition)
 	known      profile.Certainty
 	alone      bool
 	rec        *recorder.Recorder
@@ -119,6 +123,9 @@ func (pl *player) recognize(x *profile.Exchange) *recorder.Recorder {
 	}
 	if err := pl.use(p); err != nil {
 		return nil
+	}
+	if found.Profile = p; pl.recognised != nil {
+		pl.recognised(found)
 	}
 	return pl.rec
 }
