@@ -177,7 +177,11 @@ func (d *diagnosis) healthOf(s storeHealth) {
 	of := cmp.Or(s.Path, s.Store)
 	switch {
 	case s.State != storage.Healthy:
-		d.add(warning, "health", of, fmt.Sprintf("the log is %s (%s): %d entries wait in its journal", s.State, s.Reason, s.Waiting), s.Remedy)
+		why := ""
+		if s.Reason != storage.Unspecified {
+			why = fmt.Sprintf(" (%s)", s.Reason)
+		}
+		d.add(warning, "health", of, fmt.Sprintf("the log is %s%s: %d entries wait in its journal", s.State, why, s.Waiting), s.Remedy)
 	case s.Damaged > 0:
 		d.add(warning, "health", of, fmt.Sprintf("the log takes entries; %d parts of its journal were damaged", s.Damaged), "Caddy's log says which, and when")
 	case s.Refused > 0:

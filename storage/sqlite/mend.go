@@ -95,11 +95,12 @@ var adviceOfPages = []any{"remedy", "look after the disk. No entry is lost; the 
 // a VACUUM. Nothing reads them, and nothing else is changed.
 func (w *writer) anew(then string, tables ...string) error {
 	const reread = "PRAGMA writable_schema=RESET;"
-	script := "PRAGMA writable_schema=ON;"
+	statements := []string{"PRAGMA writable_schema=ON;"}
 	for _, table := range tables {
-		script += fmt.Sprintf("DELETE FROM sqlite_schema WHERE tbl_name = '{t}_%s' COLLATE NOCASE;", table)
+		statements = append(statements, "DELETE FROM sqlite_schema WHERE tbl_name = '{t}_"+table+"' COLLATE NOCASE;")
 	}
-	script = strings.ReplaceAll(script+reread+schema+then, "{t}", w.link.table)
+	statements = append(statements, reread, schema, then)
+	script := strings.ReplaceAll(strings.Join(statements, ""), "{t}", w.link.table)
 	run := func(sql string) error {
 		_, err := w.conn.ExecContext(context.Background(), sql)
 		return err

@@ -66,7 +66,7 @@ func StartPooler(t testing.TB, of *Server, settings ...string) (address string) 
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+filepath.Join(dir, "lib"))
 	cmd.SysProcAttr = of.attributes()
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	started := make(chan error, 1)
 	go func() { // in a thread that lives as long as it does, see launch
 		runtime.LockOSThread()
@@ -74,7 +74,8 @@ func StartPooler(t testing.TB, of *Server, settings ...string) (address string) 
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			ended <- cmd.Wait()
+			_ = cmd.Wait() // it is killed
+			close(ended)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -97,9 +98,8 @@ func StartPooler(t testing.TB, of *Server, settings ...string) (address string) 
 			return address
 		}
 		select {
-		case how := <-ended:
-			ended <- how
-			t.Fatalf("PgBouncer has ended: %v", how)
+		case <-ended:
+			t.Fatal("PgBouncer has ended")
 		default:
 		}
 		if time.Now().After(end) {
