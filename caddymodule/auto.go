@@ -159,7 +159,7 @@ func (h *Handler) mayAuthorize(now *reading) bool {
 
 // elsewhere answers a question for the API at a base path that only traffic has shown.
 func elsewhere(w http.ResponseWriter) error {
-	writeError(w, http.StatusServiceUnavailable, "BASE_PATH_UNCONFIRMED", "The auth server was recognised, but not at its usual base path. Give the path in the configuration (audit_log { base_path PATH }) to read the audit log here.")
+	writeError(w, http.StatusServiceUnavailable, "BASE_PATH_UNCONFIRMED", "The auth server was recognised, but not at its usual base path. Give the path in the configuration (base_path PATH in the block of audit_log) to read the audit log here.")
 	return nil
 }
 

@@ -316,6 +316,7 @@ func TestUnknownPathsForgeNothing(t *testing.T) {
 		"/admin:ban-user":           ":redacted",
 		"/Admin/Ban-User":           "admin:ban-user", // another reading of the route, and recorded as it
 		"/audit-log:dropped":        ":redacted",
+		"/Audit-Log/stopped":        "unknown:Audit-Log:stopped",
 		"/verify/123456":            "verify::redacted",
 		"/verify/alice@example.com": "verify::redacted",
 		"/x/%1b%5b31m":              "x::redacted",
