@@ -74,13 +74,15 @@ func TestAGuestHook(t *testing.T) {
 			e := newTestEntry()
 			d := &recorder.Draft{Entry: &e}
 			err := h.beforeLog[0].BeforeLog(context.Background(), d)
-			if got := h.hookStats(); got != c.want || (err != nil) != (c.want.Failed > 0) || d.Skip != (c.want.Suppressed > 0) {
+			got := h.hookStats()
+			got.Slow = min(got.Slow, c.want.Slow) // on a busy machine any is slow
+			if got != c.want || (err != nil) != (c.want.Failed > 0) || d.Skip != (c.want.Suppressed > 0) {
 				t.Errorf("%+v, want %+v; %v, skip %v", got, c.want, err, d.Skip)
 			}
 			if e.Action != c.action || e.ID != "id" || string(e.Metadata) != `{"a":1}` {
 				t.Errorf("%+v %s", e, e.Metadata)
 			}
-			if strings.Contains(out.String(), "is slow") != (c.want.Slow > 0) {
+			if c.want.Slow > 0 && !strings.Contains(out.String(), "is slow") {
 				t.Errorf("log: %s", out.String())
 			}
 		})
