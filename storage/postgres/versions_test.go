@@ -13,10 +13,10 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/storage/storagetest"
 )
 
-// TestSuiteInEachVersion: from the oldest PostgreSQL that is taken to the newest, beside the
-// machine's own. What is in e2e/servers/postgres is for one architecture.
-func TestSuiteInEachVersion(t *testing.T) {
-	for _, version := range []int{14, 16, 17, 18} {
+// TestSuiteInOtherVersions: the oldest PostgreSQL that is taken and the newest, beside the machine's
+// own; make test-postgres has those between them. What is in e2e/servers/postgres is for one architecture.
+func TestSuiteInOtherVersions(t *testing.T) {
+	for _, version := range []int{14, 18} {
 		t.Run(strconv.Itoa(version), func(t *testing.T) {
 			t.Parallel()
 			bin := filepath.Join("..", "..", "e2e", "servers", "postgres", "node_modules", fmt.Sprintf("postgres-%d-x64", version), "native", "bin")
