@@ -258,9 +258,12 @@ func loadProfile(name string) (*profile.Profile, error) {
 // Serving.
 
 // marker is the variable that keeps a request which passes two handlers from
-// being recorded twice. It is taken away when a handler behind has failed: what the server's routes for
-// errors make of the request, such as another try elsewhere, is another exchange.
-const marker = "audit_log.recorded"
+// being recorded twice. It is failed when a handler behind has failed: what the server's routes for
+// errors make of the request is another exchange, if another server has answered there.
+const (
+	marker = "audit_log.recorded"
+	failed = "failed"
+)
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -279,7 +282,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !mine && !h.isAPI(now, r) {
 		return next.ServeHTTP(w, r)
 	}
-	if caddyhttp.GetVar(r.Context(), marker) != nil {
+	passed := caddyhttp.GetVar(r.Context(), marker)
+	if passed != nil && passed != failed {
 		return next.ServeHTTP(w, r)
 	}
 	store, err := h.app.pooled.lease()
@@ -308,9 +312,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
-	err = run.record(w, r, next, match, e, asker)
+	err = run.record(w, r, next, match, e, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e, Again: passed == failed})
 	if err != nil {
-		caddyhttp.SetVar(r.Context(), marker, nil)
+		caddyhttp.SetVar(r.Context(), marker, failed)
 	}
 	return err
 }
@@ -435,8 +439,8 @@ func (h *Handler) serveAPI(run *running, w http.ResponseWriter, r *http.Request,
 // record serves the request through the next handlers and makes its entry. Their
 // panics are not caught: net/http and reverse_proxy use them to cut connections,
 // and the entry is made while they pass.
-func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, e *edge, asker recorder.Asker) (err error) {
-	x, err := run.recorder.Begin(w, r, m, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e})
+func (run *running) record(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, m profile.Match, e *edge, f recorder.Facts) (err error) {
+	x, err := run.recorder.Begin(w, r, m, f)
 	if err != nil {
 		exchange.WriteRefusal(w)
 		return nil

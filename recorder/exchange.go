@@ -92,6 +92,8 @@ type exchanged struct {
 	// neighbours there.
 	list           *underWayList
 	next, previous *Exchange
+	// unlinked is whom its own success has taken out of the log.
+	unlinked string
 	// withheld is true when the client gets 503 instead of the answer.
 	withheld bool
 	// aborted is true when the handler panicked.
@@ -300,7 +302,7 @@ func (x *Exchange) complete() (err error) {
 // forget takes the user out again whom the entry names, and who was unlinked while the exchange was
 // under way.
 func (x *Exchange) forget() {
-	if w := x.rec.Writer; w.forgotten.since(x.final.UserID, x.began) {
+	if w := x.rec.Writer; x.final.UserID != x.unlinked && w.forgotten.since(x.final.UserID, x.began) {
 		w.Unlink(x.final.UserID, x.rec.Durability != Async)
 	}
 }
@@ -437,6 +439,7 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 			x.rec.Logger.Warn("an account was deleted, as it seems, and its user stays in the audit log: the auth server is not known for certain. Name its profile in the configuration, and this does not happen; said once a minute at most", "profile", x.rec.Profile.Name)
 		})
 	default:
+		x.unlinked = storage.CleanUserID(user)
 		x.rec.Writer.Unlink(user, x.rec.Durability != Async)
 	}
 }
@@ -529,6 +532,9 @@ func (x *Exchange) masked(a *profile.Exchange) int {
 	return 0
 }
 
+// answered says whether a server is known to have answered.
+func (x *Exchange) answered() bool { return x.facts.Edge != nil && x.facts.Edge.Answered() != 0 }
+
 // answeredBy says whether a status may be the auth server's own. Another one is Caddy's word, also
 // where somebody else was asked on the way (forward_auth) and what that has answered stands there.
 func (x *Exchange) answeredBy(status int) bool {
@@ -545,6 +551,12 @@ func (x *Exchange) isPreflight(a *profile.Exchange) bool {
 }
 
 func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
+	if x.facts.Again && !x.answered() {
+		if x.begun() {
+			return storage.Unknown
+		}
+		return profile.None
+	}
 	if x.masked(a) != 0 {
 		return storage.Failed
 	}

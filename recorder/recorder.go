@@ -173,6 +173,9 @@ type Facts struct {
 	Asker Asker
 	// Edge is asked for the rest, if it is not nil.
 	Edge Edge
+	// Again is true of a request that has an entry already, of a try that has failed: it is an event
+	// once more only if Edge says that a server has answered now.
+	Again bool
 }
 
 // Edge tells what the HTTP server knows of a request once somebody asks. It is called by

@@ -40,3 +40,15 @@ func TestOnlyWhoWasUnlinkedIsForgotten(t *testing.T) {
 		t.Errorf("it is %q's", e.UserID)
 	}
 }
+
+// TestADeletionUnlinksOnce: its own entry is no reason to do it again.
+func TestADeletionUnlinksOnce(t *testing.T) {
+	g := newRig(t, nil)
+	n := 0
+	g.writer.Unlinked = func(string) { n++ }
+	g.begin("POST", "/delete-user")(200, `{"success":true,"message":"User deleted"}`)
+	must(t, g.writer.Close(t.Context()))
+	if e := g.store.Entries()[0]; n != 1 || e.UserID != "" {
+		t.Errorf("unlinked %d times, and the entry is %q's", n, e.UserID)
+	}
+}

@@ -134,7 +134,7 @@ func (v *view) whole(ctx context.Context, o *scope, sp span, bounded, byDay bool
 	if !ok || !bounded || o.from >= end {
 		return found, ok, nil
 	}
-	err := v.addTable(ctx, o, end, byDay, found)
+	err := v.addTable(ctx, o, epoch, end, byDay, found)
 	if !v.counts.lasts(epoch, errors.Is(err, errCounts)) { // the table was begun anew meanwhile, or has to be
 		return nil, false, nil
 	}
@@ -142,14 +142,14 @@ func (v *view) whole(ctx context.Context, o *scope, sp span, bounded, byDay bool
 }
 
 // addTable adds the hours before end, which are in the table.
-func (v *view) addTable(ctx context.Context, o *scope, end int64, byDay bool, found map[hourGroup]int) error {
+func (v *view) addTable(ctx context.Context, o *scope, epoch int, end int64, byDay bool, found map[hourGroup]int) error {
 	first, last := (o.from+dayHours-1)/dayHours, end/dayHours
 	if !byDay || first >= last {
 		return v.addHours(ctx, o, o.from, end, found)
 	}
 	err := v.addHours(ctx, o, o.from, first*dayHours, found)
 	if err == nil {
-		err = v.addDays(ctx, o, first, last, found)
+		err = v.addDays(ctx, o, epoch, first, last, found)
 	}
 	if err == nil {
 		err = v.addHours(ctx, o, last*dayHours, end, found)

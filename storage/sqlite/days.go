@@ -97,8 +97,8 @@ func (d *days) learn(stamp int, spans [][2]int64, found map[hourGroup]int) {
 }
 
 // addDays adds the sums of days, which are all in the table, each under its first hour.
-func (v *view) addDays(ctx context.Context, o *scope, from, to int64, into map[hourGroup]int) error {
-	spans, stamp, ok := v.counts.knownDays(o, from, to, into)
+func (v *view) addDays(ctx context.Context, o *scope, epoch int, from, to int64, into map[hourGroup]int) error {
+	spans, stamp, ok := v.counts.knownDays(o, epoch, from, to, into)
 	if !ok {
 		return v.addHours(ctx, o, from*dayHours, to*dayHours, into)
 	}
@@ -124,11 +124,11 @@ func (v *view) addDays(ctx context.Context, o *scope, from, to int64, into map[h
 }
 
 // knownDays adds the days that are known, and returns the others; ok is false if there are too
-// many to be known.
-func (c *counts) knownDays(o *scope, from, to int64, into map[hourGroup]int) (spans [][2]int64, stamp int, ok bool) {
+// many to be known, or the table is not that of an epoch any more.
+func (c *counts) knownDays(o *scope, epoch int, from, to int64, into map[hourGroup]int) (spans [][2]int64, stamp int, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.days.full {
+	if c.days.full || c.epoch != epoch {
 		return nil, 0, false
 	}
 	spans = c.days.missing(from, to)

@@ -27,7 +27,7 @@ func TestDaysAreWhatTheTableHas(t *testing.T) {
 		begin := func(t *rapid.T) *reading {
 			r := &reading{scope: anything, from: day.Draw(t, "from"), into: map[hourGroup]int{}, found: map[hourGroup]int{}}
 			r.to = r.from + rapid.Int64Range(1, 6).Draw(t, "days")
-			r.spans, r.stamp, _ = c.knownDays(&r.scope, r.from, r.to, r.into)
+			r.spans, r.stamp, _ = c.knownDays(&r.scope, c.epoch, r.from, r.to, r.into)
 			for at, n := range table {
 				for _, span := range r.spans {
 					if d := at.hour / dayHours; d >= span[0] && d < span[1] {
@@ -84,13 +84,18 @@ func TestTooManyDaysAreNotRemembered(t *testing.T) {
 	for kind := range int64(maxDays + 1) {
 		found[hourGroup{kind % 100, group{kind: kind}}] = 1
 	}
-	spans, stamp, ok := c.knownDays(&anything, 0, 100, map[hourGroup]int{})
+	spans, stamp, ok := c.knownDays(&anything, c.epoch, 0, 100, map[hourGroup]int{})
 	c.days.learn(stamp, spans, found)
-	if _, _, still := c.knownDays(&anything, 0, 3, map[hourGroup]int{}); !ok || still || c.days.rows > 0 {
+	if _, _, still := c.knownDays(&anything, c.epoch, 0, 3, map[hourGroup]int{}); !ok || still || c.days.rows > 0 {
 		t.Errorf("%d groups are remembered; before %v, after %v", c.days.rows, ok, still)
 	}
+	before := c.epoch
+	c.distrust()
 	c.reset(0)
-	if _, _, again := c.knownDays(&anything, 0, 3, map[hourGroup]int{}); !again {
+	if _, _, ok := c.knownDays(&anything, before, 0, 3, map[hourGroup]int{}); ok {
+		t.Error("who began before the table was made anew learns from the new one")
+	}
+	if _, _, again := c.knownDays(&anything, c.epoch, 0, 3, map[hourGroup]int{}); !again {
 		t.Error("nothing is remembered any more")
 	}
 }

@@ -549,8 +549,8 @@ func (h *byNext) Pop() any {
 	return last
 }
 
-// forget removes postings, which are sorted, from all segments that have them, whatever
-// their state.
+// forget removes postings, which are sorted, from all segments that have them. Nobody looks into
+// dead ones, which may be damaged, and soon they are gone.
 func (x *indexer) forget(list []postings.Posting) error {
 	all, err := x.segments()
 	if err != nil {
@@ -558,6 +558,9 @@ func (x *indexer) forget(list []postings.Posting) error {
 	}
 	var mine []postings.Posting
 	for _, s := range all {
+		if s.state == dead {
+			continue
+		}
 		mine = mine[:0]
 		for _, p := range list {
 			if p.Key >= s.first && p.Key <= s.last {

@@ -307,6 +307,10 @@ func (s *Store) makeFile() error {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return err
 	}
+	var beside fileSet // before the file is there: later ones may be of whoever has opened it meanwhile
+	for i, suffix := range suffixes[1:] {
+		beside[i+1], _ = os.Lstat(s.path + suffix)
+	}
 	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		_, there := os.Lstat(s.path)
@@ -316,12 +320,15 @@ func (s *Store) makeFile() error {
 		return nil
 	}
 	err = f.Close()
-	for _, suffix := range suffixes[1:] {
-		if beside, there := os.Lstat(s.path + suffix); there == nil && err == nil {
-			err = setAside(s.path+suffix, suffix == "-shm" || beside.Size() == 0)
-			s.log.Warn("beside the new database stood a file of another one, which was moved away: it is kept under another name, and has the last entries of the other one if you put both together again",
-				"file", s.path+suffix, "error", err)
+	for _, name := range beside.leftover(s.path) {
+		if err == nil {
+			err = setAside(name, strings.HasSuffix(name, "-shm"))
+			s.log.Warn("beside the new database stood a file of another one, which was moved away: its log is kept under another name, and has the last entries of the other one if you put both together again",
+				"file", name, "error", err)
 		}
+	}
+	if err != nil { // the next try is to find them, too
+		err = errors.Join(err, os.Remove(s.path))
 	}
 	return err
 }
@@ -395,7 +402,7 @@ func (s *Store) inspect(ctx context.Context) error {
 // hasLog says that a database has no log of that name.
 func hasLog(ctx context.Context, db querier, table string) error {
 	var tables int
-	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ?`, table+"_entries").Scan(&tables); err != nil {
+	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name = ? COLLATE NOCASE`, table+"_entries").Scan(&tables); err != nil {
 		return err
 	}
 	if tables == 0 {

@@ -183,7 +183,7 @@ func TestExistingMakesNoLog(t *testing.T) {
 	if files := filesIn(t, dir); !slices.Equal(files, []string{"empty.db", "good.db"}) {
 		t.Errorf("files %q", files)
 	}
-	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: good, Existing: true})
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: good, Table: "AUDITLOG", Existing: true}) // names of SQLite have no case
 	if err = errors.Join(err, s.Write(t.Context(), storagetest.Entry(1)), s.Close()); err != nil {
 		t.Error(err)
 	}
