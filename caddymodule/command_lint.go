@@ -34,7 +34,7 @@ Caddyfile) or the path in the configuration (of JSON), and what to do. Nothing i
 
 What of it Caddy can see by itself is logged as warnings at every start, too.
 
-Exit status: 0 if there is nothing to say, 1 if there are findings, 2 if the command was called wrongly or the file
+Exit status: 0 if there is nothing to say, or only of paths of your own, 1 if there are findings, 2 if the command was called wrongly or the file
 cannot be read.`,
 	}
 	cmd.Flags().StringP("config", "c", "", "the file, as Caddy's other commands name it")
