@@ -8,9 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"syscall"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,63 +38,56 @@ func StartPooler(t testing.TB, of *Server, settings ...string) (address string) 
 		t.Skip(MissingPooler + ": run make tools-pgbouncer")
 	}
 	port, free := ports.Free()
-	if err = errors.Join(err, free); err != nil {
-		t.Fatal(err)
-	}
-	config := fmt.Sprintf("[databases]\npostgres = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = 5\n",
-		of.Port, port, filepath.Join(dir, "users"))
-	for _, setting := range settings {
-		config += setting + "\n"
-	}
-	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "users"), []byte(fmt.Sprintf("%q %q\n", "postgres", of.Password)), 0o600),
-		os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600))
-	if of.as != nil {
-		for _, file := range []string{dir, filepath.Join(dir, "users"), filepath.Join(dir, "config")} {
-			err = errors.Join(err, os.Chown(file, int(of.as.Uid), int(of.as.Gid)))
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
+	if err = errors.Join(err, free, configurePooler(dir, port, of, settings)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, filepath.Join(dir, "config"))
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Dir, cmd.SysProcAttr = dir, of.attributes()
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+filepath.Join(dir, "lib"))
-	cmd.SysProcAttr = of.attributes()
-	ended := make(chan struct{})
-	started := make(chan error, 1)
-	go func() { // in a thread that lives as long as it does, see launch
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it is killed
-			close(ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	ended, err := launch(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGKILL)
+		_ = cmd.Process.Kill() // it may have ended
 		<-ended
-		_ = log.Close()
 		if t.Failed() {
-			said, _ := os.ReadFile(log.Name())
+			said, _ := os.ReadFile(filepath.Join(dir, "log"))
 			t.Logf("PgBouncer's log:\n%s", said)
 		}
 	})
 	address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	awaitPooler(t, address, ended)
+	return address
+}
+
+// configurePooler writes what PgBouncer reads, for the user of the server.
+func configurePooler(dir string, port int, of *Server, settings []string) error {
+	users, config := filepath.Join(dir, "users"), filepath.Join(dir, "config")
+	lines := append([]string{
+		"[databases]", fmt.Sprintf("postgres = host=127.0.0.1 port=%d", of.Port),
+		"[pgbouncer]", "listen_addr = 127.0.0.1", fmt.Sprintf("listen_port = %d", port), "unix_socket_dir =",
+		"auth_type = scram-sha-256", "auth_file = " + users, "pool_mode = transaction", "default_pool_size = 5",
+	}, settings...)
+	err := errors.Join(
+		os.WriteFile(users, fmt.Appendf(nil, "%q %q\n", "postgres", of.Password), 0o600),
+		os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+	if of.as != nil {
+		for _, file := range []string{dir, users, config} {
+			err = errors.Join(err, os.Chown(file, int(of.as.Uid), int(of.as.Gid)))
+		}
+	}
+	return err
+}
+
+// awaitPooler waits until somebody takes connections at an address.
+func awaitPooler(t testing.TB, address string, ended <-chan struct{}) {
+	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
-			return address
+			return
 		}
 		select {
 		case <-ended:

@@ -175,9 +175,8 @@ func (s *Server) Start() error {
 	}
 }
 
-// launch starts the postmaster in a thread that lives as long as it does: the
-// kernel sends Pdeathsig when that thread ends.
-func (s *Server) launch() error {
+// launch starts the postmaster.
+func (s *Server) launch() (err error) {
 	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.Port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60",
 		"-c", "shared_buffers=32MB", "-c", "log_min_messages=warning", "-c", "timezone=UTC"}
 	for _, setting := range s.settings {
@@ -185,9 +184,19 @@ func (s *Server) launch() error {
 	}
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
 	cmd.Dir, cmd.SysProcAttr = s.dir, s.attributes()
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ended, err := launch(cmd)
+	if err == nil {
+		s.cmd, s.ended = cmd, ended
+	}
+	return err
+}
+
+// launch starts a program that writes to the file log in its folder, in a thread that lives as long as
+// it does: the kernel sends Pdeathsig when that thread ends. ended is closed when the program has ended.
+func launch(cmd *exec.Cmd) (ended chan struct{}, err error) {
+	log, err := os.OpenFile(filepath.Join(cmd.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	started, ended := make(chan error, 1), make(chan struct{})
@@ -202,11 +211,7 @@ func (s *Server) launch() error {
 		}
 		close(ended)
 	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	s.cmd, s.ended = cmd, ended
-	return nil
+	return ended, <-started
 }
 
 // await waits until the server takes connections.
