@@ -258,11 +258,11 @@ func loadProfile(name string) (*profile.Profile, error) {
 // Serving.
 
 // marker is the variable that keeps a request which passes two handlers from
-// being recorded twice. It is failed when a handler behind has failed: what the server's routes for
+// being recorded twice. It is markedFailed when a handler behind has failed: what the server's routes for
 // errors make of the request is another exchange, if another server has answered there.
 const (
-	marker = "audit_log.recorded"
-	failed = "failed"
+	marker       = "audit_log.recorded"
+	markedFailed = "failed"
 )
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -283,7 +283,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	passed := caddyhttp.GetVar(r.Context(), marker)
-	if passed != nil && passed != failed {
+	if passed != nil && passed != markedFailed {
 		return next.ServeHTTP(w, r)
 	}
 	store, err := h.app.pooled.lease()
@@ -312,9 +312,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
-	err = run.record(w, r, next, match, e, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e, Again: passed == failed})
+	err = run.record(w, r, next, match, e, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e, Again: passed == markedFailed})
 	if err != nil {
-		caddyhttp.SetVar(r.Context(), marker, failed)
+		caddyhttp.SetVar(r.Context(), marker, markedFailed)
 	}
 	return err
 }
