@@ -50,9 +50,11 @@ func startWithAdmin(t testing.TB, dir string, port int, config string) *exec.Cmd
 // reload gives the running Caddy another Caddyfile.
 func reload(t testing.TB, admin, config string) {
 	t.Helper()
-	if code, body := call(t, http.MethodPost, "http://"+admin+"/load", string(harness.Adapt(t, config))); code != http.StatusOK {
+	adapted := harness.Adapt(t, config)
+	if code, body := call(t, http.MethodPost, "http://"+admin+"/load", string(adapted)); code != http.StatusOK {
 		t.Fatal(code, body)
 	}
+	harness.Settle(t, adapted)
 }
 
 // outcome is how a command ended.

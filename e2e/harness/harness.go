@@ -85,7 +85,11 @@ func TryLoad(t testing.TB, config string) error {
 	if err != nil {
 		return err
 	}
-	return caddy.Load(quiet(t, b), true)
+	if err := caddy.Load(quiet(t, b), true); err != nil {
+		return err
+	}
+	Settle(t, b)
+	return nil
 }
 
 // Use takes Caddy for this test and stops it at the end.
