@@ -129,16 +129,19 @@ type part struct {
 	// keys are those of each group that is asked for, the highest first, of entries that are
 	// in no segment.
 	keys map[uint64][]int64
-	// segment is 0 without one. first is its first block that may have the term.
+	// segment is 0 without one.
 	segment     int64
 	lowest, top int64 // it has no other keys
-	first       placed
+	// first is its first block that may have the term, once somebody has looked; empty says
+	// that it has none. See finder.first.
+	first placed
+	empty bool
 }
 
 // placed is a block and its place.
 type placed struct{ place, bytes []byte }
 
-// parts are all that a query has, those of segments with their first blocks.
+// parts are all that a query has.
 func (f *finder) parts() (all []*part, err error) {
 	if f.from >= f.to || f.codes != nil && len(f.codes) == 0 {
 		return nil, nil
@@ -188,27 +191,38 @@ func (f *finder) unindexed(l *lookup) (*part, error) {
 
 // segments adds the parts of all segments.
 func (f *finder) segments(all []*part, l *lookup) ([]*part, error) {
-	first, ok := f.nextGroup(0)
-	if !ok {
-		return all, nil
-	}
-	query := strings.ReplaceAll(`SELECT s.segment, max(s.floor, s.first), s.last, p.place, p.block FROM "{t}_segments" s JOIN "{t}_postings" p ON p.id =
-		(SELECT id FROM "{t}_postings" WHERE segment = s.segment AND place >= ? ORDER BY place LIMIT 1)
-		WHERE s.state = 1 AND s.last >= max(s.floor, ?) AND s.first < ?`, "{t}", f.view.table)
-	rows, err := f.view.db.QueryContext(f.ctx, query, f.place(l, first, math.MaxInt64), f.from, f.to)
+	query := strings.ReplaceAll(segmentsOf, "{t}", f.view.table)
+	rows, err := f.view.db.QueryContext(f.ctx, query, f.from, f.to)
 	if err != nil {
 		return nil, ofIndex(err)
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		p := &part{lookup: l}
-		if err := rows.Scan(&p.segment, &p.lowest, &p.top, &p.first.place, &p.first.bytes); err != nil {
+		if err := rows.Scan(&p.segment, &p.lowest, &p.top); err != nil {
 			return nil, err
 		}
 		p.lowest = max(p.lowest, f.from)
 		all = append(all, p)
 	}
 	return all, ofIndex(rows.Err())
+}
+
+// segmentsOf are the segments that have keys of a span, those from before first.
+const segmentsOf = `SELECT segment, max(floor, first), last FROM "{t}_segments" WHERE state = 1 AND last >= max(floor, ?) AND first < ? ORDER BY segment`
+
+// first is the first block of a part that may have what is asked for; without a place if
+// there is none. It is read when somebody looks into the part: most questions are answered
+// by few segments.
+func (f *finder) first(p *part) (b placed, err error) {
+	if p.segment == 0 || p.first.place != nil || p.empty {
+		return p.first, nil
+	}
+	if group, ok := f.nextGroup(0); ok {
+		p.first, err = f.block(p.segment, f.place(p.lookup, group, math.MaxInt64))
+	}
+	p.empty = p.first.place == nil && err == nil
+	return p.first, err
 }
 
 func (f *finder) place(l *lookup, group uint64, key int64) []byte {
@@ -226,7 +240,8 @@ func (f *finder) walk(p *part, do func(group uint64, key int64) bool) error {
 			}
 		}
 	}
-	for b := p.first; b.place != nil; {
+	b, err := f.first(p)
+	for b.place != nil && err == nil {
 		more, err := f.eachIn(p, b, 0, do)
 		if !more || err != nil {
 			return err
@@ -250,7 +265,7 @@ func (f *finder) walk(p *part, do func(group uint64, key int64) bool) error {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
 // eachIn calls do with what a block has of the groups from one on; false if nothing comes
@@ -259,14 +274,14 @@ func (f *finder) eachIn(p *part, b placed, from uint64, do func(group uint64, ke
 	var at postings.Posting
 	r := postings.Read(b.bytes)
 	for r.Next(&at) {
-		switch {
-		case at.Term != p.lookup.Term:
-			if at.After(p.lookup.Term) {
+		if at.After(p.lookup.Term) {
+			return false, nil
+		}
+		wanted := at.Term == p.lookup.Term && at.Group >= from && f.wants(p.lookup, at.Group)
+		for more := true; more; more = r.NextOfGroup(&at.Key) {
+			if wanted && at.Key >= p.lowest && at.Key < f.to && !do(at.Group, at.Key) {
 				return false, nil
 			}
-		case at.Group < from || at.Key < p.lowest || at.Key >= f.to || !f.wants(p.lookup, at.Group):
-		case !do(at.Group, at.Key):
-			return false, nil
 		}
 	}
 	return true, r.End(b.place)
@@ -291,8 +306,9 @@ func (f *finder) streams(p *part) (all []*stream, err error) {
 			all = append(all, &stream{part: p, group: group, keys: keys[n:]})
 		}
 	}
+	b, err := f.first(p)
 	from, _ := f.nextGroup(0)
-	for b := p.first; b.place != nil; {
+	for b.place != nil && err == nil {
 		here := len(all)
 		more, err := f.eachIn(p, b, from, func(group uint64, key int64) bool {
 			if len(all) == here || all[len(all)-1].group != group {
@@ -323,7 +339,7 @@ func (f *finder) streams(p *part) (all []*stream, err error) {
 			return nil, err
 		}
 	}
-	return all, nil
+	return all, err
 }
 
 // block is the first one of a segment whose last posting is at a place or behind it; without

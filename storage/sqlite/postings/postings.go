@@ -150,11 +150,7 @@ func (r *Reader) Next(p *Posting) bool {
 	r.rest = r.rest[1:]
 	switch {
 	case tag == sameGroup:
-		if v := r.uvarint(); v <= uint64(r.last.Key) { //nolint:gosec // never negative
-			r.last.Key -= int64(v) //nolint:gosec // no larger than the key
-		} else {
-			r.err = ErrDamaged
-		}
+		r.older()
 	case tag == sameTerm:
 		r.last.Group += r.uvarint()
 		r.last.Key += r.varint()
@@ -171,6 +167,28 @@ func (r *Reader) Next(p *Posting) bool {
 	}
 	*p = r.last
 	return r.err == nil
+}
+
+// NextOfGroup reads the key of the next posting if it has the term and the group of the last
+// one; false if not, at the end, and when Err has something to say. Most postings of a term
+// that is in many entries are read so.
+func (r *Reader) NextOfGroup(key *int64) bool {
+	if len(r.rest) == 0 || r.rest[0] != sameGroup || r.err != nil {
+		return false
+	}
+	r.rest = r.rest[1:]
+	r.older()
+	*key = r.last.Key
+	return r.err == nil
+}
+
+// older goes to a key of the same group: to a lower one.
+func (r *Reader) older() {
+	if v := r.uvarint(); v <= uint64(r.last.Key) { //nolint:gosec // never negative
+		r.last.Key -= int64(v) //nolint:gosec // no larger than the key
+	} else {
+		r.err = ErrDamaged
+	}
 }
 
 // Err is why reading ended before the end of the block.

@@ -34,6 +34,9 @@ func read(t interface{ Fatal(...any) }, block []byte) (list []postings.Posting) 
 	for r.Next(&p) {
 		list = append(list, p)
 	}
+	if byGroup, err := readByGroup(block); err != nil || !slices.Equal(byGroup, list) {
+		t.Fatal("read by groups", byGroup, "and one by one", list, err)
+	}
 	var end, other []byte
 	if len(list) > 0 {
 		end, other = list[len(list)-1].Place(), (&postings.Posting{Key: 7, Group: 5}).Place()
@@ -45,6 +48,18 @@ func read(t interface{ Fatal(...any) }, block []byte) (list []postings.Posting) 
 		t.Fatal("a block that ends elsewhere", err)
 	}
 	return list
+}
+
+// readByGroup reads a block as those do who look for one term.
+func readByGroup(block []byte) (list []postings.Posting, err error) {
+	var p postings.Posting
+	r := postings.Read(block)
+	for r.Next(&p) {
+		for more := true; more; more = r.NextOfGroup(&p.Key) {
+			list = append(list, p)
+		}
+	}
+	return list, r.Err()
 }
 
 func TestABlockHasWhatWasAdded(t *testing.T) {
@@ -103,6 +118,10 @@ func FuzzRead(f *testing.F) {
 		}
 		if n > len(block) {
 			t.Fatalf("%d postings in %d bytes", n, len(block))
+		}
+		list, err := readByGroup(block)
+		if len(list) < n || (err == nil) != (r.Err() == nil) {
+			t.Fatalf("%d postings and %v, by groups %d and %v", n, r.Err(), len(list), err)
 		}
 		_, _ = postings.At(block)
 	})
