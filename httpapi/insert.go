@@ -12,7 +12,6 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
-	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -115,7 +114,7 @@ func (q *request) parseAction(v gjson.Result, problems []string) (string, []stri
 		return "", append(problems, "[body.action] Too small: expected string to have >=1 characters")
 	case len(v.Str) > storage.MaxAction:
 		return "", append(problems, fmt.Sprintf("[body.action] Too big: expected string to have <=%d bytes", storage.MaxAction))
-	case q.Profile.IsAction(v.Str), recorder.IsOwnAction(v.Str):
+	case q.Profile.IsAction(v.Str), storage.IsOwnAction(v.Str):
 		return "", append(problems, "[body.action] Reserved: this name is for captured requests; choose another, such as custom:"+v.Str)
 	}
 	return v.Str, problems

@@ -157,7 +157,7 @@ func (x *Exchange) action() string {
 		segments[i] = plainSegment(s)
 	}
 	action := strings.Join(segments, ":")
-	if x.rec.Profile.IsAction(action) || IsOwnAction(action) {
+	if x.rec.Profile.IsAction(action) || storage.IsOwnAction(action) {
 		return "unknown:" + action
 	}
 	return action

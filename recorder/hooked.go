@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -18,13 +17,6 @@ var errInvalid = errors.New("the entry is invalid: it needs an action and a stat
 
 // ErrOwnAction says that a hook or a rule made an action of the log's own.
 var ErrOwnAction = errors.New("actions that begin with audit-log: are the log's own: choose another")
-
-// IsOwnAction says whether an action is one of the log's own, which begin with "audit-log:", in
-// any spelling that a reader could take for it: case, surrounding space, slashes for colons.
-func IsOwnAction(action string) bool {
-	action = strings.TrimLeft(strings.ReplaceAll(strings.TrimSpace(action), "/", ":"), ":")
-	return strings.HasPrefix(strings.ToLower(action), "audit-log:")
-}
 
 // hooked asks the hooks about an entry. False suppresses it, which cannot be said of one that is
 // stored already, or may be: it gets its outcome. A hook that fails, or
@@ -106,7 +98,7 @@ func (rec *Recorder) askOne(ctx context.Context, h Hook, d *Draft) (err error) {
 	if d.Entry == nil || d.Entry.Action == "" || !d.Entry.Status.Valid() {
 		return errInvalid
 	}
-	if d.Entry.Action != action && IsOwnAction(d.Entry.Action) {
+	if d.Entry.Action != action && storage.IsOwnAction(d.Entry.Action) {
 		return ErrOwnAction
 	}
 	if m := d.Entry.Metadata; len(m) > 0 && (m[0] != '{' || !json.Valid(m)) {

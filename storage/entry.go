@@ -211,6 +211,13 @@ const (
 	ActionStopped = "audit-log:stopped"
 )
 
+// IsOwnAction says whether an action is one of the log's own, which begin with "audit-log:", in
+// any spelling that a reader could take for it: case, surrounding space, slashes for colons.
+func IsOwnAction(action string) bool {
+	action = strings.TrimLeft(strings.ReplaceAll(strings.TrimSpace(action), "/", ":"), ":")
+	return strings.HasPrefix(strings.ToLower(action), "audit-log:")
+}
+
 // OwnLife says whether the entry is one of those.
 func (e *Entry) OwnLife() bool { return e.Action == ActionStarted || e.Action == ActionStopped }
 

@@ -140,7 +140,7 @@ func (p *program) assign(e *storage.Entry, v ref.Val) error {
 		switch {
 		case s == "":
 			return errors.New("its value is empty: an entry needs an action")
-		case s != e.Action && recorder.IsOwnAction(s):
+		case s != e.Action && storage.IsOwnAction(s):
 			return recorder.ErrOwnAction
 		}
 		e.Action = s

@@ -38,6 +38,7 @@ func TestEveryFormOfTimeIsRead(t *testing.T) {
 		`1767323045`:                                "2026-01-02T03:04:05.000Z",
 		`1767323045.678`:                            want,
 		`1767323045678901`:                          want,
+		`1767323045678901234`:                       want,
 		`"2026-01-02T03:04:05.678Z"`:                want,
 		`"2026-01-02T05:04:05.678+02:00"`:           want,
 		`"2026-01-02 03:04:05.678"`:                 want,
@@ -55,7 +56,7 @@ func TestEveryFormOfTimeIsRead(t *testing.T) {
 			t.Errorf("%s is %s, want %s", form, got, wanted)
 		}
 	}
-	for _, bad := range []string{`null`, `"yesterday"`, `true`, `"NaN"`, `{"x":1}`} {
+	for _, bad := range []string{`null`, `"yesterday"`, `true`, `"NaN"`, `{"x":1}`, `"0001-01-01T00:00:00Z"`, `-1`, `"2300-01-01"`, `50000000000`, `1e300`} {
 		if rows := lines(t, `{"id":"a","action":"x","createdAt":`+bad+`}`); rows[0].Err == nil {
 			t.Errorf("%s became %v", bad, rows[0].Entry.CreatedAt)
 		}
@@ -69,18 +70,23 @@ func TestRowsBecomeEntries(t *testing.T) {
 		want       func(e storage.Entry) bool
 	}{
 		{"all columns", `{"id":"a","userId":"u","severity":"critical","ipAddress":"::1","userAgent":"x/1","metadata":"{\"n\":1}"` + rest + `}`, func(e storage.Entry) bool {
-			return e.ID == "a" && e.UserID == "u" && e.Severity == severity.Critical && e.IPAddress == "::1" && e.UserAgent == "x/1" && string(e.Metadata) == `{"n":1}` && e.Status == storage.Failed
+			return e.ID == "a" && e.UserID == "u" && e.Severity == severity.Critical && e.IPAddress == "::1" && e.UserAgent == "x/1" && string(e.Metadata) == `{"source":"import","n":1}` && e.Status == storage.Failed
 		}},
 		{"nulls", `{"id":"a","userId":null,"severity":null,"ipAddress":null,"metadata":null` + rest + `}`, func(e storage.Entry) bool {
-			return e.UserID == "" && e.IPAddress == "" && string(e.Metadata) == "{}" && e.Severity == severity.High
+			return e.UserID == "" && e.IPAddress == "" && string(e.Metadata) == `{"source":"import"}` && e.Severity == severity.High
 		}},
 		{"snake case", `{"id":"a","user_id":"u","user_agent":"x","action":"b","created_at":1767323045678}`, func(e storage.Entry) bool { return e.UserID == "u" && e.UserAgent == "x" }},
 		{"MongoDB", `{"_id":{"$oid":"65f0"},"action":"b","createdAt":{"$date":"2026-01-02T03:04:05Z"}}`, func(e storage.Entry) bool { return e.ID == "65f0" }},
 		{"_id beside id", `{"_id":{"$oid":"65f0"},"id":"a"` + rest + `}`, func(e storage.Entry) bool { return e.ID == "a" }},
 		{"numeric id", `{"id":12345678901234567` + rest + `}`, func(e storage.Entry) bool { return e.ID == "12345678901234567" }},
-		{"metadata as an object", `{"id":"a","metadata":{"n":1}` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"n":1}` }},
-		{"metadata as a list", `{"id":"a","metadata":"[1,2]"` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"value":[1,2]}` }},
-		{"metadata that is no JSON", `{"id":"a","metadata":"oh"` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"value":"oh"}` }},
+		{"metadata as an object", `{"id":"a","metadata":{"n":1}` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"source":"import","n":1}` }},
+		{"metadata as a list", `{"id":"a","metadata":"[1,2]"` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"source":"import","value":[1,2]}` }},
+		{"metadata that is no JSON", `{"id":"a","metadata":"oh"` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"source":"import","value":"oh"}` }},
+		{"metadata as JSON with signs of HTML", `{"id":"a","metadata":{"n":"<&>"}` + rest + `}`, func(e storage.Entry) bool { return string(e.Metadata) == `{"source":"import","n":"<&>"}` }},
+		{"metadata that poses as what is observed", `{"id":"a","metadata":"{\"class\":\"admin\",\"source\":\"recorder\",\"\\u0063lass\":\"x\"}"` + rest + `}`, func(e storage.Entry) bool {
+			return string(e.Metadata) == `{"source":"import","importedClass":"admin","importedSource":"recorder","importedClass":"x"}` && storage.ClassIn(e.Metadata) == ""
+		}},
+		{"an action of the log's own", `{"id":"a","action":"Audit-Log:stopped","createdAt":1}`, func(e storage.Entry) bool { return e.Action == "imported:Audit-Log:stopped" }},
 		{"a status of another kind", `{"id":"a","action":"b","status":"maybe","createdAt":1}`, func(e storage.Entry) bool { return e.Status == storage.Unknown }},
 		{"NUL and bad UTF-8", `{"id":"a","userId":"u\u0000\ud800"` + rest + `}`, func(e storage.Entry) bool { return e.UserID == "u\uFFFD\uFFFD" }},
 	} {

@@ -1,6 +1,7 @@
 package plugintable
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
@@ -23,8 +26,9 @@ func (r row) put(column string, value any) {
 	r[strings.ReplaceAll(strings.ToLower(column), "_", "")] = value
 }
 
-// entry makes an entry of the row. A row without id, action or a readable time
-// cannot be one.
+// entry makes an entry of the row. A row without id, action or a time that can be true
+// cannot be one. What the plugin's users may have written is marked as imported, and cannot
+// pose as what this log says of itself, or has observed.
 func (r row) entry() (storage.Entry, error) {
 	e := storage.Entry{
 		ID: r.text("id"), UserID: r.text("userid"), Action: r.text("action"), Status: storage.Status(r.text("status")),
@@ -39,8 +43,14 @@ func (r row) entry() (storage.Entry, error) {
 		return e, errors.New("it has no action")
 	}
 	var err error
-	if e.CreatedAt, err = parseTime(r["createdat"]); err != nil {
+	if e.CreatedAt, err = parseTime(r["createdat"]); err == nil {
+		err = plausible(e.CreatedAt)
+	}
+	if err != nil {
 		return e, fmt.Errorf("createdAt: %w", err)
+	}
+	if storage.IsOwnAction(e.Action) {
+		e.Action = "imported:" + e.Action
 	}
 	if e.Severity, err = severity.Parse(r.text("severity")); err != nil {
 		e.Severity = severity.Infer(severity.Event{Action: e.Action, Failed: e.Status == storage.Failed})
@@ -70,43 +80,83 @@ func (r row) text(column string) string {
 	return fmt.Sprint(v)
 }
 
-// metadata returns the column as a JSON object. The plugin keeps JSON as text; what
-// is none is kept in a member "value".
+// metadata returns the column as a JSON object that begins with the mark of an import. The plugin
+// keeps JSON as text; what is no object is kept in a member "value".
 func metadata(v any) json.RawMessage {
-	switch t := v.(type) {
-	case nil:
-		return nil
-	case []byte:
-		v = string(t)
+	if b, ok := v.([]byte); ok {
+		v = string(b)
 	}
 	if s, ok := v.(string); ok {
-		s = strings.TrimSpace(s)
-		if s == "" {
-			return nil
-		}
-		if strings.HasPrefix(s, "{") && json.Valid([]byte(s)) {
-			return json.RawMessage(s)
-		}
-		if json.Valid([]byte(s)) {
+		switch s = strings.TrimSpace(s); {
+		case s == "":
+			v = nil
+		case json.Valid([]byte(s)):
 			v = json.RawMessage(s)
 		}
 	}
-	if _, object := v.(map[string]any); !object {
-		v = map[string]any{"value": v}
+	out := []byte(`{"source":"import"`)
+	switch m, err := encoded(v); {
+	case v == nil, err != nil: // numbers that JSON does not know; SQLite and JSON have none
+	case m[0] == '{':
+		out = appendMembers(out, m)
+	default:
+		out = append(append(out, `,"value":`...), m...)
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil // numbers that JSON does not know; SQLite and JSON have none
+	return append(out, '}')
+}
+
+// encoded is a value in JSON, as it stands where it is JSON: encoding/json would write six bytes
+// for each "<".
+func encoded(v any) (json.RawMessage, error) {
+	if m, ok := v.(json.RawMessage); ok {
+		return m, nil
 	}
-	return b
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSpace(b.Bytes()), err
+}
+
+// appendMembers adds the members of an object. The plugin writes neither of those that say here
+// where an entry comes from and what kind of event it is: who could insert entries has.
+func appendMembers(out, object []byte) []byte {
+	gjson.ParseBytes(object).ForEach(func(key, value gjson.Result) bool {
+		name := key.Raw
+		switch key.Str {
+		case "source":
+			name = `"importedSource"`
+		case "class":
+			name = `"importedClass"`
+		}
+		out = append(append(append(append(out, ','), name...), ':'), value.Raw...)
+		return true
+	})
+	return out
 }
 
 // The sizes that tell the unit of a number apart: seconds, milliseconds,
-// microseconds of any time between 1973 and 5138.
+// microseconds, nanoseconds of any time between 1973 and 5138.
 const (
 	leastMillis = 1e11
 	leastMicros = 1e14
+	leastNanos  = 1e17
 )
+
+// ahead is how far another machine's clock may be ahead of this one's.
+const ahead = 24 * time.Hour
+
+// plausible refuses the times of nothing, such as 0001-01-01, which .NET and Go write for none, and
+// those of the future: such an entry would be the newest for as long.
+func plausible(t time.Time) error {
+	switch {
+	case t.Before(time.Unix(0, 0)):
+		return fmt.Errorf("%s is before 1970", t.UTC().Format(time.RFC3339))
+	case time.Until(t) > ahead:
+		return fmt.Errorf("%s is in the future", t.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
 
 var layouts = []string{
 	time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999-07",
@@ -114,7 +164,7 @@ var layouts = []string{
 }
 
 // parseTime reads a time: ISO 8601, with UTC where no zone is named, or a number of
-// seconds or milliseconds since 1970.
+// seconds since 1970, or of thousandths, millionths or billionths of them.
 func parseTime(v any) (time.Time, error) {
 	switch v := v.(type) {
 	case nil:
@@ -159,6 +209,8 @@ func unix(n float64) time.Time {
 		return time.UnixMilli(int64(math.Round(n * 1000)))
 	case size < leastMicros:
 		return time.UnixMilli(int64(n))
+	case size < leastNanos:
+		return time.UnixMicro(int64(n))
 	}
-	return time.UnixMicro(int64(n))
+	return time.Unix(0, int64(n)) // beyond what an int64 holds: a time that is refused
 }
