@@ -193,11 +193,7 @@ func (d *diagnosis) newest(s *storeFacts, of string, now time.Time) {
 	case s.Newest == nil:
 		d.add(fine, "entries", of, "there are none yet, or the store cannot list them", "")
 	case s.Newest.Sub(now) > clockSkew:
-		v := warning
-		if s.Newest.Sub(now) > 24*time.Hour {
-			v = failure
-		}
-		d.add(v, "entries", of, fmt.Sprintf("the newest is %s in the future: a clock was, or is, wrong", s.Newest.Sub(now).Round(time.Second)), "set the clock; the retention deletes nothing while the newest entry is more than a day ahead")
+		d.add(warning, "entries", of, fmt.Sprintf("the newest is %s in the future: a clock was, or is, wrong", s.Newest.Sub(now).Round(time.Second)), "set the clock; if it is right, the entry was written when it was not, and stays in front of every list. The retention deletes nothing for a day after it has seen one that is more than a day ahead")
 	default:
 		d.add(fine, "entries", of, "the newest is of "+s.Newest.UTC().Format(time.RFC3339), "")
 	}

@@ -245,7 +245,7 @@ func TestImportWhileCaddyRuns(t *testing.T) {
 	}
 	e := entries[61]
 	if e.ID != fmt.Sprintf("%032d", 61) || !e.CreatedAt.Equal(day0.Add(61*time.Second)) || e.UserID != "user-1" || e.Status != storage.Failed ||
-		e.IPAddress != "203.0.113.7" || e.UserAgent != "x/1" || string(e.Metadata) != `{"statusCode":401}` || e.Severity.String() != "high" {
+		e.IPAddress != "203.0.113.7" || e.UserAgent != "x/1" || string(e.Metadata) != `{"source":"import","statusCode":401}` || e.Severity.String() != "high" {
 		t.Errorf("%+v", e)
 	}
 	checkIntegrity(t, database(dir))

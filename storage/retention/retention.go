@@ -85,8 +85,9 @@ func New(ctx context.Context, o Options) *Runner {
 	r := &Runner{Options: o, done: make(chan struct{}), changed: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	r.pruner, _ = storage.As[storage.Pruner](o.Store)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	newest, _ := r.newest(ctx) // not known: the guard has one sign less
-	r.guard = newGuard(r.Now(), newest)
+	now := r.Now()
+	newest, _ := r.newestUntil(ctx, now.Add(slack)) // not known: the guard has one sign less
+	r.guard = newGuard(now, newest)
 	go r.loop()
 	return r
 }
@@ -223,18 +224,32 @@ func (r *Runner) check(ctx context.Context, keep time.Duration) error {
 			return fmt.Errorf("asking for the database's time: %w", err)
 		}
 	}
-	return r.guard.check(r.Now(), newest, theirs, keep)
+	return r.guard.check(r.Now(), &newest, theirs, keep)
 }
 
-// newest is the time of the newest entry; zero without entries, and when the store
-// cannot say. What the log says of its own starts and stops does not count: the first start with a
-// wrong clock must not vouch for it at the second. Of very many in a row the oldest seen does.
-func (r *Runner) newest(ctx context.Context) (newest time.Time, err error) {
+// newest is the newest entry of all; the zero one without entries, and when the store cannot say.
+func (r *Runner) newest(ctx context.Context) (e storage.Entry, err error) {
+	lister, ok := storage.As[storage.Lister](r.Store)
+	if !ok {
+		return e, nil
+	}
+	page, err := lister.List(ctx, storage.Query{Limit: 1, NoTotal: true})
+	if err == nil && len(page.Entries) > 0 {
+		e = page.Entries[0]
+	}
+	return e, err
+}
+
+// newestUntil is the time of the newest entry that is not of after a time; zero without entries, and
+// when the store cannot say. What the log says of its own starts and stops does not count: the first
+// start with a wrong clock must not vouch for it at the second. Of very many in a row the oldest
+// seen does.
+func (r *Runner) newestUntil(ctx context.Context, last time.Time) (newest time.Time, err error) {
 	lister, ok := storage.As[storage.Lister](r.Store)
 	if !ok {
 		return time.Time{}, nil
 	}
-	q := storage.Query{Limit: 20, NoTotal: true}
+	q := storage.Query{Limit: 20, NoTotal: true, To: last}
 	for range maxOwnPages {
 		page, err := lister.List(ctx, q)
 		if err != nil {

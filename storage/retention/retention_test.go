@@ -234,11 +234,13 @@ func TestAWrongClockDeletesNothing(t *testing.T) {
 		jump, later time.Duration
 		want        string
 	}{
-		{name: "behind the newest entry", ages: []time.Duration{20 * day, 0}, jump: -2 * day, want: "the newest entry is of"},
+		{name: "behind the newest entry", ages: []time.Duration{20 * day, 0}, jump: -2 * day, want: "and the newest entry, 0"},
 		{name: "ahead at the start", ages: []time.Duration{20 * day, 0}, jump: 365 * day, want: "even the newest entry, of"},
 		{name: "ahead at the start, by less than what is kept", ages: []time.Duration{5 * day, 0}, jump: 8 * day, want: "even the newest entry, of"},
 		{name: "ahead at the start, for the third time", ages: []time.Duration{20 * day, 0}, starts: 2, jump: 365 * day, want: "even the newest entry, of"},
 		{name: "ahead at the start, for the hundredth time", ages: []time.Duration{20 * day, 0}, starts: 99, jump: 365 * day, want: "even the newest entry, of"},
+		{name: "ahead at the start, beside an entry of the far future", ages: []time.Duration{20 * day, 0, -100000 * day}, jump: 365 * day, want: "and the newest entry, 0"},
+		{name: "an entry of the future", ages: []time.Duration{20 * day, 0, -100 * day}, want: "and the newest entry, 0"},
 		{name: "jumps ahead later", ages: []time.Duration{5 * day, 0}, later: 365 * day, want: "it moved by"},
 		{name: "jumps back later", ages: []time.Duration{5 * day, 4 * day}, later: -2 * day, want: "it moved by"},
 	} {
@@ -296,6 +298,26 @@ func TestTheStoresOwnClockIsAsked(t *testing.T) {
 		synctest.Wait()
 		if err := r.Status().Err; !errors.Is(err, retention.ErrClock) || !strings.Contains(err.Error(), "the database server's") || len(s.Entries()) != 2 {
 			t.Errorf("%d entries are left, the run says %v", len(s.Entries()), err)
+		}
+	})
+}
+
+// TestAnEntryOfTheFutureIsNoReasonForEver: it was written when a clock was ahead, and stays.
+func TestAnEntryOfTheFutureIsNoReasonForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		put(t, s, 20*day, 0, -1000*day)
+		r := start(t, s, nil)
+		keep(t, r, 10*day)
+		time.Sleep(23 * time.Hour)
+		synctest.Wait()
+		if err := r.Status().Err; len(s.Entries()) != 3 || !errors.Is(err, retention.ErrClock) {
+			t.Errorf("after 23 hours %d entries are left, %v", len(s.Entries()), err)
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if err := r.Status().Err; len(s.Entries()) != 2 || err != nil {
+			t.Errorf("after 25 hours %d entries are left, %v", len(s.Entries()), err)
 		}
 	})
 }
