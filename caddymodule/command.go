@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"os/user"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/plugintable"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
@@ -178,11 +180,43 @@ func pruneFile(file, table string, age time.Duration, dryRun bool) ([]pruneResul
 		return nil, err
 	}
 	r.Path = s.Path()
-	del := func(ctx context.Context, before time.Time) (int, error) { return retention.Sweep(ctx, s, before, nil) }
+	del := func(ctx context.Context, before time.Time) (n int, err error) {
+		n, err = retention.Sweep(ctx, s, before, nil)
+		if n == 0 {
+			return n, err
+		}
+		d := retention.Deletion{By: retention.ByHand, Before: before, Deleted: n, Account: account()}
+		if err != nil {
+			d.Error = err.Error()
+		}
+		return n, errors.Join(err, writeOwn(s, d.Entry("command")))
+	}
 	if err := r.prune(ctx, s, del, false); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w (%d of %d entries were deleted)", err, r.Deleted, r.Matched), s.Close())
 	}
 	return []pruneResult{r}, s.Close()
+}
+
+// writeOwn leaves an entry of what a command has done in a log, also if it was interrupted.
+func writeOwn(s storage.Store, e storage.Entry) error {
+	ctx, cancel := context.WithTimeout(storage.WithDurability(context.Background(), storage.Fsync), ownTimeout)
+	defer cancel()
+	if err := s.Write(ctx, e); err != nil {
+		return fmt.Errorf("the log has no entry %s of this: %w", e.Action, err)
+	}
+	return nil
+}
+
+// ownTimeout bounds how long a command waits for the entry of what it has done.
+const ownTimeout = 10 * time.Second
+
+// account is who runs a command, as the operating system knows it; "" if it does not.
+func account() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return cmp.Or(u.Username, u.Uid)
 }
 
 func importCommand() *cobra.Command {
@@ -225,6 +259,9 @@ func runImport(f caddycmd.Flags) (int, error) {
 	bar := NewProgress("importing", from.total, from.bytes)
 	result, err := plugintable.Copy(ctx, from.rows, to, func(r plugintable.Result) { bar.At(from.done(r)) })
 	bar.End()
+	if result.Written > 0 {
+		err = errors.Join(err, writeOwn(to, plugintable.Imported(result, account(), err)))
+	}
 	return report(result, errors.Join(err, to.Close()), to.Path())
 }
 

@@ -127,10 +127,10 @@ func (p *pooledStore) openLocked() error {
 	if err != nil {
 		return err
 	}
-	streams := httpapi.NewStreams(store, p.log)
+	streams, writer := httpapi.NewStreams(store, p.log), recorder.NewWriter(store, p.log)
 	p.open = &openStore{
-		store: store, writer: recorder.NewWriter(store, p.log), limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
-		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log}),
+		store: store, writer: writer, limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
+		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log, Tell: writer.WriteOwn}),
 	}
 	p.open.readings = httpapi.NewReadings(p.open.writer)
 	p.open.writer.Unlinked = p.open.readings.Unlink

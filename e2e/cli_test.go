@@ -106,6 +106,12 @@ func TestPruneFromTheCommandLine(t *testing.T) {
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--address", admin), 1, "", "when no Caddy runs, name the database with --db")
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--dry-run", "--db", db), 0, "300 entries from before", "")
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--db", db), 0, "300 entries from before", "")
+	for by, want := range map[string]string{`"by":"hand","before"`: `"deleted":300`, `"account"`: `"source":"command"`} { // through Caddy, and in the file
+		told := auditLog(t, "", "list", "--db", db, "--action", "audit-log:pruned", "--severity", "high", "--output", "jsonl")
+		if !strings.Contains(told.out, by) || !strings.Contains(told.out, want) {
+			t.Errorf("the log says of deletions by hand %q", told.out)
+		}
+	}
 	missing := filepath.Join(dir, "missing.db")
 	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--db", missing), 1, "", "no such file")
 	if _, err := os.Stat(missing); err == nil {

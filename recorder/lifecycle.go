@@ -87,6 +87,12 @@ func (w *Writer) tellScope(action string, level severity.Level, s Scope, m scope
 	}
 	e := storage.Entry{Action: action, Status: storage.Success, Severity: level, Metadata: metadata}
 	e.Sanitize()
+	w.WriteOwn(e)
+}
+
+// WriteOwn writes an entry of the log about itself, as durably as can be. If the store does not take
+// it within a second, it is left to the background.
+func (w *Writer) WriteOwn(e storage.Entry) {
 	done := make(chan struct{})
 	go func() { // a store may not heed its context
 		defer close(done)
@@ -106,6 +112,6 @@ func (w *Writer) writeOwn(e storage.Entry) {
 	case err == nil:
 		w.tell(w.Observer, &e)
 	case !w.Enqueue(storage.Fsync, e, w.Observer):
-		w.log.Error("the audit log has no entry of its own start or stop", "action", e.Action, "error", err)
+		w.log.Error("the audit log has no entry of what it did itself", "action", e.Action, "error", err)
 	}
 }

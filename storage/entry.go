@@ -205,10 +205,12 @@ func orEmpty(s *string) string {
 }
 
 // The actions of the entries by which a log says that it begins to record, or does so otherwise,
-// and that it ends. Nobody else can write them.
+// that it ends, and that entries were deleted or imported. Nobody else can write them.
 const (
-	ActionStarted = "audit-log:started"
-	ActionStopped = "audit-log:stopped"
+	ActionStarted  = "audit-log:started"
+	ActionStopped  = "audit-log:stopped"
+	ActionPruned   = "audit-log:pruned"
+	ActionImported = "audit-log:imported"
 )
 
 // IsOwnAction says whether an action is one of the log's own, which begin with "audit-log:", in
@@ -219,7 +221,13 @@ func IsOwnAction(action string) bool {
 }
 
 // OwnLife says whether the entry is one of those.
-func (e *Entry) OwnLife() bool { return e.Action == ActionStarted || e.Action == ActionStopped }
+func (e *Entry) OwnLife() bool {
+	switch e.Action {
+	case ActionStarted, ActionStopped, ActionPruned, ActionImported:
+		return true
+	}
+	return false
+}
 
 // Sanitize makes every value storable in any store: valid UTF-8, no NUL, within
 // its cap, a known status, a JSON object as metadata, time to the millisecond.

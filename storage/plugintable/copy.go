@@ -2,10 +2,13 @@ package plugintable
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
+	"os"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -59,6 +62,30 @@ func Copy(ctx context.Context, rows iter.Seq2[Row, error], to storage.Store, pro
 		}
 	}
 	return result, flush()
+}
+
+// Imported is the entry that says what came into the log in this way, of now. account is who did it, by
+// the operating system's name; failed is why it ended early.
+func Imported(r Result, account string, failed error) storage.Entry {
+	m := struct {
+		Written int    `json:"written"`
+		Skipped int    `json:"skipped"`
+		Account string `json:"account,omitempty"`
+		Error   string `json:"error,omitempty"`
+		Node    string `json:"node,omitempty"`
+		Class   string `json:"class"`
+		Source  string `json:"source"`
+	}{Written: r.Written, Skipped: r.Skipped, Account: account, Class: "custom", Source: "command"}
+	if name, err := os.Hostname(); err == nil {
+		m.Node = name
+	}
+	e := storage.Entry{Action: storage.ActionImported, Status: storage.Success, Severity: severity.High}
+	if failed != nil {
+		e.Status, m.Error = storage.Failed, storage.Clean(failed.Error(), 500)
+	}
+	e.Metadata, _ = json.Marshal(m) // texts and numbers
+	e.Sanitize()
+	return e
 }
 
 func (r *Result) skip(row Row) {

@@ -53,6 +53,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the machine's clock; nil means time.Now.
 	Now func() time.Time
+	// Tell writes an entry that says what was deleted, again with the same id when there is more
+	// to say; nil leaves none.
+	Tell func(storage.Entry)
 }
 
 // Runner deletes old entries of one store. It is safe for concurrent use.
@@ -68,6 +71,7 @@ type Runner struct {
 	// Only the goroutine of loop uses these.
 	guard     guard
 	compacted time.Time
+	told      day
 
 	// mu protects the fields below.
 	mu     sync.Mutex
@@ -167,6 +171,7 @@ func (r *Runner) run() {
 	if err == nil {
 		n, err = r.delete(ctx, before)
 	}
+	r.tellRun(n, before, keep, err)
 	if r.ctx.Err() != nil {
 		return // the store is about to be closed, the next process goes on
 	}
@@ -296,6 +301,7 @@ func (r *Runner) Prune(ctx context.Context, before time.Time) (int, error) {
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
 	n, err := r.delete(ctx, before)
+	r.tellHand(n, before, err)
 	r.Logger.Info("audit log entries deleted by hand", "before", before.UTC(), "deleted", n, "error", err)
 	return n, err
 }

@@ -2,6 +2,7 @@ package retention_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/memory"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/retention"
@@ -298,6 +300,57 @@ func TestTheStoresOwnClockIsAsked(t *testing.T) {
 		synctest.Wait()
 		if err := r.Status().Err; !errors.Is(err, retention.ErrClock) || !strings.Contains(err.Error(), "the database server's") || len(s.Entries()) != 2 {
 			t.Errorf("%d entries are left, the run says %v", len(s.Entries()), err)
+		}
+	})
+}
+
+// TestTheLogSaysWhatWasDeleted: by the schedule in an entry a day, by hand in one each time.
+func TestTheLogSaysWhatWasDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(0)
+		r := retention.New(t.Context(), retention.Options{Store: s, Logger: slog.New(slog.DiscardHandler), Tell: func(e storage.Entry) {
+			if err := s.Write(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		}})
+		t.Cleanup(r.Close)
+		put(t, s, 11*day, 11*day, 10*day-90*time.Minute, 0)
+		keep(t, r, 10*day)
+		time.Sleep(5 * time.Hour)
+		synctest.Wait()
+		told := func() (all []retention.Deletion) {
+			for _, e := range s.Entries() {
+				if e.Action != storage.ActionPruned {
+					continue
+				}
+				var d retention.Deletion
+				if err := json.Unmarshal(e.Metadata, &d); err != nil || e.Severity != map[retention.By]severity.Level{retention.BySchedule: severity.Low, retention.ByHand: severity.High}[d.By] {
+					t.Errorf("%+v, %v", e, err)
+				}
+				all = append(all, d)
+			}
+			return all
+		}
+		if all := told(); len(all) != 1 || all[0].By != retention.BySchedule || all[0].Deleted != 3 || all[0].Runs != 2 || all[0].Keep != "240h0m0s" || all[0].Error != "" {
+			t.Fatalf("%+v", all)
+		}
+		before := time.Now().Add(-time.Hour)
+		if n, err := r.Prune(t.Context(), before); n != 2 || err != nil {
+			t.Fatal(n, err) // the entry of now, and that of the schedule
+		}
+		if _, err := r.Prune(t.Context(), before); err != nil {
+			t.Fatal(err) // of nothing there is nothing to say
+		}
+		if all := told(); len(all) != 1 || all[0].By != retention.ByHand || all[0].Deleted != 2 || !all[0].Before.Equal(before.Truncate(time.Millisecond)) || all[0].Node == "" {
+			t.Fatalf("%+v", all)
+		}
+		put(t, s, 11*day)
+		time.Sleep(25 * time.Hour)
+		put(t, s, 11*day)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if all := told(); len(all) != 3 || all[0].Deleted+all[1].Deleted+all[2].Deleted != 2+4+1 {
+			t.Fatalf("%+v", all)
 		}
 	})
 }
