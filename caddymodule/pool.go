@@ -24,6 +24,8 @@ var stores = caddy.NewUsagePool()
 
 const (
 	openTimeout = 30 * time.Second
+	// abandonedTimeout bounds the look for what a killed process has left.
+	abandonedTimeout = 30 * time.Second
 	// exitWait bounds how long the end of the process waits for requests that
 	// still have a lease; a short grace_period would cost their entries.
 	exitWait = 10 * time.Second
@@ -89,6 +91,9 @@ type openStore struct {
 	// recognized outlives it.
 	recognized *recognitions
 	key        []byte
+	// opened is when; told is true once it was told what the process before has left.
+	opened time.Time
+	told   bool
 }
 
 func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
@@ -109,6 +114,7 @@ func (p *pooledStore) openLocked() error {
 	if p.open != nil {
 		return nil
 	}
+	opened := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	key, err := readOrMakeKey(p.keyFile)
@@ -129,7 +135,7 @@ func (p *pooledStore) openLocked() error {
 	}
 	streams, writer := httpapi.NewStreams(store, p.log), recorder.NewWriter(store, p.log)
 	p.open = &openStore{
-		store: store, writer: writer, limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
+		store: store, writer: writer, limiter: limiter, operator: newOperator(redactor, streams, p.log), streams: streams, key: key, opened: opened, news: newDispatcher(p.log), coverage: p.coverage, recognized: p.recognized,
 		retention: retention.New(ctx, retention.Options{Store: store, Logger: p.log, Tell: writer.WriteOwn}),
 	}
 	p.open.readings = httpapi.NewReadings(p.open.writer)
@@ -137,6 +143,29 @@ func (p *pooledStore) openLocked() error {
 	p.open.writer.Metrics, p.open.writer.Written, p.open.writer.Observer = p.metrics, streams.Wake, p.open.news.observer(nil, nil)
 	p.current.Store(p.open)
 	return nil
+}
+
+// tellAbandoned tells, once, of the requests that a killed process has left without an outcome. The
+// caller holds mu.
+func (p *pooledStore) tellAbandoned() {
+	open := p.open
+	if open.told {
+		return
+	}
+	open.told = true
+	p.leases.Add(1) // the store is open, for mu is held
+	go func() {
+		defer p.release()
+		ctx, cancel := context.WithTimeout(context.Background(), abandonedTimeout)
+		defer cancel()
+		n, err := open.writer.TellAbandoned(ctx, open.opened)
+		switch {
+		case err != nil:
+			p.log.Warn("nobody is told of requests that a process before this one may have left without an outcome; their entries are in the audit log, with status unknown", "error", err)
+		case n > 0:
+			p.log.Warn("a process before this one was killed while it served requests that can destroy something: nobody knows what became of them, their entries have status unknown", "entries", n)
+		}
+	}()
 }
 
 // lease keeps the store open until release. It opens the store if need be: the

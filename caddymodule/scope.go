@@ -126,4 +126,5 @@ func (p *pooledStore) applyScope(why recorder.StopReason) {
 		return
 	}
 	p.open.writer.Started(now, before.Config)
+	p.tellAbandoned()
 }
