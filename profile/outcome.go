@@ -58,16 +58,31 @@ func (r *Route) Outcome(x *Exchange) storage.Status {
 	if x.Status == statusClientClosed {
 		return storage.Unknown
 	}
-	for i := range r.rules {
-		switch r.rules[i].holds(x) {
-		case yes:
-			return r.rules[i].Outcome
-		case nobodyKnows:
-			return storage.Unknown
-		case no:
-		}
+	switch rule, found := r.decisive(x); found {
+	case yes:
+		return rule.Outcome
+	case nobodyKnows:
+		return storage.Unknown
+	case no:
 	}
 	return storage.Failed
+}
+
+// ByPage says whether the outcome was decided by a text in the answer's page. What another rule makes
+// of a page may be about one that is not the server's: of an application on the same site.
+func (r *Route) ByPage(x *Exchange) bool {
+	rule, found := r.decisive(x)
+	return found == yes && len(rule.html) > 0
+}
+
+// decisive is the first rule that holds, or may hold.
+func (r *Route) decisive(x *Exchange) (*Rule, verdict) {
+	for i := range r.rules {
+		if found := r.rules[i].holds(x); found != no {
+			return &r.rules[i], found
+		}
+	}
+	return nil, no
 }
 
 // verdict is whether a rule holds.

@@ -46,7 +46,7 @@ func TestTheBetaOfZitadelIsReadAsWhatCameOfIt(t *testing.T) {
 		{request: "POST /v2beta/users/5/password", body: `{"newPassword":{"password":"x"},"verificationCode":"c"}`, status: 200, action: "reset-password", outcome: storage.Success},
 		{request: "POST /v2beta/users/5/lock", body: `{}`, status: 200, action: "admin:ban-user", outcome: storage.Success, target: "5"},
 		{request: "PUT /v2beta/users/5", body: `{}`, status: 200, action: "admin:update-user", outcome: storage.Success, target: "5"},
-		{request: "DELETE /v2beta/users/5", status: 200, action: "admin:delete-user", outcome: storage.Success, target: "5"},
+		{request: "DELETE /v2beta/users/5", status: 200, answer: `{"details":{}}`, action: "admin:delete-user", outcome: storage.Success, target: "5"},
 		{request: "POST /v2beta/oidc/auth_requests/V2_1", body: `{"session":{"sessionId":"1"}}`, status: 200, answer: `{"callbackUrl":"https://a.example/cb?error=access_denied"}`, action: "oauth:authorize", outcome: storage.Failed},
 		{request: "POST /v2beta/organizations", body: `{}`, status: 200, action: "admin:create", outcome: storage.Success},
 	} {

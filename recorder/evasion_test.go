@@ -561,7 +561,7 @@ func TestNobodyIsUnlinkedWhomServersMayReadOtherwise(t *testing.T) {
 	for body, want := range map[string]string{`{"id":"alice"}`: "", `{"id":"alice","ID":"bob"}`: "alice", `{"id":"bob","id":"alice"}`: "alice"} {
 		g := rigOf(t, forms, nil)
 		g.do("POST", "/login", `{"username":"alice"}`, nil, answers(200, `{}`))
-		g.do("DELETE", "/users", body, nil, answers(200, `{"by":"admin"}`))
+		g.do("DELETE", "/users", body, http.Header{"Authorization": {"Bearer s-admin"}}, answers(200, `{"by":"admin"}`))
 		must(t, g.writer.Close(t.Context()))
 		if e := g.store.Entries()[0]; e.UserID != want {
 			t.Errorf("%s: the sign-in is %q's, want %q", body, e.UserID, want)

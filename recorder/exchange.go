@@ -419,10 +419,10 @@ func (x *Exchange) enqueue(e storage.Entry) {
 }
 
 // unlink takes the user out of the log whose account was deleted. Not after a
-// request that another server would have read as something else: nobody may talk
-// us into unlinking.
+// request that another server would have read as something else, nor after an answer
+// that another server on the same site may have given: nobody may talk us into unlinking.
 func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
-	if outcome != storage.Success || x.rec.KeepUsers || x.match.Ambiguous || x.match.Doubtful || !carriesOut(a.Status) {
+	if outcome != storage.Success || x.match.Route.Unlink == "" || x.rec.KeepUsers || x.match.Ambiguous || x.match.Doubtful || !x.carriedOut(a) {
 		return
 	}
 	user := ""
@@ -444,10 +444,17 @@ func (x *Exchange) unlink(a *profile.Exchange, outcome storage.Status) {
 	}
 }
 
-// carriesOut says whether an answer of that status can mean that a request was carried out. The other
-// redirects ask for it again at another address, which makes nothing of it here.
-func carriesOut(status int) bool {
-	return status >= 200 && status < 300 || status == http.StatusFound || status == http.StatusSeeOther
+// carriedOut says whether the answer can mean that the server has done what only somebody with a
+// credential may ask for. Some redirects ask for it again at another address, which makes nothing of it
+// here; and applications answer whatever they are asked with a page.
+func (x *Exchange) carriedOut(a *profile.Exchange) bool {
+	switch status := a.Status; {
+	case (status < 200 || status > 299) && status != http.StatusFound && status != http.StatusSeeOther:
+		return false
+	case exchange.MediaType(a.Header.Get("Content-Type")) == "text/html" && !x.match.Route.ByPage(a):
+		return false
+	}
+	return x.match.Route.Anonymous || x.elsewhere || !x.creds.none()
 }
 
 // answer is what the profile's rules look at.
