@@ -300,6 +300,9 @@ type Rule struct {
 	JSON *JSONCondition `json:"json,omitempty"`
 	// HTML is a text that the answer's page contains, in any case.
 	HTML string `json:"html,omitempty"`
+	// HTMLRepeats names a parameter that an address in the page has with the value that the
+	// request's query has: it is the same form again.
+	HTMLRepeats string `json:"html_repeats,omitempty"`
 	// Outcome if the rule holds; "none" when the exchange is no event, "unknown" when
 	// the answer is the same either way.
 	Outcome storage.Status `json:"outcome"`

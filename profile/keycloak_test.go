@@ -163,3 +163,77 @@ func TestKeycloakIsAdministratedElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatKeycloakSendsBackWasNotDone: a form with an old code, or for another action than the one that
+// it waits for, is answered with the way to the form; what was done never is. What was done may be
+// followed by another form, which is not the same again.
+func TestWhatKeycloakSendsBackWasNotDone(t *testing.T) {
+	p := builtin(t, "keycloak")
+	const actions = "https://x/realms/r/login-actions/"
+	form := func(of string) string {
+		return `<!doctype html><head><SCRIPT>history.replaceState({}, "some title", "` + actions + `required-action?execution=` + of + `&client_id=c");</SCRIPT></head>` +
+			`<form action="` + actions + `required-action?session_code=N&amp;execution=` + of + `&amp;client_id=c" method="post"><input name="x">`
+	}
+	const expired = `<p id="instruction1"><a id="loginRestartLink" href="/realms/r/login-actions/restart?client_id=c">` +
+		`<a id="loginContinueLink" href="/realms/r/login-actions/required-action?execution=CONFIGURE_TOTP&amp;client_id=c">`
+	const signedIn = `<div id="kc-info-message"><p class="instruction">You are already logged in.`
+	info := func(of string) string {
+		return `<head><SCRIPT>history.replaceState({}, "some title", "` + actions + `required-action?execution=` + of + `");</SCRIPT></head><div id="kc-info-message">Done`
+	}
+	type answer struct {
+		status  int
+		to      string
+		page    string
+		outcome storage.Status
+	}
+	for execution, action := range map[string]string{
+		"UPDATE_PASSWORD": "user:change-password", "CONFIGURE_TOTP": "mfa:enroll", "webauthn-register": "mfa:enroll", "delete_credential": "mfa:remove",
+		"UPDATE_EMAIL": "user:change-email", "UPDATE_PROFILE": "user:update", "delete_account": "user:delete", "TERMS_AND_CONDITIONS": "required-action",
+	} {
+		request := "POST /realms/r/login-actions/required-action?session_code=s&execution=" + execution + "&client_id=c&tab_id=d"
+		other := "VERIFY_PROFILE"
+		done, next := storage.Success, storage.Success
+		if execution == "delete_account" {
+			done, next = storage.Failed, storage.Unknown // nobody goes on after it
+		}
+		for _, a := range []answer{
+			{302, actions + "required-action?execution=" + execution + "&client_id=c", "", storage.Failed},
+			{302, actions + "required-action?execution=" + other + "&client_id=c", "", storage.Failed},
+			{302, actions + "authenticate?client_id=c", "", storage.Failed},
+			{302, "https://app/cb?error=access_denied", "", storage.Failed},
+			{302, "https://app/cb?code=11111111-2222", "", done},
+			{200, "", form(execution), storage.Failed},
+			{200, "", form(execution) + ` aria-invalid="true">`, storage.Failed},
+			{200, "", form(other), next},
+			{200, "", form(other) + ` aria-invalid="true">`, next}, // some forms complain as soon as they are shown
+			{200, "", form(execution + "_2"), next},
+			{200, "", expired, storage.Failed},
+			{200, "", info(execution), storage.Success},
+			{200, "", signedIn, storage.Unknown}, // to a form of long ago
+			{200, "", "<p>what is this", storage.Unknown},
+			{400, "", "<p>error", storage.Failed},
+		} {
+			c := asked{request: request, body: "a=b", status: a.status, answer: a.page, to: a.to, action: action, outcome: a.outcome}
+			c.check(t, p)
+			if execution == "delete_account" || a.outcome == storage.Failed && a.status == 200 {
+				continue
+			}
+			// Keycloak heeds it only where an application has asked for the action.
+			c.body, c.outcome = "a=b&cancel-aia=1", storage.Unknown
+			if a.status == 400 || strings.Contains(a.to, "/login-actions/") {
+				c.outcome = storage.Failed
+			}
+			if r := c.check(t, p); r == nil || len(r.Flow) == 0 || len(r.Actor) == 0 {
+				t.Errorf("%s, cancelled, is nobody's", execution)
+			}
+		}
+	}
+	for _, c := range []asked{
+		{request: "POST /realms/r/login-actions/consent?session_code=s&client_id=c", body: "accept=Yes", status: 302, to: actions + "required-action?execution=OAUTH_GRANT", action: "oauth:consent", outcome: storage.Failed},
+		{request: "POST /realms/r/login-actions/consent?session_code=s&client_id=c", body: "accept=Yes", status: 302, to: "https://app/cb?code=1", action: "oauth:consent", outcome: storage.Success},
+		{request: "POST /realms/r/login-actions/required-action?execution=VERIFY_EMAIL", body: "a=b", status: 302, to: actions + "required-action?execution=VERIFY_EMAIL", action: "send-verification-email", outcome: storage.Failed},
+		{request: "POST /realms/r/login-actions/required-action?execution=delete_account", body: "cancel-aia=1", status: 302, to: "https://app/cb?kc_action_status=cancelled", action: "user:delete", outcome: storage.Failed},
+	} {
+		c.check(t, p)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,11 +69,24 @@ func (r *Route) Outcome(x *Exchange) storage.Status {
 	return storage.Failed
 }
 
+// Disputed says whether a request may be for another route as well, which makes something else of the
+// answer: of a match that is doubtful.
+func (r *Route) Disputed(x *Exchange) bool {
+	outcome := r.Outcome(x)
+	defer func() { x.Route = r }()
+	return slices.ContainsFunc(r.siblings, func(other *Route) bool {
+		if x.Route = other; other == r || !other.takes(x.Method) || len(r.Words) > 0 {
+			return false
+		}
+		return other.holds(x, true) == nobodyKnows && other.Outcome(x) != outcome
+	})
+}
+
 // ByPage says whether the outcome was decided by a text in the answer's page. What another rule makes
 // of a page may be about one that is not the server's: of an application on the same site.
 func (r *Route) ByPage(x *Exchange) bool {
 	rule, found := r.decisive(x)
-	return found == yes && len(rule.html) > 0
+	return found == yes && rule.ofPage()
 }
 
 // decisive is the first rule that holds, or may hold.
@@ -106,19 +120,27 @@ func (r *Rule) holds(x *Exchange) verdict {
 	}
 	found := r.urlHolds(x)
 	switch {
-	case found == no, r.JSON == nil && len(r.html) == 0:
+	case found == no, r.JSON == nil && !r.ofPage():
 		return found
 	case r.JSON != nil && a.Unseen:
 		return nobodyKnows
 	case r.JSON != nil && !r.JSON.holds(a):
 		return no
-	case len(r.html) > 0 && !a.shows(r.html):
+	case r.ofPage() && !r.pageHolds(a):
 		if a.PageUnseen {
 			return nobodyKnows
 		}
 		return no
 	}
 	return found
+}
+
+// ofPage says whether the rule looks at the answer's page.
+func (r *Rule) ofPage() bool { return len(r.html) > 0 || r.HTMLRepeats != "" }
+
+// pageHolds decides the conditions on what is seen of the page.
+func (r *Rule) pageHolds(a *Answer) bool {
+	return (len(r.html) == 0 || a.shows(r.html)) && (r.HTMLRepeats == "" || a.showsAgain(r.HTMLRepeats))
 }
 
 // urlHolds decides the conditions on a URL.
@@ -159,11 +181,40 @@ func pathEnds(target, end string) bool {
 }
 
 // shows says whether a page contains a text, which is in lower case.
-func (a *Answer) shows(text []byte) bool {
+func (a *Answer) shows(text []byte) bool { return bytes.Contains(a.lowerPage(), text) }
+
+func (a *Answer) lowerPage() []byte {
 	if a.lower == nil {
 		a.lower = bytes.ToLower(a.Page)
 	}
-	return bytes.Contains(a.lower, text)
+	return a.lower
+}
+
+// showsAgain says whether an address in the page has the parameter with a value that it has in the
+// request's query. Of several nobody knows which one the server takes.
+func (a *Answer) showsAgain(name string) bool {
+	for f := range eachField(a.Query) {
+		if f.name == name && f.value != "" && hasPair(a.lowerPage(), strings.ToLower(name+"="+url.QueryEscape(f.value))) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasPair says whether a text has the pair of a query, not as a part of another.
+func hasPair(text []byte, pair string) bool {
+	for {
+		i := bytes.Index(text, []byte(pair))
+		if i < 0 {
+			return false
+		}
+		before, after := text[max(0, i-1):i], text[i+len(pair):]
+		next := after[:min(1, len(after))]
+		if (i == 0 || !isWord(string(before))) && (len(next) == 0 || next[0] != '%' && !isWord(string(next))) {
+			return true
+		}
+		text = after
+	}
 }
 
 func (c *JSONCondition) holds(a *Answer) bool {

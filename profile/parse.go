@@ -409,7 +409,7 @@ func (r *Route) needs() {
 	r.body = slices.ContainsFunc(r.User, ofBody) || slices.ContainsFunc(r.Actor, ofBody) || slices.ContainsFunc(r.Target, ofBody) ||
 		slices.ContainsFunc(r.Flow, ofBody) || ofBody(r.Administrator) ||
 		slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.JSON != nil || ofBody(rule.In) })
-	r.html = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.HTML != "" })
+	r.html = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.HTML != "" || rule.HTMLRepeats != "" })
 	r.addresses = slices.ContainsFunc(r.rules, func(rule Rule) bool { return rule.Location != "" || rule.LocationRepeats != "" })
 	ofRequest := func(s Source) bool { return s.has(inRequest) }
 	for _, sources := range [][]Source{r.User, r.Identifier, r.Target, r.Flow} {

@@ -574,6 +574,9 @@ func (x *Exchange) outcome(a *profile.Exchange) storage.Status {
 		return storage.Unknown // it died before anything, or the body that says how it ended, was to be seen
 	}
 	outcome := x.match.Route.Outcome(a)
+	if outcome == storage.Failed && x.match.Doubtful && a.Status < 400 && x.match.Route.Disputed(a) {
+		outcome = storage.Unknown // it may be the answer to what was done
+	}
 	if x.isPreflight(a) {
 		outcome = profile.None
 	}
