@@ -86,6 +86,8 @@ type table struct {
 type Credentials struct {
 	// Cookies are the names of session cookies, such as "*session_token".
 	Cookies []string `json:"cookies,omitempty"`
+	// Cookieless is true when the server looks at no cookie, on any route.
+	Cookieless bool `json:"cookieless,omitempty"`
 	// Headers of a request that carry a session, such as "Authorization".
 	Headers []string `json:"headers,omitempty"`
 	// Query are parameters, of the query or a form, that carry a credential of their own, and
@@ -234,6 +236,9 @@ type Route struct {
 	// does not prove that the request's credential is alive, and its owner is
 	// asked for instead of remembered.
 	Anonymous bool `json:"anonymous,omitempty"`
+	// Cookieless is true when the server goes by headers alone there, whatever cookies a
+	// request has: then they say nothing of who acts.
+	Cookieless bool `json:"cookieless,omitempty"`
 	// User are places where a success names the acting user; the first that has a
 	// value counts.
 	User []Source `json:"user,omitempty"`

@@ -99,6 +99,7 @@ func (p *Profile) inherit() error {
 	}
 	own := &p.Credentials
 	p.guessesCookies = own.Cookies == nil && base.GuessesCookies()
+	own.Cookieless = own.Cookieless || own.Cookies == nil && base.Credentials.Cookieless
 	for _, list := range []struct{ own, base *[]string }{
 		{&own.Cookies, &base.Credentials.Cookies}, {&own.Headers, &base.Credentials.Headers},
 		{&own.ResponseHeaders, &base.Credentials.ResponseHeaders}, {&own.ResponseBody, &base.Credentials.ResponseBody}, {&own.Query, &base.Credentials.Query},
@@ -143,6 +144,9 @@ func (p *Profile) compile() error {
 	}
 	if p.Router != "" && p.Router != "whatwg" {
 		return at(fmt.Errorf("unknown router %q: use whatwg, or leave it out", p.Router), "router")
+	}
+	if p.Credentials.Cookieless && len(p.Credentials.Cookies) > 0 {
+		return at(errors.New("credentials says that the server looks at no cookie, and names some: leave out cookies, or cookieless"), "credentials")
 	}
 	if p.Unknown != "" && p.Unknown != "record" && p.Unknown != "ignore" {
 		return at(fmt.Errorf("unknown word %q for unknown: use record or ignore", p.Unknown), "unknown")
@@ -360,7 +364,7 @@ func (p *Profile) addRoute(r *Route) error {
 		r.rules = append(r.rules, own...)
 	}
 	r.rules = append(r.rules, p.Outcomes["default"]...)
-	r.known, r.formJSON = true, p.FormJSON
+	r.known, r.formJSON, r.Cookieless = true, p.FormJSON, r.Cookieless || p.Credentials.Cookieless
 	r.needs()
 	if len(r.Words) > 0 {
 		return nil

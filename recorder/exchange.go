@@ -322,6 +322,9 @@ func (x *Exchange) completeNow() error {
 		x.match = x.rec.Profile.Refine(x.match, answer)
 	}
 	answer.Route = x.match.Route
+	if x.match.Route.Cookieless {
+		x.creds = x.creds.withoutCookies()
+	}
 	if answer.Status == http.StatusUnsupportedMediaType {
 		answer.Unread() // the server has not read it (RFC 9110 15.5.16): what stands there is no fact
 	}

@@ -28,7 +28,11 @@ func (x *Exchange) resolveNow(ctx context.Context) {
 			return
 		}
 	}
-	x.actor = x.ask(ctx, &x.creds)
+	creds := x.creds
+	if x.match.Route.Cookieless {
+		creds = x.creds.withoutCookies()
+	}
+	x.actor = x.ask(ctx, &creds)
 	x.resolved = !x.unasked && x.rec.Sessions.askable(x.params)
 }
 

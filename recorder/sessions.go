@@ -134,6 +134,7 @@ type credentials struct {
 	forward http.Header // what else a question needs
 	odd     bool        // a cookie's name is one that a server may read as another, or a header is there twice
 	veiled  bool        // a cookie's name is a session's to whoever reads it so
+	doubled bool        // a header is there twice
 }
 
 // token is one thing that may carry a session. Its source is part of it: a bearer
@@ -165,6 +166,19 @@ func (c *credentials) alone() bool {
 	return c.cookie == "" && headers <= 1
 }
 
+// withoutCookies are those that count where the server looks at headers alone: a cookie that its
+// sender has made up must not hide who acts.
+func (c *credentials) withoutCookies() credentials {
+	own := *c
+	own.cookie, own.odd, own.veiled, own.tokens = "", c.doubled, c.doubled, nil
+	for _, t := range c.tokens {
+		if t.source == inHeader {
+			own.tokens = append(own.tokens, t)
+		}
+	}
+	return own
+}
+
 // credentialsOf reads them from a request. Headers that the request names in
 // Connection are hop-by-hop: the upstream never sees them, so they prove nothing
 // (threats.md X5, A13). room is for headers; it may be nil.
@@ -180,7 +194,7 @@ func (s *Sessions) credentialsOf(h http.Header, room []string) credentials {
 		if !hopByHop(h, name) {
 			v = h.Get(name)
 			if len(h[http.CanonicalHeaderKey(name)]) > 1 {
-				c.odd, c.veiled = true, true
+				c.odd, c.veiled, c.doubled = true, true, true
 			}
 		}
 		c.headers = append(c.headers, v)
