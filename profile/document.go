@@ -13,7 +13,7 @@ import (
 
 // Bounds of what is read: bytes, and objects and arrays in one another.
 const (
-	maxLookup = 2 << 20
+	maxLookup = 4 << 20
 	maxDepth  = 200
 )
 

@@ -229,14 +229,22 @@ func (x *Exchange) explain(m *metadata, a *profile.Exchange, body exchange.Copie
 			m.BodyUnparsed = "it can be read in more than one way"
 		}
 	}
-	if x.elsewhere && x.actor.UserID == "" {
+	if x.unasked || x.elsewhere && x.actor.UserID == "" {
 		m.Identity = "unavailable"
+		x.hint(m)
 	}
-	if x.unasked {
-		m.Identity = "unavailable"
-		if len(x.creds.tokens) > 0 {
-			m.SessionHash = cmp.Or(x.sessionHash(x.creds.tokens...), x.rec.Redactor.HashTag("session", x.creds.tokens[0].value))
-		}
+}
+
+// hint says what is known of who acted where nobody could be asked. It is easy to bring that about: with
+// a flood of questions, or a cookie with an odd name. The user is a hash, as nothing takes it out of
+// metadata when the account is deleted.
+func (x *Exchange) hint(m *metadata) {
+	if len(x.creds.tokens) == 0 {
+		return
+	}
+	m.SessionHash = cmp.Or(x.sessionHash(x.creds.tokens...), x.rec.Redactor.HashTag("session", x.creds.tokens[0].value))
+	if probable := x.rec.Sessions.probable(&x.creds); probable != "" && x.actor.UserID == "" {
+		m.ProbableUser = x.rec.Redactor.HashTag("user", probable)
 	}
 }
 

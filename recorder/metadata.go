@@ -27,9 +27,10 @@ type metadata struct {
 	ImpersonatedBy string          `json:"impersonatedBy,omitempty"`
 	RequestBody    json.RawMessage `json:"requestBody,omitempty"`
 	Path           string          `json:"path,omitempty"`
-	Identity       string          `json:"identity,omitempty"`     // "unavailable": the auth server could not be asked
-	SessionHash    string          `json:"sessionHash,omitempty"`  // keyed hash of the session's token, to join entries by: then, and where it is captured
-	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"` // why target or identifier could not be read
+	Identity       string          `json:"identity,omitempty"`         // "unavailable": the auth server could not be asked
+	SessionHash    string          `json:"sessionHash,omitempty"`      // keyed hash of the session's token, to join entries by: then, and where it is captured
+	ProbableUser   string          `json:"probableUserHash,omitempty"` // keyed hash of whom the session was seen to be, then: nobody has verified it
+	BodyUnparsed   string          `json:"bodyUnparsed,omitempty"`     // why target or identifier could not be read
 	Aborted        bool            `json:"aborted,omitempty"`
 	Withheld       bool            `json:"withheld,omitempty"`    // the client got 503 instead of the answer
 	Interrupted    bool            `json:"interrupted,omitempty"` // the process ended before the answer
@@ -75,6 +76,7 @@ func (m *metadata) json() (json.RawMessage, error) {
 	b = appendText(b, "path", m.Path)
 	b = appendText(b, "identity", m.Identity)
 	b = appendText(b, "sessionHash", m.SessionHash)
+	b = appendText(b, "probableUserHash", m.ProbableUser)
 	b = appendText(b, "bodyUnparsed", m.BodyUnparsed)
 	b = appendTrue(b, "aborted", m.Aborted)
 	b = appendTrue(b, "withheld", m.Withheld)

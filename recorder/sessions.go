@@ -33,9 +33,9 @@ const (
 	// maxAuthorisations bounds those of them that are asked for readers of the log: a
 	// flood of them must not make people wait who use the auth server itself.
 	maxAuthorisations = 10
-	// MaxSessionBody bounds the answer of the session endpoint.
-	// (a user's image may stand in it as a data URL).
-	MaxSessionBody = 1 << 20
+	// MaxSessionBody bounds the answer of the session endpoint (a user's image may stand in
+	// it as a data URL, and users choose theirs).
+	MaxSessionBody = 4 << 20
 	// maxOwners bounds the memory of whose a credential is.
 	maxOwners = 20000
 	// verdictLife is how long the API believes an answer (DESIGN section 4).
@@ -293,6 +293,23 @@ func (s *Sessions) owner(c *credentials) (Session, bool) {
 	}
 	owner, known := s.owners.Get(s.tokenKey(c.tokens[0]))
 	return owner, known && owner.UserID != shared.UserID
+}
+
+// probable is the one user to whom those of a request's credentials belong whose owner is remembered,
+// whichever of them the server goes by; "" if there are two, or none.
+func (s *Sessions) probable(c *credentials) string {
+	user := ""
+	for _, t := range c.tokens {
+		owner, known := s.owners.Peek(s.tokenKey(t))
+		switch {
+		case !known || owner.UserID == shared.UserID || owner.UserID == user:
+		case user != "":
+			return ""
+		default:
+			user = owner.UserID
+		}
+	}
+	return user
 }
 
 // anothers says whether one of a request's credentials is known to be somebody else's.
