@@ -130,7 +130,8 @@ type Session struct {
 	// Identifier points to what the user signs in with, such as the e-mail.
 	Identifier string `json:"identifier,omitempty"`
 	// IdentifierVerified, if given, points to a boolean: whether the identifier was
-	// verified to be the user's. If not, it proves nothing about earlier attempts.
+	// verified to be the user's. If not, it proves nothing about earlier attempts; nor does
+	// one with "@" in it where this is not given.
 	IdentifierVerified string `json:"identifier_verified,omitempty"`
 	// ImpersonatedBy points to the administrator behind an impersonated session.
 	ImpersonatedBy string `json:"impersonated_by,omitempty"`

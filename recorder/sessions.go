@@ -54,8 +54,8 @@ type Session struct {
 	Partial bool
 	// Roles of the user, as the server names them.
 	Roles []string
-	// Identifier is what the user signs in with, if the answer says it and says
-	// that it was verified.
+	// Identifier is what the user signs in with, if the answer says it and, of an
+	// address, that it was verified.
 	Identifier string
 }
 
@@ -577,14 +577,23 @@ func (s *Sessions) read(p *profile.Session, a *profile.Answer) (Session, error) 
 			return Session{}, nil
 		}
 	}
-	identifier := lookupOptional(a, p.Identifier)
-	if p.IdentifierVerified != "" && !a.Lookup(p.IdentifierVerified).Bool() {
-		identifier = ""
-	}
 	return Session{
 		UserID: storage.CleanUserID(id), ImpersonatedBy: storage.CleanUserID(lookupOptional(a, p.ImpersonatedBy)),
-		Roles: rolesOf(a, p.Role), Identifier: identifier, Partial: !p.IsComplete(a),
+		Roles: rolesOf(a, p.Role), Identifier: identifierOf(p, a), Partial: !p.IsComplete(a),
 	}, nil
+}
+
+// identifierOf is what proves that failed sign-ins with it were tries on the user's account. Users
+// choose their name, also one that is somebody else's address: an address is theirs only if the
+// server says that it was verified.
+func identifierOf(p *profile.Session, a *profile.Answer) string {
+	identifier := lookupOptional(a, p.Identifier)
+	switch {
+	case p.IdentifierVerified != "" && !a.Lookup(p.IdentifierVerified).Bool(),
+		p.IdentifierVerified == "" && strings.Contains(identifier, "@"):
+		return ""
+	}
+	return identifier
 }
 
 func lookupOptional(a *profile.Answer, pointer string) string {
