@@ -177,6 +177,28 @@ func TestAnInsertPosesAsNoCapturedEntry(t *testing.T) {
 	}
 }
 
+// TestAnInsertNamesTheAdministratorWhoImpersonates: and nobody else does.
+func TestAnInsertNamesTheAdministratorWhoImpersonates(t *testing.T) {
+	for _, c := range []struct{ who, metadata, want string }{
+		{"impersonating", `null`, `{"source":"api","impersonatedBy":"mallory"}`},
+		{"impersonating", `{"n":1}`, `{"source":"api","impersonatedBy":"mallory","n":1}`},
+		{"impersonating", `{"impersonatedBy":"bob","impersonated\u0042y":null}`, `{"source":"api","impersonatedBy":"mallory"}`},
+		{"impersonating", `{}`, `{"source":"api","impersonatedBy":"mallory"}`},
+		{"user", `{"impersonatedBy":"bob","n":1}`, `{"source":"api","n":1}`},
+	} {
+		store := memory.New(0)
+		api, w := newAPI(t, store), httptest.NewRecorder()
+		body := strings.Replace(`{"action":"x","metadata":`+c.metadata+`}`, `,"metadata":null`, "", 1)
+		api.Serve(w, insert(body), httpapi.Call{Path: "/insert", ClientIP: "192.0.2.1", Asker: identities[c.who], Store: api.store, Writer: api.writer})
+		if w.Code != 200 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		if got := string(store.Entries()[0].Metadata); got != c.want {
+			t.Errorf("%s of %s is stored as %s, want %s", c.metadata, c.who, got, c.want)
+		}
+	}
+}
+
 // TestAClientThatLeavesIsNoFailureOfTheStore.
 func TestAClientThatLeavesIsNoFailureOfTheStore(t *testing.T) {
 	var said bytes.Buffer

@@ -132,10 +132,16 @@ func (q *request) checkMetadata(m gjson.Result) bool {
 	return false
 }
 
-// metadata is what was inserted, redacted, and marked as inserted. It has no class of captured
-// entries: whoever lists those shall not find what anybody who is signed in has made.
+// metadata is what was inserted, redacted, and marked as inserted, with the administrator who acts
+// as the user, if one does. It has no class of captured entries: whoever lists those shall not find
+// what anybody who is signed in has made.
 func (q *request) metadata(raw string) json.RawMessage {
-	const mark = `"source":"api"`
+	mark := `"source":"api"`
+	if by := q.session.ImpersonatedBy; by != "" {
+		if quoted, err := json.Marshal(by); err == nil { // it cannot fail: a string
+			mark += `,"impersonatedBy":` + string(quoted)
+		}
+	}
 	if raw == "" {
 		return json.RawMessage("{" + mark + "}")
 	}
@@ -146,7 +152,7 @@ func (q *request) metadata(raw string) json.RawMessage {
 	out := []byte("{" + mark)
 	gjson.ParseBytes(redacted).ForEach(func(key, value gjson.Result) bool {
 		posing := key.Str == "class" && value.Str != "custom" && profile.IsClass(value.Str)
-		if key.Str != "source" && !posing { // the mark is the only one, whichever a reader takes
+		if key.Str != "source" && key.Str != "impersonatedBy" && !posing { // ours are the only ones, whichever a reader takes
 			out = append(append(append(append(out, ','), key.Raw...), ':'), value.Raw...)
 		}
 		return true
