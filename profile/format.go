@@ -249,6 +249,9 @@ type Route struct {
 	// Administrator is where a success names the administrator who acts
 	// (impersonation start).
 	Administrator Source `json:"administrator,omitzero"`
+	// SwitchesUser is true when a success makes the session that asks for it somebody else's,
+	// with the same credential: what was known of it before is not true any more.
+	SwitchesUser bool `json:"switches_user,omitempty"`
 	// Unlink says whose account a success deletes: "actor" or "target". That
 	// user's entries then stay without the user (the plugin's ON DELETE SET NULL).
 	Unlink string `json:"unlink,omitempty"`

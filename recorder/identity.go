@@ -262,7 +262,7 @@ func (x *Exchange) learn(a *profile.Exchange, outcome storage.Status) {
 	if starts && x.actor.UserID != "" {
 		s.share(&x.creds)
 	}
-	if starts || outcome == storage.Success && x.endsSession(a) {
+	if starts || outcome == storage.Success && x.endsSession(a) || outcome != storage.Failed && x.match.Route.SwitchesUser {
 		s.forget(&x.creds)
 	} else if x.match.Route.Record == profile.Always {
 		s.doubt(&x.creds)

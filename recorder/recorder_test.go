@@ -90,6 +90,7 @@ type rig struct {
 	store  *flaky
 	writer *recorder.Writer
 	server *server
+	ask    recorder.Asker // in place of server, if it is not nil
 }
 
 func newRig(t *testing.T, change func(*recorder.Options)) *rig {
@@ -109,7 +110,7 @@ func newRig(t *testing.T, change func(*recorder.Options)) *rig {
 	rec, err := recorder.New(o)
 	must(t, err)
 	t.Cleanup(func() { _ = o.Writer.Close(context.Background()) })
-	return &rig{t, rec, store, o.Writer, &server{sessions: map[string]string{"s-alice": "alice", "s-admin": "admin"}}}
+	return &rig{T: t, rec: rec, store: store, writer: o.Writer, server: &server{sessions: map[string]string{"s-alice": "alice", "s-admin": "admin"}}}
 }
 
 func must(t testing.TB, err error) {
@@ -141,7 +142,11 @@ func (g *rig) doAt(method, path, body string, header http.Header, upstream http.
 		g.Fatalf("%s is not under the base path", path)
 	}
 	w := httptest.NewRecorder()
-	x, err := g.rec.Begin(w, r, m, recorder.Facts{ClientIP: "192.0.2.7", RequestID: "req", Asker: g.server})
+	facts := recorder.Facts{ClientIP: "192.0.2.7", RequestID: "req", Asker: g.server}
+	if g.ask != nil {
+		facts.Asker = g.ask
+	}
+	x, err := g.rec.Begin(w, r, m, facts)
 	if err != nil {
 		w.WriteHeader(503)
 		return w
