@@ -111,3 +111,17 @@ func TestAPageOfAnApplicationDeletesNobody(t *testing.T) {
 		}
 	}
 }
+
+// TestARedirectMayHaveAPage: frameworks write one for browsers that do not follow.
+func TestARedirectMayHaveAPage(t *testing.T) {
+	g := newRig(t, nil)
+	g.do("GET", "/delete-user/callback?token=t&callbackURL=/bye", "", cookie("s-alice"), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Location", "/bye")
+		w.WriteHeader(302)
+	})
+	must(t, g.writer.Close(t.Context()))
+	if e, _ := g.one(); e.Status != storage.Success || e.UserID != "" {
+		t.Errorf("%s of %q", e.Status, e.UserID)
+	}
+}

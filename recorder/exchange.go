@@ -454,7 +454,7 @@ func (x *Exchange) carriedOut(a *profile.Exchange) bool {
 	switch status := a.Status; {
 	case (status < 200 || status > 299) && status != http.StatusFound && status != http.StatusSeeOther:
 		return false
-	case exchange.MediaType(a.Header.Get("Content-Type")) == "text/html" && !x.match.Route.ByPage(a):
+	case status < 300 && exchange.MediaType(a.Header.Get("Content-Type")) == "text/html" && !x.match.Route.ByPage(a):
 		return false
 	}
 	return x.match.Route.Anonymous || x.elsewhere || !x.creds.none()
