@@ -11,10 +11,13 @@ import (
 )
 
 const (
-	// checkEvery is how often the primary is looked at while it works, and the
-	// journal while it does not.
-	checkEvery = 250 * time.Millisecond
-	checkWait  = time.Second
+	// primaryEvery is how often the primary is looked at while it works: twice within the
+	// second in which a database that was moved away is to be noticed (threats.md E2.5). Whoever
+	// wakes a machine that is idle pays for it (docs/performance.md). checkEvery is how often the
+	// journal is looked at while it does not.
+	primaryEvery = 500 * time.Millisecond
+	checkEvery   = 250 * time.Millisecond
+	checkWait    = time.Second
 	// firstBackoff and maxBackoff space the tries of a primary that fails. One that
 	// fails soon after it has recovered is tried as if it had not.
 	firstBackoff = 100 * time.Millisecond
@@ -46,7 +49,7 @@ func (s *Store) supervise() {
 	watched := make(chan struct{})
 	go s.watchJournal(watched)
 	defer func() { <-watched }()
-	tick := time.NewTicker(checkEvery)
+	tick := time.NewTicker(primaryEvery)
 	defer tick.Stop()
 	wait, recovered := firstBackoff, time.Time{}
 	for s.ctx.Err() == nil {
@@ -105,22 +108,24 @@ func (s *Store) recover(wait time.Duration) time.Duration {
 }
 
 // watchJournal sees to it, until Close, that what waits in the journal stays where
-// the next start finds it.
+// the next start finds it. While the primary works nothing waits, and it sleeps.
 func (s *Store) watchJournal(done chan<- struct{}) {
 	defer close(done)
-	tick := time.NewTicker(checkEvery)
-	defer tick.Stop()
-	for {
+	for s.ctx.Err() == nil {
+		if e := s.era.Load(); e != nil {
+			<-e.ctx.Done() // its end, or that of the Store
+			continue
+		}
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-tick.C:
-			if s.era.Load() != nil {
-				continue
-			}
-			if err := s.journal.verify(); err != nil && s.ctx.Err() == nil {
-				s.journaled(err)
-			}
+		case <-time.After(checkEvery):
+		}
+		if s.era.Load() != nil {
+			continue
+		}
+		if err := s.journal.verify(); err != nil && s.ctx.Err() == nil {
+			s.journaled(err)
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 	// somebody else has: less than those who wait for it do, so that they hear why.
 	busyWait = 1000
 	// lookEvery is how often a Keeper reads something of its database.
-	lookEvery = time.Second
+	lookEvery = 5 * time.Second
 	lookWait  = 500 * time.Millisecond
 )
 
