@@ -244,7 +244,7 @@ func (k *Keeper) Compact(ctx context.Context) (int, error) {
 
 // Check says whether the database is what it was: that its files are those that were
 // opened, that nothing has made the connection untrustworthy, that nobody else has
-// the lease and, once a second, that the file can be read.
+// the lease and, every five seconds (lookEvery), that the file can be read.
 func (k *Keeper) Check(ctx context.Context) error {
 	k.turn.Lock()
 	defer k.turn.Unlock()
