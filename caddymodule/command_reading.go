@@ -178,7 +178,7 @@ func filterFlags(cmd *cobra.Command) {
 	f.String("class", "", "entries of this class, such as sign-in")
 	f.String("status", "", "success, failed, pending or unknown")
 	f.String("severity", "", "low, medium, high or critical")
-	f.String("ip", "", "entries from this address")
+	f.String("ip", "", "entries from this address, in any spelling; no network")
 	f.String("identifier", "", "attempts on the account that is signed in to with this, such as an e-mail address")
 	f.String("identifier-hash", "", "the same, by its hash as entries have it in metadata.identifierHash")
 	f.String("text", "", "entries with this in action, user, address, agent, identifier, target user, error code or session hash")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/textproto"
 	"os"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
+	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
 func init() {
@@ -470,13 +470,10 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// clientIP is the client's address as Caddy trusts it, in its shortest form.
+// clientIP is the client's address as Caddy trusts it, as entries have it.
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	if addr, err := netip.ParseAddr(ip); err == nil && !addr.Is4() { // one of IPv4 has one spelling
-		return addr.Unmap().WithZone("").String()
-	}
-	return ip
+	return storage.CleanAddress(ip)
 }
 
 // edge is what a recorder may ask of one request. The request is that of nextAsker.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -273,5 +274,35 @@ func TestOtherSitesGetNothingFromTheOperatorsSurface(t *testing.T) {
 		if res.StatusCode != c.want || res.Header.Get("Access-Control-Allow-Origin") != "" || res.Header.Get("Cache-Control") != "no-store, private" {
 			t.Errorf("%+v: %d %v", c, res.StatusCode, res.Header)
 		}
+	}
+}
+
+// TestAnAddressIsFoundInAnySpelling, and what is none is refused in words instead of finding nothing.
+func TestAnAddressIsFoundInAnySpelling(t *testing.T) {
+	store := memory.New(0)
+	for _, ip := range []string{"127.0.0.1", "2001:0db8:0000:0000:0000:0000:0000:0001", "::ffff:192.0.2.7", "a rule's"} { // as an import brings them
+		e := storage.Entry{Action: "sign-out", IPAddress: ip}
+		e.Sanitize()
+		must(t, store.Write(t.Context(), e))
+	}
+	s := operator(t, store)
+	for ip, want := range map[string]string{
+		"127.0.0.1": "127.0.0.1", " 127.0.0.1 ": "127.0.0.1", "::ffff:127.0.0.1": "127.0.0.1", "::ffff:7f00:1": "127.0.0.1", "::ffff:127.0.0.1%eth0": "127.0.0.1",
+		"2001:DB8:0::1": "2001:db8::1", "2001:db8::1": "2001:db8::1", "192.0.2.7": "192.0.2.7",
+	} {
+		status, body := fetch(t, s.URL+"/list?ip="+url.QueryEscape(ip))
+		if status != 200 || !strings.Contains(body, `"ipAddress":"`+want+`"`) || !strings.Contains(body, `"total":1`) {
+			t.Errorf("%s: %d %s, want the one of %s", ip, status, body, want)
+		}
+	}
+	for ip, want := range map[string]string{
+		"127.0.0.0/8": "is a network", "2001:db8::/32": "is a network", "127.0.0": "give one such as", "localhost": "give one such as", "127.0.0.1:80": "give one such as", "[::1]": "give one such as",
+	} {
+		if status, body := fetch(t, s.URL+"/list?ip="+url.QueryEscape(ip)); status != 400 || !strings.Contains(body, "[query.ip] Invalid address: ") || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", ip, status, body)
+		}
+	}
+	if status, body := fetch(t, s.URL+"/list?ip="); status != 200 || !strings.Contains(body, `"total":4`) {
+		t.Errorf("an empty filter: %d %s", status, body)
 	}
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -50,7 +51,7 @@ func parseQuery(raw string) (listQuery, []string) {
 	q.all = p.option("scope", "own", "all") == "all"
 	q.Action, _ = p.text("action")
 	q.Class, _ = p.text("class")
-	q.IPAddress, _ = p.text("ip")
+	q.IPAddress = p.address()
 	q.identifier, q.identifierHash = p.identifier(q.hasUserID)
 	q.Status = storage.Status(p.option("status", "success", "failed", "pending", "unknown"))
 	q.Severity = p.severity()
@@ -119,6 +120,24 @@ func (p *problems) severity() *severity.Level {
 		return nil // not there, or said to be wrong already
 	}
 	return &level
+}
+
+// address reads an address, in any spelling, and returns it as entries have it. A network is
+// refused: stores find addresses by hashes of them.
+func (p *problems) address() string {
+	given, _ := p.text("ip")
+	if given = strings.TrimSpace(given); given == "" {
+		return ""
+	}
+	if _, err := netip.ParseAddr(given); err == nil {
+		return storage.CleanAddress(given)
+	}
+	if _, err := netip.ParsePrefix(given); err == nil {
+		p.add("query.ip", "Invalid address: "+given+" is a network, and only single addresses can be asked for; a search for text finds what begins alike, such as 203.0.113.")
+		return ""
+	}
+	p.add("query.ip", "Invalid address: give one such as 203.0.113.9 or 2001:db8::1, without a port; a search for text finds a part of one")
+	return ""
 }
 
 // search reads the text to look for.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -96,7 +97,7 @@ type Entry struct {
 	Status Status
 	// Severity of the entry.
 	Severity severity.Level
-	// IPAddress of the client, without a port.
+	// IPAddress of the client, without a port, as CleanAddress writes it.
 	IPAddress string
 	// UserAgent as the client sent it, made valid UTF-8 and cut.
 	UserAgent string
@@ -230,8 +231,8 @@ func (e *Entry) OwnLife() bool {
 }
 
 // Sanitize makes every value storable in any store: valid UTF-8, no NUL, within
-// its cap, a known status, a JSON object as metadata, time to the millisecond.
-// A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
+// its cap, a known status, an address in its one spelling, a JSON object as
+// metadata, time to the millisecond. A value may degrade, an entry is never lost to one (threats.md A24, B6, B7).
 // Recorder and API call it, or SanitizeOwn; stores may rely on it.
 func (e *Entry) Sanitize() { e.sanitize(cleanMetadata) }
 
@@ -248,7 +249,7 @@ func (e *Entry) sanitize(clean func(json.RawMessage) json.RawMessage) {
 	}
 	e.UserID = CleanUserID(e.UserID)
 	e.Action = Clean(e.Action, MaxAction)
-	e.IPAddress = Clean(e.IPAddress, MaxIPAddress)
+	e.IPAddress = CleanAddress(e.IPAddress)
 	e.UserAgent = Clean(e.UserAgent, MaxUserAgent)
 	if !e.Status.Valid() {
 		e.Status = Unknown
@@ -353,6 +354,21 @@ func CleanUserID(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	mark := fmt.Sprintf("#%x", sum[:16])
 	return Clean(id, MaxUserID-len(mark)) + mark
+}
+
+// CleanAddress is Clean for an address. IPv6 has many spellings: it is written in its shortest
+// (RFC 5952), as IPv4 where it only wraps one, and without a zone, so that one address is one
+// text to look for. What is no address stays as it is: a rule may have made it.
+func CleanAddress(text string) string {
+	text = Clean(text, MaxIPAddress)
+	if !strings.Contains(text, ":") {
+		return text // one of IPv4 has one spelling
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return text
+	}
+	return addr.Unmap().WithZone("").String()
 }
 
 // keyBits is how many low bits of a sort key come from the id.

@@ -3,6 +3,7 @@ import { $, el, icon, value, visible, badge, className, fullTime, ago, zone } fr
 import { cleared } from './state.js';
 import { bare, getEntry, Literal } from './api.js';
 
+const address = /^(\d{1,3}\.){3}\d{1,3}$|^[\da-f.]*:[\da-f:.]*$/i; // a rule may have put something else in its place
 const deepest = 64; // of metadata that is shown as a tree
 
 export class Detail {
@@ -119,7 +120,7 @@ export class Detail {
     const row = (name, text, more) => text && rows.push(el('div', {}, el('dt', { text: name }), el('dd', {}, value(text, 'mono'), more)));
     row('User', entry.userId, all && this.#everything('user', { userId: entry.userId }));
     row('Typed to sign in', string(m.identifier), all && string(m.identifierHash) && this.#everything('account', { identifierHash: m.identifierHash }));
-    row('Address', entry.ipAddress, this.#everything('address', { ip: entry.ipAddress }));
+    row('Address', entry.ipAddress, this.#everything('address', address.test(entry.ipAddress) ? { ip: entry.ipAddress } : { q: entry.ipAddress }));
     row('Acts upon', string(m.targetUserId), all && this.#everything('user', { userId: m.targetUserId }));
     row('Impersonated by', string(m.impersonatedBy), all && this.#everything('user', { userId: m.impersonatedBy }));
     row('Session', string(m.sessionHash), this.#everything('session', { q: m.sessionHash }));
