@@ -201,7 +201,7 @@ func serveEntries(w http.ResponseWriter, r *http.Request) error {
 	if path == "/" || strings.HasPrefix(path, "/viewer/") {
 		return apiError(http.StatusNotFound, errors.New("the page is not on the admin endpoint: use audit_log_api"))
 	}
-	store.operator.Serve(w, r, httpapi.Call{Path: path, Store: store.store, Door: httpapi.Door{Decided: true}, Readings: store.readings, Ending: p.ending(), Exiting: caddy.Exiting})
+	store.operator.Serve(w, r, httpapi.Call{Path: path, Params: []string{"store"}, Store: store.store, Door: httpapi.Door{Decided: true}, Readings: store.readings, Ending: p.ending(), Exiting: caddy.Exiting})
 	return nil
 }
 

@@ -55,10 +55,11 @@ var allowed = map[string][]string{
 	"storage/follow":              {"severity", "storage"},
 	"storage/plugintable":         {"severity", "storage"},
 	"logclient":                   {},
+	"near":                        {},
 	"replay":                      {"exchange", "profile", "profile/pathspell", "recorder", "redact", "redact/jsonscan", "severity", "storage", "storage/memory"},
 	"tap":                         {"exchange", "profile", "profile/pathspell", "recorder", "redact", "redact/jsonscan", "replay", "severity", "storage", "storage/memory"},
 	"viewer":                      {},
-	"httpapi":                     {"exchange", "profile", "profile/pathspell", "recorder", "redact", "redact/jsonscan", "severity", "storage", "storage/follow"},
+	"httpapi":                     {"exchange", "near", "profile", "profile/pathspell", "recorder", "redact", "redact/jsonscan", "severity", "storage", "storage/follow"},
 }
 
 func TestTheArrowsOfTheHousePointDown(t *testing.T) {

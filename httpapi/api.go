@@ -73,6 +73,8 @@ type Call struct {
 	ClientIP string
 	// Asker reaches the auth server.
 	Asker recorder.Asker
+	// Params are the names of the query's parameters that the edge has read itself.
+	Params []string
 	// Store to read from.
 	Store storage.Store
 	// Writer to insert through.

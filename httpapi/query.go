@@ -35,7 +35,7 @@ type listQuery struct {
 }
 
 // parseQuery reads the parameters and returns what is wrong with them, in the
-// words of the plugin's validator. Unknown parameters are ignored, a known one
+// words of the plugin's validator. What is unknown is request.unknown's; a known one
 // may not be repeated.
 func parseQuery(raw string) (listQuery, []string) {
 	values, err := url.ParseQuery(raw)

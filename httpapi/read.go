@@ -158,7 +158,7 @@ func fitting(entries []storage.Entry) int {
 // with it itself.
 func (q *request) wanted() (storage.Query, bool) {
 	wanted, problems := q.parse()
-	if len(problems) > 0 {
+	if problems = append(problems, q.unknown()...); len(problems) > 0 {
 		q.invalid(problems...)
 		return storage.Query{}, false
 	}

@@ -88,7 +88,7 @@ func following(t *testing.T, store storage.Store, ending context.Context) (*http
 	streams := httpapi.NewStreams(store, slog.New(slog.DiscardHandler))
 	o := httpapi.NewOperator(httpapi.OperatorOptions{Streams: streams})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, ClientIP: r.URL.Query().Get("from_ip")})
+		o.Serve(w, r, httpapi.Call{Path: r.URL.EscapedPath(), Store: store, Door: httpapi.Door{Decided: true}, Ending: ending, ClientIP: r.Header.Get("From-IP")})
 	}))
 	t.Cleanup(func() { streams.Close(); s.CloseClientConnections(); s.Close() })
 	return s, streams
@@ -250,12 +250,12 @@ func TestATailEndsWithItsServer(t *testing.T) {
 func TestSoManyTailsAndNoMore(t *testing.T) {
 	s, _ := following(t, memory.New(0), t.Context())
 	for i := range 21 {
-		res, _ := tailed(t, s.URL+"/tail?from_ip=192.0.2.1")
+		res, _ := tailed(t, s.URL+"/tail", "From-IP", "192.0.2.1")
 		if (res.StatusCode == 200) != (i < 20) || i == 20 && res.StatusCode != 429 {
 			t.Errorf("tail %d: %d", i, res.StatusCode)
 		}
 	}
-	if res, _ := tailed(t, s.URL+"/tail?from_ip=192.0.2.2"); res.StatusCode != 200 {
+	if res, _ := tailed(t, s.URL+"/tail", "From-IP", "192.0.2.2"); res.StatusCode != 200 {
 		t.Errorf("another client: %d", res.StatusCode)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-audit-log/caddy-audit-log/near"
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 )
 
@@ -118,46 +119,24 @@ func (l *linter) checkPaths(a *auditor) {
 		if strings.ContainsAny(a.Profile, "/.") { // a file
 			f.Remedy = "nothing, if that is meant; the profile's routes are in its file"
 		}
-		if near := nearest(path, p); near != "" {
-			f.Severity, f.Text = Medium, f.Text+"; the nearest is "+near
-			f.Remedy = fmt.Sprintf("write %s, unless a path of your own is meant", near)
+		if meant := nearest(path, p); meant != "" {
+			f.Severity, f.Text = Medium, f.Text+"; the nearest is "+meant
+			f.Remedy = fmt.Sprintf("write %s, unless a path of your own is meant", meant)
 		}
 		l.add(f)
 	}
 }
 
 // nearest is the route of the profile that a mistyped path may be meant for; "" for none.
-func nearest(path string, p *profile.Profile) (near string) {
-	least := len(path)/4 + 1 // more is another path
+func nearest(path string, p *profile.Profile) string {
+	const most = 4 // one letter in so many may be wrong: more is another path
+	limit := len(path)/most + 1
 	path = "/" + strings.Trim(strings.TrimPrefix(path, strings.TrimSuffix(p.BasePath, "/")+"/"), "/")
-	for _, r := range p.Routes {
-		if d := distance(strings.ToLower(path), strings.ToLower(r.Path)); d < least {
-			near, least = r.Path, d
-		}
+	routes := make([]string, len(p.Routes))
+	for i, r := range p.Routes {
+		routes[i] = r.Path
 	}
-	return near
-}
-
-// distance is how many bytes must be put in, taken out or replaced to make one text of the
-// other (Levenshtein, 1965).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return near.Name(path, routes, limit)
 }
 
 // auto says whether the profile is found out from the traffic.
