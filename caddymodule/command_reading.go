@@ -292,7 +292,22 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
+	if t, ok := numbered(text); ok {
+		return time.Time{}, fmt.Errorf("bad time %q: seconds and milliseconds since 1970 are not taken, since one looks like the other: give ISO 8601, such as %s if that is meant", text, t.Format(time.RFC3339))
+	}
 	return time.Time{}, fmt.Errorf("bad time %q: give ISO 8601 such as 2026-01-31T12:00:00Z or 2026-01-31, or an age such as 7d or 24h", text)
+}
+
+// numbered is the time that a number of seconds or, from twelve digits on, milliseconds since 1970 means.
+func numbered(text string) (time.Time, bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	switch {
+	case err != nil || n < 1e8 || n >= 1e14:
+		return time.Time{}, false
+	case n < 1e11:
+		return time.Unix(n, 0).UTC(), true
+	}
+	return time.UnixMilli(n).UTC(), true
 }
 
 // endOf is the last moment of the day, the month or the year that text names and t begins; t if

@@ -31,6 +31,15 @@ func TestTimesOfFlags(t *testing.T) {
 	}
 }
 
+// TestANumberIsNoTime: seconds read as milliseconds would be January 1970, and select everything.
+func TestANumberIsNoTime(t *testing.T) {
+	for text, meant := range map[string]string{"1796147725": "2026-12-01T17:55:25Z", "1796147725000": "2026-12-01T17:55:25Z"} {
+		if _, err := parseTime(text, time.Now()); err == nil || !strings.Contains(err.Error(), meant) {
+			t.Errorf("%s: %v, want %s in the error", text, err, meant)
+		}
+	}
+}
+
 // TestStatisticsShowFewBars whatever the range is.
 func TestStatisticsShowFewBars(t *testing.T) {
 	to := time.Date(2026, 3, 1, 12, 34, 56, 0, time.UTC)

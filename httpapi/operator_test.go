@@ -306,3 +306,22 @@ func TestAnAddressIsFoundInAnySpelling(t *testing.T) {
 		t.Errorf("an empty filter: %d %s", status, body)
 	}
 }
+
+// TestSecondsAreNoMilliseconds: as such they would be January 1970, and select everything.
+func TestSecondsAreNoMilliseconds(t *testing.T) {
+	store := memory.New(0)
+	many(t, store, 1)
+	s := operator(t, store)
+	for at, want := range map[string]string{"1796147725": "1796147725000", "179614772": "179614772000", "99999999999": "99999999999000"} {
+		for _, name := range []string{"from", "to"} {
+			if status, body := fetch(t, s.URL+"/list?"+name+"="+at); status != 400 || !strings.Contains(body, "[query."+name+"] Invalid date: "+at+" looks like seconds") || !strings.Contains(body, "such as "+want) {
+				t.Errorf("%s=%s: %d %s", name, at, status, body)
+			}
+		}
+	}
+	for query, want := range map[string]string{"from=1700000000000": `"total":1`, "from=1796147725000": `"total":0`, "to=100000000000": `"total":0`} {
+		if status, body := fetch(t, s.URL+"/list?"+query); status != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", query, status, body)
+		}
+	}
+}

@@ -221,11 +221,22 @@ func (p *problems) date(name string) time.Time {
 	if !ok || s == "" {
 		return time.Time{}
 	}
+	if seconds, ok := inSeconds(s); ok {
+		p.add("query."+name, fmt.Sprintf("Invalid date: %s looks like seconds since 1970, and milliseconds are expected, such as %d", s, 1000*seconds))
+		return time.Time{}
+	}
 	if t, ok := parseDate(s); ok {
 		return t
 	}
 	p.add("query."+name, `Invalid date: use ISO 8601 such as 2026-01-31T12:00:00Z (a "+" is written %2B), or milliseconds since 1970`)
 	return time.Time{}
+}
+
+// inSeconds recognises a number of nine to eleven digits. As milliseconds it would be before March
+// 1973, so that a filter silently selected everything, or nothing.
+func inSeconds(s string) (int64, bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil && n >= 1e8 && n < 1e11
 }
 
 func parseDate(s string) (time.Time, bool) {
