@@ -160,8 +160,10 @@ func anything(ctx context.Context, client *logclient.Client, q url.Values) (int,
 		return caddy.ExitCodeFailedStartup, err
 	case len(page.Entries) == 0:
 		fmt.Fprintln(os.Stderr, "nothing found")
+		sayHowAccountsAreFound(q, true)
 		return exitNothing, nil
 	}
+	sayHowAccountsAreFound(q, false)
 	return caddy.ExitCodeSuccess, nil
 }
 

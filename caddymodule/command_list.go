@@ -90,6 +90,7 @@ func list(ctx context.Context, f caddycmd.Flags, client *logclient.Client, q url
 		return caddy.ExitCodeFailedStartup, err
 	}
 	sayCount(form, n, last)
+	sayHowAccountsAreFound(q, n == 0)
 	if n == 0 {
 		return exitNothing, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/caddy-audit-log/caddy-audit-log/logclient"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 	"github.com/caddy-audit-log/caddy-audit-log/storage/sqlite"
 )
@@ -234,6 +236,24 @@ func filters(f caddycmd.Flags, now time.Time) (url.Values, error) {
 		return nil, fmt.Errorf("--text has %d bytes: give at most %d", len(text), storage.MaxText)
 	}
 	return q, times(f, q, now)
+}
+
+// sayHowAccountsAreFound says on standard error that --text does not find what was typed to sign in,
+// when that is what was looked for, or may be, since nothing was found.
+func sayHowAccountsAreFound(q url.Values, nothing bool) {
+	text := strings.TrimSpace(q.Get("q"))
+	switch {
+	case isAccount(text):
+		fmt.Fprintf(os.Stderr, "--text does not find what was typed to sign in, which entries have masked (%s): --identifier %q finds the attempts on that account\n", oneLine(redact.Identifier(text)), text)
+	case nothing && text != "":
+		fmt.Fprintln(os.Stderr, "--text does not find what was typed to sign in, which entries have masked: --identifier finds the attempts on an account by all of it")
+	}
+}
+
+// isAccount recognises an e-mail address and a telephone number, by how entries mask them.
+func isAccount(text string) bool {
+	masked := redact.Identifier(text)
+	return !strings.ContainsAny(text, "* ") && strings.Contains(masked, "@") || strings.HasPrefix(masked, "+") && !strings.Contains(text, "*")
 }
 
 // times reads the flags of timeFlags, if the command has them.

@@ -76,6 +76,7 @@ func runTail(ctx context.Context, f caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
+	sayHowAccountsAreFound(q, false)
 	t.lookBack(ctx, client, q)
 	if err := client.Follow(ctx, q, t.stream(client, q, lines)); err != nil {
 		return caddy.ExitCodeFailedStartup, err

@@ -118,3 +118,15 @@ func TestRecordsEndWhereTheyEnd(t *testing.T) {
 		t.Errorf("a record without an end: %v", err)
 	}
 }
+
+// TestWhatLooksLikeAnAccount, as entries mask it.
+func TestWhatLooksLikeAnAccount(t *testing.T) {
+	for text, want := range map[string]bool{
+		"ada@example.com": true, "Ada.L+x@EXAMPLE.COM": true, "ada@localhost": true, "+49 (151) 123-45678": true, "+4915112345678": true,
+		"": false, "ada": false, "@example.com": false, "a***@example.com": false, "+49***78": false, "sign-in:email": false, "203.0.113.9": false, "20261201": false, "ada@exa": false,
+	} {
+		if isAccount(text) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
+	}
+}
