@@ -41,6 +41,7 @@ func TestPictures(t *testing.T) {
 		{"detail", full, "?entry=" + newest, true, ""},
 		{"empty", none, "", true, ""},
 		{"nomatch", full, "?q=nothing-like-it", true, ""},
+		{"account", full, "?q=ada@example.com", true, ""},
 		{"slow", slow, "?q=alice", true, ""},
 		{"locked", locked, "", true, ""},
 		{"loading", asking, "", false, ""},

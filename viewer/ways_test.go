@@ -1,6 +1,8 @@
 package viewer_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,5 +39,58 @@ func TestWhatARuleMadeOfAnAddressIsLookedForAsText(t *testing.T) {
 		if got := b.param(filter); got != shown {
 			t.Errorf("%s: the filter %s is %q", shown, filter, got)
 		}
+	}
+}
+
+// button presses a button by its words.
+func (b *tab) button(words string) {
+	b.t.Helper()
+	b.until("there is "+words, `[...document.querySelectorAll('main button')].some((n) => n.textContent === %s && n.checkVisibility())`, words)
+	js[bool](b, `([...document.querySelectorAll('main button')].find((n) => n.textContent === %s && n.checkVisibility()).click(), true)`, words)
+	b.ready()
+}
+
+const toAttempts = "Look for attempts on this account"
+
+// TestATextThatIsAnAccountLeadsToItsAttempts: entries have it masked, so that the text finds none of
+// them. Whoever may not ask for those of others is offered nothing.
+func TestATextThatIsAnAccountLeadsToItsAttempts(t *testing.T) {
+	tagger := redactor(t)
+	attempt := func(typed string) storage.Entry {
+		hash := tagger.HashTag("identifier", typed)
+		return storage.Entry{Action: "sign-in:email", Status: storage.Failed, IdentifierHash: hash, CreatedAt: time.Now().Add(-time.Minute), Metadata: fmt.Appendf(nil, `{"class":"sign-in","identifierHash":%q}`, hash)}
+	}
+	entries := []storage.Entry{attempt("ada@example.com"), attempt("ada@example.com"), attempt("+4915112345678"), {Action: "update-user", UserID: "of bob@example.com", CreatedAt: time.Now().Add(-time.Minute)}}
+	for i := range entries {
+		entries[i].Sanitize()
+	}
+	s := startSite(t, filled(t, entries))
+	for typed, want := range map[string]int{"ada@example.com": 2, "+4915112345678": 1} {
+		b := s.open(t, wide, "")
+		b.ready()
+		b.fill("#f-q", typed)
+		b.until("nothing is found, and it says why", `document.querySelector('#notice').textContent.includes('masked')`)
+		b.button(toAttempts)
+		b.until("the attempts are listed", `document.querySelectorAll('#rows tr[data-id]').length === %s`, want)
+		if got := b.param("identifier"); got != typed || b.param("q") != "" {
+			t.Errorf("%s: the filter is %q, the text %q", typed, got, b.param("q"))
+		}
+	}
+
+	b := s.open(t, wide, "?q=bob@example.com")
+	b.until("what has the text is listed, with the way on", `document.querySelectorAll('#rows tr[data-id]').length === 1 && document.querySelector('#account').checkVisibility()`)
+	b.button(toAttempts)
+	b.until("nobody tried", `document.querySelector('#notice h3')?.textContent === 'No entries match' && document.querySelector('#account').hidden`)
+	b.fill("#f-q", "update")
+	b.until("another text is none", `!document.querySelector('main').textContent.includes(%s)`, toAttempts)
+
+	own := startSite(t, filled(t, entries))
+	own.answer("/access", answer{status: 200, body: `{"surface":"own","userId":"ada","everything":false,"can":{"histogram":true,"tail":true,"export":true}}`})
+	b = own.open(t, wide, "?q=ada@example.com")
+	b.until("nothing is found", `document.querySelector('#notice h3')?.textContent === 'No entries match'`)
+	b.ready()
+	b.until("who is there is known", `document.querySelector('#surface').textContent === 'ada'`)
+	if b.text("main") == "" || strings.Contains(b.text("main"), toAttempts) || strings.Contains(b.text("main"), "masked") {
+		t.Errorf("it offers what is refused: %s", b.text("main"))
 	}
 }

@@ -1,7 +1,7 @@
 // The page: one state, shown by the filters, the timeline, the table and the detail, and
 // written into the address, so that Back, Forward and a copied link mean what they show.
 import { $, el, announce, number, visible } from './dom.js';
-import { read, write, query, selection, span, active, cleared, defaultRange, isRange } from './state.js';
+import { read, write, query, selection, span, active, cleared, defaultRange, isRange, isAccount } from './state.js';
 import { get, Failure } from './api.js';
 import * as fields from './filters.js';
 import { Timeline } from './timeline.js';
@@ -141,6 +141,7 @@ function listed() {
   if (focused?.disabled || focused?.closest('[hidden]')) $('log').focus({ preventScroll: true }); // the end of the pages
   if (entries.length === 0) empty();
   else notice(null);
+  offerAccount();
   announce(entries.length === 0 ? 'No entries' : `${entries.length} entries of ${total}`);
 }
 
@@ -176,8 +177,24 @@ const way = (text, f) => el('button', { type: 'button', class: 'button', text, o
 function empty() {
   const set = active(view.state).filter((name) => name !== 'scope');
   if (view.state.cursor) return notice('empty', 'No older entries', 'This is the end of the log.', way('Newest', () => commit({ cursor: '' })));
-  if (set.length > 0) return notice('empty', 'No entries match', 'Nothing in this time fits the filters.', way('Clear the filters', () => commit(cleared(view.state))), longer());
+  const typed = view.access?.everything && view.state.q !== '' ? ' A text does not find what was typed to sign in, which entries have masked.' : '';
+  if (set.length > 0) return notice('empty', 'No entries match', 'Nothing in this time fits the filters.' + typed, toAccount(), way('Clear the filters', () => commit(cleared(view.state))), longer());
   notice('empty', 'No entries', isRange(view.state.range) ? 'Nothing was recorded in this time. Entries come as soon as somebody signs in, or tries to.' : 'Nothing was recorded in this time.', longer());
+}
+
+/** The way from a text that looks like an account to the attempts on it, for whom may ask for those. */
+function toAccount() {
+  const { q } = view.state;
+  if (!view.access?.everything || !isAccount(q)) return null;
+  return way('Look for attempts on this account', () => commit({ q: '', userId: '', identifierHash: '', identifier: q, cursor: '' }));
+}
+
+/** Offers that way beside entries that have the text elsewhere. */
+function offerAccount() {
+  const go = $('table').hidden ? null : toAccount(), box = $('account'), focused = box.contains(document.activeElement);
+  box.hidden = go === null;
+  box.replaceChildren(...(go === null ? [] : [el('span', { text: 'These have the text in them. What was typed to sign in is masked, and not among them.' }), go]));
+  if (focused) $('log').focus({ preventScroll: true });
 }
 
 const longer = () => (view.state.range === '90d' ? null : way('Look at 90 days', () => commit({ range: '90d', from: '', to: '', cursor: '' })));
@@ -189,11 +206,12 @@ function refused(failure) {
   log.show([]);
   $('table').hidden = $('pager').hidden = true;
   $('count').textContent = '';
+  offerAccount();
   if (failure.status === 401 || failure.status === 403) lock();
   if (failure.code === 'SENT_AWAY') notice('locked', 'Sign in again', failure.message, way('Load the page again', () => location.reload()));
   else if (failure.status === 401) notice('locked', 'Sign in first', 'This log is shown to those who are signed in. Sign in at this site, then come back here.', again, el('a', { class: 'button', href: '/', text: 'Go to the site' }));
   else if (failure.status === 403) notice('locked', 'Not allowed', failure.message, again, active(state).length ? way('Show what I may see', () => commit({ ...cleared(state), scope: '' })) : null);
-  else if (failure.code === 'QUERY_TOO_SLOW') notice('problem', 'This search takes too long', 'No index helps with it in so many entries. Choose less time, or a filter instead of text.', state.q ? way('Take out the text', () => commit({ q: '', cursor: '' })) : null, way('Look at the last hour', () => commit({ range: '1h', from: '', to: '', cursor: '' })), again);
+  else if (failure.code === 'QUERY_TOO_SLOW') notice('problem', 'This search takes too long', 'No index helps with it in so many entries. Choose less time, or a filter instead of text.', toAccount(), state.q ? way('Take out the text', () => commit({ q: '', cursor: '' })) : null, way('Look at the last hour', () => commit({ range: '1h', from: '', to: '', cursor: '' })), again);
   else if (failure.status === 429) wait(failure.retryAfter || 10, again);
   else if (failure.status === 400 && state.cursor) notice('problem', 'This page is gone', failure.message, way('Newest', () => commit({ cursor: '' })));
   else if (failure.status === 400) notice('problem', 'This cannot be asked', failure.message, way('Clear the filters', () => commit({ ...cleared(state), range: defaultRange, from: '', to: '' })));
@@ -349,6 +367,7 @@ function flush() {
   if (log.size === 0) { // there was a notice in place of the table
     $('table').hidden = false;
     notice(null);
+    offerAccount();
   }
   let fresh = 0;
   for (const entry of entries) {
@@ -518,6 +537,8 @@ async function admit() {
   $('export').hidden = !can.export;
   $('timeline').hidden = !can.histogram;
   fields.allow(view.access);
+  offerAccount();
+  if ($('notice').className === 'notice empty' && !$('notice').hidden) empty();
   detail.again();
 }
 

@@ -68,6 +68,9 @@ export function query(state) {
   return out;
 }
 
+/** Whether a text looks like what people sign in with, an e-mail address or a telephone number: entries have it masked, so that no text finds it. */
+export const isAccount = (text) => /^[^\s*]+@([\p{L}\d-]+\.)*(\p{L}{2,}|xn--[a-z\d-]+)$/u.test(text) || /^\+(?=(\D*\d){8})[\d ().-]{8,39}$/.test(text);
+
 /** What is in force besides the time. */
 export const active = (state) => filters.filter((name) => state[name]);
 
