@@ -94,3 +94,21 @@ func TestATextThatIsAnAccountLeadsToItsAttempts(t *testing.T) {
 		t.Errorf("it offers what is refused: %s", b.text("main"))
 	}
 }
+
+// TestEverythingIsOfTheWholeLog, not only of the time that is looked at.
+func TestEverythingIsOfTheWholeLog(t *testing.T) {
+	tagger, now := redactor(t), time.Now()
+	hash, session := tagger.HashTag("identifier", "ada@example.com"), tagger.HashTag("session", "x")
+	m := fmt.Appendf(nil, `{"class":"sign-in","identifier":"a***@example.com","identifierHash":%q,"sessionHash":%q}`, hash, session)
+	old := storage.Entry{Action: "sign-in:email", UserID: "ada", IPAddress: "203.0.113.9", IdentifierHash: hash, Metadata: m, CreatedAt: now.AddDate(-2, 0, 0)}
+	recent := old
+	recent.CreatedAt = now.Add(-time.Minute)
+	for _, what := range []string{"user", "account", "address", "session"} {
+		b := wayed(t, old, storage.Entry{Action: "sign-out", UserID: "bob", CreatedAt: now.AddDate(-1, 0, 0)}, recent)
+		b.goOn("Everything of this " + what)
+		b.until("the old one is listed, too, and nobody else's", `document.querySelectorAll('#rows tr[data-id]').length === 2`)
+		if b.param("range") != "custom" || b.param("from") != "" || b.param("to") != "" {
+			t.Errorf("%s: %s", what, js[string](b, "location.search"))
+		}
+	}
+}

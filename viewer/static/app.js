@@ -197,7 +197,7 @@ function offerAccount() {
   if (focused) $('log').focus({ preventScroll: true });
 }
 
-const longer = () => (view.state.range === '90d' ? null : way('Look at 90 days', () => commit({ range: '90d', from: '', to: '', cursor: '' })));
+const longer = () => (view.state.range === '90d' || span(view.state).from === null ? null : way('Look at 90 days', () => commit({ range: '90d', from: '', to: '', cursor: '' })));
 
 /** Says why there is no list. */
 function refused(failure) {

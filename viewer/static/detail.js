@@ -1,6 +1,6 @@
 // One entry, in a sheet beside the list: all its fields, and ways on from it.
 import { $, el, icon, value, visible, badge, className, fullTime, ago, zone } from './dom.js';
-import { cleared } from './state.js';
+import { cleared, wholeLog } from './state.js';
 import { bare, getEntry, Literal } from './api.js';
 
 const address = /^(\d{1,3}\.){3}\d{1,3}$|^[\da-f.]*:[\da-f:.]*$/i; // a rule may have put something else in its place
@@ -129,7 +129,7 @@ export class Detail {
   }
 
   #everything(what, filter) {
-    const go = () => this.#view.commit({ ...cleared(this.#view.state), ...this.#view.everybody(), ...filter });
+    const go = () => this.#view.commit({ ...cleared(this.#view.state), ...wholeLog, ...this.#view.everybody(), ...filter });
     return el('button', { type: 'button', class: 'link', text: `Everything of this ${what}`, on: { click: go } });
   }
 }

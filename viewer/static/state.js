@@ -74,6 +74,9 @@ export const isAccount = (text) => /^[^\s*]+@([\p{L}\d-]+\.)*(\p{L}{2,}|xn--[a-z
 /** What is in force besides the time. */
 export const active = (state) => filters.filter((name) => state[name]);
 
+/** The whole log, as a part of the state. */
+export const wholeLog = { range: 'custom', from: '', to: '' };
+
 /** Nothing selected but the time and whose. */
 export function cleared(state) {
   const out = { ...state, cursor: '', entry: '' };
