@@ -193,7 +193,7 @@ func filterFlags(cmd *cobra.Command) {
 // timeFlags bound the time.
 func timeFlags(f *pflag.FlagSet) {
 	f.String("from", "", "not before this time: ISO 8601 such as 2026-01-31T12:00:00Z, or an age such as 7d")
-	f.String("to", "", "not after this time; a day, a month or a year counts to its end")
+	f.String("to", "", "not after this time; a second, a minute, a day, a month or a year counts to its end")
 	f.String("since", "", "another word for --from")
 }
 
@@ -330,12 +330,27 @@ func numbered(text string) (time.Time, bool) {
 	return time.UnixMilli(n).UTC(), true
 }
 
-// endOf is the last moment of the day, the month or the year that text names and t begins; t if
-// it names a time.
+// ends are the next beginnings of what layouts name that have no fraction of a second.
+var ends = map[string]func(time.Time) time.Time{
+	"2006":                   func(t time.Time) time.Time { return t.AddDate(1, 0, 0) },
+	"2006-01":                func(t time.Time) time.Time { return t.AddDate(0, 1, 0) },
+	time.DateOnly:            func(t time.Time) time.Time { return t.AddDate(0, 0, 1) },
+	"2006-01-02T15:04Z07:00": nextMinute, "2006-01-02T15:04": nextMinute, "2006-01-02 15:04": nextMinute,
+	time.RFC3339: nextSecond, "2006-01-02T15:04:05": nextSecond, time.DateTime: nextSecond,
+}
+
+func nextMinute(t time.Time) time.Time { return t.Add(time.Minute) }
+func nextSecond(t time.Time) time.Time { return t.Add(time.Second) }
+
+// endOf is the last moment of the year, month, day, minute or second that text names and t begins;
+// t if it names a moment, as one with a fraction of a second or an age does.
 func endOf(text string, t time.Time) time.Time {
-	for layout, next := range map[string][3]int{"2006": {1, 0, 0}, "2006-01": {0, 1, 0}, time.DateOnly: {0, 0, 1}} {
+	if strings.ContainsAny(text, ".,") { // layouts take a fraction that they do not name
+		return t
+	}
+	for layout, next := range ends {
 		if _, err := time.Parse(layout, text); err == nil {
-			return t.AddDate(next[0], next[1], next[2]).Add(-time.Millisecond)
+			return next(t).Add(-time.Millisecond)
 		}
 	}
 	return t

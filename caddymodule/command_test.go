@@ -31,6 +31,21 @@ func TestTimesOfFlags(t *testing.T) {
 	}
 }
 
+// TestWhatToNamesCountsToItsEnd: entries have milliseconds.
+func TestWhatToNamesCountsToItsEnd(t *testing.T) {
+	for text, want := range map[string]string{
+		"2026": "2026-12-31T23:59:59.999Z", "2026-02": "2026-02-28T23:59:59.999Z", "2026-02-03": "2026-02-03T23:59:59.999Z",
+		"2026-02-03T04:05": "2026-02-03T04:05:59.999Z", "2026-02-03 04:05": "2026-02-03T04:05:59.999Z", "2026-02-03T04:05+02:00": "2026-02-03T02:05:59.999Z",
+		"2026-02-03T04:05:06Z": "2026-02-03T04:05:06.999Z", "2026-02-03T04:05:06": "2026-02-03T04:05:06.999Z", "2026-02-03 04:05:06": "2026-02-03T04:05:06.999Z", "2026-02-03T04:05:06+02:00": "2026-02-03T02:05:06.999Z",
+		"2026-02-03T04:05:06.000Z": "2026-02-03T04:05:06.000Z", "2026-02-03T04:05:06,5Z": "2026-02-03T04:05:06.500Z", "1h": "2026-03-01T11:00:00.000Z",
+	} {
+		at, err := parseTime(text, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+		if got := endOf(text, at).UTC().Format(storage.TimeLayout); err != nil || got != want {
+			t.Errorf("%s ends %s, want %s: %v", text, got, want, err)
+		}
+	}
+}
+
 // TestANumberIsNoTime: seconds read as milliseconds would be January 1970, and select everything.
 func TestANumberIsNoTime(t *testing.T) {
 	for text, meant := range map[string]string{"1796147725": "2026-12-01T17:55:25Z", "1796147725000": "2026-12-01T17:55:25Z"} {

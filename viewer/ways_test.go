@@ -112,3 +112,21 @@ func TestEverythingIsOfTheWholeLog(t *testing.T) {
 		}
 	}
 }
+
+// TestBothSecondsCount: the fields show seconds, entries have milliseconds.
+func TestBothSecondsCount(t *testing.T) {
+	at := time.Now().Add(-time.Hour).Truncate(time.Second).Add(700 * time.Millisecond)
+	e := storage.Entry{Action: "sign-out", CreatedAt: at}
+	e.Sanitize()
+	b := startSite(t, filled(t, []storage.Entry{e})).open(t, wide, "?range=custom")
+	b.ready()
+	for _, field := range []string{"from", "to"} {
+		js[bool](b, `(() => { const f = document.querySelector('#filters').elements[%s], d = new Date(%s); d.setMinutes(d.getMinutes() - d.getTimezoneOffset()); f.value = d.toISOString().slice(0, 19); f.dispatchEvent(new Event('change', { bubbles: true })); return true })()`, field, at.Format(time.RFC3339))
+		b.until("it is in the address", `new URL(location.href).searchParams.get(%s)`, field)
+		b.ready()
+	}
+	b.until("the entry is listed", `document.querySelectorAll('#rows tr[data-id]').length === 1`)
+	if from, to := parsed(t, b.param("from")), parsed(t, b.param("to")); to.Sub(from) != 999*time.Millisecond {
+		t.Errorf("from %s to %s", from, to)
+	}
+}

@@ -49,6 +49,7 @@ function choose(view, range) {
 function dated(view, field) {
   const date = new Date(field.value);
   if (field.value && !shown(date)) return;
+  if (field.name === 'to') date.setMilliseconds(999); // a second counts to its end
   view.commit({ range: 'custom', [field.name]: field.value ? date.toISOString() : '', cursor: '' });
 }
 
