@@ -5,9 +5,11 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -318,4 +320,101 @@ func TestOutputsObeyNothing(t *testing.T) {
 			t.Errorf("%v: %q", err, line)
 		}
 	}
+}
+
+// TestTheRecipeThatPulls is that of docs/api.md: run again and again it has each entry once, as it is
+// now, also those that are written later than others of their time, and goes on only when nothing waits.
+func TestTheRecipeThatPulls(t *testing.T) {
+	for _, program := range []string{"sh", "jq", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	docs, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?s)```sh\n(#!/bin/sh\n.*?)```").FindSubmatch(docs)
+	if found == nil {
+		t.Fatal("there is no recipe")
+	}
+	dir, port, admin := t.TempDir(), harness.FreePort(t), "127.0.0.1:"+itoa(harness.FreePort(t))
+	db, now := database(dir), time.Now()
+	entry := func(n int, age time.Duration, status storage.Status) storage.Entry {
+		e := filled(n)
+		e.CreatedAt, e.Status = now.Add(-age), status
+		e.ID = storage.NewIDAt(e.CreatedAt)
+		e.Sanitize()
+		return e
+	}
+	old, open, recent := entry(0, 48*time.Hour, storage.Failed), entry(1, 10*time.Minute, storage.Unknown), entry(2, time.Minute, storage.Success)
+	late := entry(3, 20*time.Minute, storage.Success)
+	fill(t, db, old, open, recent)
+	startWithAdmin(t, dir, port, site(db, port, authServer(t), "admin "+admin, "profile better_auth\n\t\tenabled off"))
+
+	work, bin := t.TempDir(), t.TempDir()
+	if err := os.Symlink(harness.Binary(t), filepath.Join(bin, "caddy")); err != nil {
+		t.Fatal(err)
+	}
+	script := strings.Replace(string(found[1]), "admin=localhost:2019", "admin="+admin, 1)
+	pull := func() map[string]string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
+		cmd.Dir, cmd.Env = work, append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return pulled(t, filepath.Join(work, "log.jsonl"))
+	}
+	want := map[string]string{old.ID: "failed", open.ID: "unknown", recent.ID: "success"}
+	if got := pull(); !maps.Equal(got, want) {
+		t.Errorf("at first it has %v, want %v", got, want)
+	}
+	mark := contentOf(t, filepath.Join(work, "from"))
+	if at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(mark))); err != nil || now.Sub(at) < 59*time.Minute || now.Sub(at) > 61*time.Minute {
+		t.Errorf("it goes on from %q: %v", mark, err)
+	}
+	open.Status = storage.Failed
+	fill(t, db, late, open)
+	want[late.ID], want[open.ID] = "success", "failed"
+	if got := pull(); !maps.Equal(got, want) {
+		t.Errorf("then it has %v, want %v", got, want)
+	}
+	if got := pull(); !maps.Equal(got, want) {
+		t.Errorf("again it has %v, want %v", got, want)
+	}
+	if err := os.WriteFile(filepath.Join(work, "from"), []byte("2099-01-01"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waits := "#!/bin/sh\necho '{\"state\":\"healthy\",\"stores\":[{\"waiting\":1}]}'\n"
+	if err := os.WriteFile(filepath.Join(bin, "curl"), []byte(waits), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := pull(); !maps.Equal(got, want) { // of a time without entries
+		t.Errorf("when there is nothing it has %v, want %v", got, want)
+	}
+	if mark := contentOf(t, filepath.Join(work, "from")); string(mark) != "2099-01-01" {
+		t.Errorf("while entries wait it goes on to %q", mark)
+	}
+}
+
+// pulled are the outcomes of the entries in a file by their ids; each may be there once.
+func pulled(t *testing.T, file string) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		var e struct{ ID, Status string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := got[e.ID]; twice {
+			t.Errorf("%s is there twice", e.ID)
+		}
+		got[e.ID] = e.Status
+	}
+	return got
 }
