@@ -415,6 +415,9 @@ func ofFlags(err error) error {
 	if !errors.As(err, &e) || e.Code != "VALIDATION_ERROR" {
 		return err
 	}
+	if strings.HasPrefix(e.Message, "[query.step] Too small") { // stats has chosen the longest that it knows
+		return errors.New("--from and --to are too far apart to be counted over time: give less than 2,000 years")
+	}
 	text := strings.ReplaceAll(e.Message, "[query.cursor] ", "--cursor: ")
 	for flag, parameter := range parameterOf {
 		text = strings.ReplaceAll(text, "[query."+parameter+"] ", "--"+flag+": ")

@@ -145,3 +145,15 @@ func TestWhatLooksLikeAnAccount(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsWrongIsSaidByFlags that there are: stats has none for the step.
+func TestWhatIsWrongIsSaidByFlags(t *testing.T) {
+	for said, want := range map[string]string{
+		"[query.step] Too small: from and to are 8030 steps apart, expected <=2000": "--from and --to are too far apart to be counted over time: give less than 2,000 years",
+		"[query.ip] Invalid address: give one":                                      "--ip: Invalid address: give one",
+	} {
+		if got := ofFlags(&logclient.Error{Status: 400, Code: "VALIDATION_ERROR", Message: said}).Error(); got != want {
+			t.Errorf("%s is %q, want %q", said, got, want)
+		}
+	}
+}

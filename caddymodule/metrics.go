@@ -34,7 +34,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // The metrics. Labels have few, fixed values.
 var (
-	entriesDesc       = desc("entries_total", "Entries made, by class of event and outcome.", "class", "outcome")
+	entriesDesc       = desc("entries_total", "Requests to the auth server of which an entry was made, by class of event and outcome.", "class", "outcome")
 	writtenDesc       = desc("written_total", "Entries that the store took, intents and outcomes counted apart.")
 	writeSecondsDesc  = desc("write_seconds", "How long writes to the store took.")
 	queueDesc         = desc("queue_length", "Entries that wait to be written in the background.")

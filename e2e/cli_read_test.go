@@ -158,6 +158,7 @@ func readCommands(entries []storage.Entry) []readCommand {
 		{"stats of actions", []string{"stats", "--output", "table"}, 0, "\nsign-in:email       1111        987        124\n", "", -1},
 		{"stats of nothing", []string{"stats", "--user", "nobody"}, 3, `"total": 0`, "nothing found", -1},
 		{"stats, bad range", []string{"stats", "--since", "1h", "--to", "2h"}, 1, "", "--since 1h is after --to 2h", 0},
+		{"stats, too much time", []string{"stats", "--from", "1970-01-01", "--to", "9999-12-31"}, 1, "", "--from and --to are too far apart to be counted over time", 0},
 		{"stats, no time", []string{"stats", "--from", "2100"}, 1, "", "is not before", 0},
 		{"export by the text of an account", []string{"export", "--text", "+49 151 12345678"}, 3, "", `(+49***78): --identifier "+49 151 12345678" finds`, 0},
 		{"export of nothing", []string{"export", "--user", "nobody"}, 3, "", "nothing found", 0},
