@@ -55,8 +55,8 @@ type Aggregator interface {
 	// oldest first. They begin at multiples of step since 1970, UTC; step is at least
 	// a millisecond.
 	Histogram(ctx context.Context, q Query, step time.Duration) ([]Bucket, error)
-	// Tally counts what q selects by action, class, status and severity, the most
-	// frequent first.
+	// Tally counts what q selects by action, class, status and severity, in the order of
+	// CompareTallies.
 	Tally(ctx context.Context, q Query) ([]Tally, error)
 }
 
@@ -64,8 +64,10 @@ type Aggregator interface {
 type Bucket struct {
 	// At is its beginning.
 	At time.Time
-	// Counts by Status.Code.
+	// Counts of entries by Status.Code.
 	Counts [StatusCodes]int
+	// Events are how many events these entries stand for, see EventsIn.
+	Events [StatusCodes]int
 }
 
 // Tally is one group of Aggregator.Tally.
@@ -73,13 +75,15 @@ type Tally struct {
 	Action, Class string
 	Status        Status
 	Severity      severity.Level
-	Count         int
+	// Count of entries, and how many events they stand for, see EventsIn.
+	Count, Events int
 }
 
-// CompareTallies orders tallies as Aggregator.Tally does: the most frequent first, equal
-// ones by what they count.
+// CompareTallies orders tallies as Aggregator.Tally does: those with the most events first,
+// so that a flood stands at the top however few entries tell of it, then those with the most
+// entries, equal ones by what they count.
 func CompareTallies(a, b Tally) int {
-	return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Class, b.Class),
+	return cmp.Or(cmp.Compare(b.Events, a.Events), cmp.Compare(b.Count, a.Count), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Class, b.Class),
 		cmp.Compare(a.Status.Code(), b.Status.Code()), cmp.Compare(a.Severity, b.Severity))
 }
 

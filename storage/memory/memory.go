@@ -171,7 +171,9 @@ func (s *Store) Histogram(_ context.Context, q storage.Query, step time.Duration
 		if n := len(buckets); n == 0 || !buckets[n-1].At.Equal(begin) {
 			buckets = append(buckets, storage.Bucket{At: begin})
 		}
-		buckets[len(buckets)-1].Counts[e.Status.Code()]++
+		b, code := &buckets[len(buckets)-1], e.Status.Code()
+		b.Counts[code]++
+		b.Events[code] = storage.AddEvents(b.Events[code], storage.EventsIn(e.Action, e.Metadata))
 	}
 	return buckets, nil
 }
@@ -180,16 +182,24 @@ func (s *Store) Histogram(_ context.Context, q storage.Query, step time.Duration
 func (s *Store) Tally(_ context.Context, q storage.Query) ([]storage.Tally, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	counts := map[storage.Tally]int{}
+	groups := map[storage.Tally]*storage.Tally{}
 	for i := range s.rows {
-		if e := &s.rows[i].entry; q.Matches(e) {
-			counts[storage.Tally{Action: e.Action, Class: storage.ClassIn(e.Metadata), Status: e.Status, Severity: e.Severity}]++
+		e := &s.rows[i].entry
+		if !q.Matches(e) {
+			continue
 		}
+		of := storage.Tally{Action: e.Action, Class: storage.ClassIn(e.Metadata), Status: e.Status, Severity: e.Severity}
+		group := groups[of]
+		if group == nil {
+			group = &of
+			groups[of] = group
+		}
+		group.Count++
+		group.Events = storage.AddEvents(group.Events, storage.EventsIn(e.Action, e.Metadata))
 	}
-	tallies := make([]storage.Tally, 0, len(counts))
-	for group, n := range counts {
-		group.Count = n
-		tallies = append(tallies, group)
+	tallies := make([]storage.Tally, 0, len(groups))
+	for _, group := range groups {
+		tallies = append(tallies, *group)
 	}
 	slices.SortFunc(tallies, storage.CompareTallies)
 	return tallies, nil

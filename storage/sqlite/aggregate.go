@@ -208,11 +208,13 @@ func (v *view) Histogram(ctx context.Context, q storage.Query, step time.Duratio
 					return nil, err
 				}
 			}
-			return buckets.sorted(), nil
+			return v.bucketsWithEvents(ctx, q, k, &buckets)
 		}
 	}
-	err = v.scanHistogram(ctx, q, k, &buckets)
-	return buckets.sorted(), err
+	if err := v.scanHistogram(ctx, q, k, &buckets); err != nil {
+		return nil, err
+	}
+	return v.bucketsWithEvents(ctx, q, k, &buckets)
 }
 
 // between narrows a query to the time between two keys, which begin milliseconds.
@@ -285,6 +287,15 @@ func (v *view) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, err
 	if err != nil {
 		return nil, err
 	}
+	list, err := v.tallyEntries(ctx, q, k)
+	if err != nil {
+		return nil, err
+	}
+	return v.talliesWithEvents(ctx, q, k, list)
+}
+
+// tallyEntries counts entries, not events, and in no order.
+func (v *view) tallyEntries(ctx context.Context, q storage.Query, k kinds) ([]storage.Tally, error) {
 	o, ok := countable(&q, k)
 	if ok && !v.counts.old() {
 		sp, bounded := spanOf(&q)
@@ -401,6 +412,5 @@ func tallies(sums map[storage.Tally]int) []storage.Tally {
 		t.Count = n
 		list = append(list, t)
 	}
-	slices.SortFunc(list, storage.CompareTallies)
 	return list
 }

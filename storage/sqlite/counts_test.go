@@ -126,6 +126,10 @@ func randomEntry(rng *rand.Rand, now time.Time) storage.Entry {
 	}
 	e.Action, e.Status, e.Severity = fmt.Sprint("action-", rng.IntN(4)), storage.StatusOf(rng.IntN(4)), severity.Level(rng.IntN(4))
 	e.Metadata = fmt.Appendf(nil, `{"class":"class-%d"}`, rng.IntN(2))
+	if e.Action == "action-3" && rng.IntN(2) == 0 {
+		e.Action = storage.RolledUp + "sign-in"
+		e.Metadata = fmt.Appendf(nil, `{"count":%d,"class":"class-%d"}`, rng.IntN(1000), rng.IntN(2))
+	}
 	switch rng.IntN(6) {
 	case 0:
 		e.ID = storage.NewID() // of now

@@ -41,6 +41,7 @@ func Run(t *testing.T, open Open) {
 		{"a text is found in any case and only where it may be", testText},
 		{"entries of one millisecond keep their order", testSameMillisecond},
 		{"lists agree with the memory store on random logs", testAgainstModel},
+		{"roll-ups count as the events that they stand for", testEvents},
 		{"totals are exact or capped and say so", testCappedTotal},
 		{"pages without a total are the same pages", testNoTotal},
 		{"a cancelled context is an error", testCancelled},
@@ -412,7 +413,7 @@ func testSameMillisecond(t *testing.T, s storage.Store) {
 func testAgainstModel(t *testing.T, s storage.Store) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	model := memory.New(0)
-	actions, statuses := []string{"a", "b", "c"}, []storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
+	actions, statuses := []string{"a", "b", "c", storage.RolledUp + "sign-in", storage.RolledUp + "check"}, []storage.Status{storage.Success, storage.Failed, storage.Pending, storage.Unknown}
 	var written []storage.Entry
 	for range 300 {
 		e := Entry(rng.IntN(200))
@@ -422,7 +423,10 @@ func testAgainstModel(t *testing.T, s storage.Store) {
 				e.UserID = "user-2"
 			}
 		}
-		e.Action, e.Status, e.Severity = actions[rng.IntN(3)], statuses[rng.IntN(4)], severity.Level(rng.IntN(4))
+		e.Action, e.Status, e.Severity = actions[rng.IntN(len(actions))], statuses[rng.IntN(4)], severity.Level(rng.IntN(4))
+		if strings.HasPrefix(e.Action, storage.RolledUp) {
+			e.Metadata = json.RawMessage(strings.Replace(string(e.Metadata), "{", `{"count":`+oddCounts[rng.IntN(len(oddCounts))]+`,`, 1))
+		}
 		classify(rng, &e)
 		if rng.IntN(5) == 0 && len(written) > 0 {
 			e.ID = written[rng.IntN(len(written))].ID
@@ -441,6 +445,73 @@ func testAgainstModel(t *testing.T, s storage.Store) {
 			SameCounts(t, s, model, q)
 		}
 	}
+}
+
+// oddCounts are what metadata.count may be, in JSON.
+var oddCounts = []string{"1", "21", "480", "999999999999999", "1000000000000000", "9007199254740991", "99999999999999999999", "0", "-3", "2.5", "1e3", `"480"`, "null", "{}"}
+
+// testEvents writes a flood, and roll-ups whose count nobody should have written.
+func testEvents(t *testing.T, s storage.Store) {
+	a := optional[storage.Aggregator](t, s)
+	entry := func(i int, action, user, metadata string) storage.Entry {
+		e := Entry(i)
+		e.Action, e.UserID, e.Status, e.Severity, e.Metadata = action, user, storage.Failed, severity.High, json.RawMessage(metadata)
+		e.Sanitize()
+		return e
+	}
+	const signIn, check = storage.RolledUp + "sign-in", storage.RolledUp + "check"
+	for i := range 3 {
+		write(t, s, entry(i, "sign-in:email", "", `{"class":"sign-in","count":77}`)) // no roll-up
+	}
+	write(t, s, entry(1, signIn, "", `{"count":480,"class":"sign-in","kind":"sign-in"}`), entry(2, signIn, "", `{"class":"sign-in", "count" : 20 }`),
+		entry(90, signIn, "ada", `{"count":7,"class":"account"}`), entry(100, check, "ada", `{"count":"99"}`))
+	tally := func(q storage.Query, want ...storage.Tally) {
+		t.Helper()
+		got, err := a.Tally(t.Context(), q)
+		for i := range want {
+			want[i].Status, want[i].Severity = storage.Failed, severity.High
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("tally of %+v:\n got %v %v\nwant %v", q, got, err, want)
+		}
+	}
+	flood := storage.Tally{Action: signIn, Class: "sign-in", Count: 2, Events: 500}
+	single := storage.Tally{Action: "sign-in:email", Class: "sign-in", Count: 3, Events: 3}
+	account, odd := storage.Tally{Action: signIn, Class: "account", Count: 1, Events: 7}, storage.Tally{Action: check, Count: 1, Events: 1}
+	ada, nobody := "ada", ""
+	first := epoch.Add(time.Minute)
+	tally(storage.Query{}, flood, account, single, odd)
+	tally(storage.Query{Class: "sign-in"}, flood, single)
+	tally(storage.Query{Action: signIn}, flood, account)
+	tally(storage.Query{Action: check}, odd)
+	tally(storage.Query{Action: "sign-in:email"}, single)
+	tally(storage.Query{UserID: &ada}, account, odd)
+	tally(storage.Query{UserID: &nobody}, flood, single)
+	tally(storage.Query{IPAddress: "203.0.113.7", Class: "account"}, account)
+	tally(storage.Query{Text: "rolled-up:sign"}, flood, account)
+	tally(storage.Query{Status: storage.Success})
+	tally(storage.Query{From: first, To: first}, storage.Tally{Action: signIn, Class: "sign-in", Count: 1, Events: 480}, storage.Tally{Action: "sign-in:email", Class: "sign-in", Count: 1, Events: 1})
+	tally(storage.Query{From: epoch.Add(24 * time.Hour)})
+
+	got, err := a.Histogram(t.Context(), storage.Query{}, time.Hour)
+	bucket := func(hour, count, events int) storage.Bucket {
+		b := storage.Bucket{At: epoch.Truncate(time.Hour).Add(time.Duration(hour) * time.Hour)}
+		b.Counts[storage.Failed.Code()], b.Events[storage.Failed.Code()] = count, events
+		return b
+	}
+	if want := []storage.Bucket{bucket(0, 5, 503), bucket(1, 2, 8)}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("histogram:\n got %v %v\nwant %v", got, err, want)
+	}
+	for i := range 3 {
+		write(t, s, entry(200, check, "", fmt.Sprintf(`{"count":99999999999999999999,"n":%d}`, i)))
+	}
+	tally(storage.Query{Action: check, UserID: &nobody}, storage.Tally{Action: check, Count: 3, Events: storage.MaxEvents})
+	again := entry(91, signIn, "ada", `{"class":"account"}`) // stands for what the earlier one said until it is replaced
+	write(t, s, again)
+	again.Metadata = json.RawMessage(`{"count":40,"class":"account"}`)
+	write(t, s, again)
+	account.Count, account.Events = 2, 47
+	tally(storage.Query{Class: "account"}, account)
 }
 
 // classify gives an entry one of a few classes, or none, and one of a few addresses.
