@@ -56,13 +56,32 @@ type histogramAnswer struct {
 	Buckets []bucket `json:"buckets"`
 }
 
-// bucket is one step that has entries.
+// bucket is one step that has entries, and how many events they stand for.
 type bucket struct {
-	At      string `json:"at"`
-	Success int    `json:"success"`
-	Failed  int    `json:"failed"`
-	Pending int    `json:"pending"`
-	Unknown int    `json:"unknown"`
+	At string `json:"at"`
+	byStatus
+	Events byStatus `json:"events"`
+}
+
+// byStatus are numbers of each status.
+type byStatus struct {
+	Success int `json:"success"`
+	Failed  int `json:"failed"`
+	Pending int `json:"pending"`
+	Unknown int `json:"unknown"`
+}
+
+func byStatusOf(n *[storage.StatusCodes]int) byStatus {
+	return byStatus{n[storage.Success.Code()], n[storage.Failed.Code()], n[storage.Pending.Code()], n[storage.Unknown.Code()]}
+}
+
+// atLeast are the events that stand in a store's answer: one for each entry where the store knows
+// nothing of roll-ups.
+func atLeast(events, counts [storage.StatusCodes]int) *[storage.StatusCodes]int {
+	for i, n := range counts {
+		events[i] = max(events[i], n)
+	}
+	return &events
 }
 
 // counting is who counts, and what the caller may have counted. It answers itself if that
@@ -96,8 +115,7 @@ func (q *request) histogram() {
 	}
 	out := histogramAnswer{From: isoTime(wanted.From), To: isoTime(wanted.To), Step: step, Buckets: make([]bucket, len(found))}
 	for i, b := range found {
-		n := func(s storage.Status) int { return b.Counts[s.Code()] }
-		out.Buckets[i] = bucket{isoTime(b.At), n(storage.Success), n(storage.Failed), n(storage.Pending), n(storage.Unknown)}
+		out.Buckets[i] = bucket{isoTime(b.At), byStatusOf(&b.Counts), byStatusOf(atLeast(b.Events, b.Counts))}
 	}
 	q.answer(http.StatusOK, out)
 }
@@ -142,6 +160,8 @@ type group struct {
 	Status   storage.Status `json:"status"`
 	Severity string         `json:"severity"`
 	Count    int            `json:"count"`
+	// Events are how many the entries stand for.
+	Events int `json:"events"`
 }
 
 func (q *request) tally() {
@@ -157,7 +177,7 @@ func (q *request) tally() {
 	out := tallyAnswer{Groups: make([]group, min(len(found), maxGroups)), GroupsAreCapped: len(found) > maxGroups}
 	for i := range out.Groups {
 		t := &found[i]
-		out.Groups[i] = group{t.Action, t.Class, t.Status, t.Severity.String(), t.Count}
+		out.Groups[i] = group{t.Action, t.Class, t.Status, t.Severity.String(), t.Count, max(t.Events, t.Count)}
 	}
 	q.answer(http.StatusOK, out)
 }

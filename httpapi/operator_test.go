@@ -122,11 +122,12 @@ func TestEntriesAreCounted(t *testing.T) {
 	s := operator(t, store)
 	status, body := fetch(t, s.URL+"/histogram?from=2026-03-01T00:00:00Z&to=2026-03-01T04:00:00Z&step=3600000&userId=user-0")
 	want := `{"from":"2026-03-01T00:00:00.000Z","to":"2026-03-01T04:00:00.000Z","step":3600000,"buckets":[` +
-		`{"at":"2026-03-01T00:00:00.000Z","success":10,"failed":10,"pending":0,"unknown":0},{"at":"2026-03-01T01:00:00.000Z","success":10,"failed":10,"pending":0,"unknown":0}]}`
+		`{"at":"2026-03-01T00:00:00.000Z","success":10,"failed":10,"pending":0,"unknown":0,"events":{"success":10,"failed":10,"pending":0,"unknown":0}},` +
+		`{"at":"2026-03-01T01:00:00.000Z","success":10,"failed":10,"pending":0,"unknown":0,"events":{"success":10,"failed":10,"pending":0,"unknown":0}}]}`
 	if status != 200 || body != want {
 		t.Errorf("%d %s\nwant %s", status, body, want)
 	}
-	if status, body := fetch(t, s.URL+"/tally?class=sign-in"); status != 200 || body != `{"groups":[{"action":"sign-in:email","class":"sign-in","status":"success","severity":"medium","count":60}]}` {
+	if status, body := fetch(t, s.URL+"/tally?class=sign-in"); status != 200 || body != `{"groups":[{"action":"sign-in:email","class":"sign-in","status":"success","severity":"medium","count":60,"events":60}]}` {
 		t.Errorf("%d %s", status, body)
 	}
 	for _, query := range []string{"", "from=2026-03-01", "step=60000", "from=2026-03-01&step=0", "from=2026-03-01&step=x", "from=2026-03-01&to=2026-03-02&step=1000", "from=2026-03-01&step=9e99"} {
@@ -134,6 +135,59 @@ func TestEntriesAreCounted(t *testing.T) {
 			t.Errorf("histogram?%s: %d %s", query, status, body)
 		}
 	}
+}
+
+// TestAFloodIsCounted as the events that it was, not only as the entries that it left.
+func TestAFloodIsCounted(t *testing.T) {
+	store := memory.New(0)
+	for i := range 21 {
+		e := storage.Entry{Action: "sign-in:email", Status: storage.Failed, Severity: severity.High, Metadata: []byte(`{"class":"sign-in"}`), CreatedAt: time.Date(2026, 3, 1, 0, 0, i, 0, time.UTC)}
+		if i == 20 {
+			e.Action, e.Metadata = storage.RolledUp+"sign-in", []byte(`{"count":480,"class":"sign-in"}`)
+		}
+		e.Sanitize()
+		if err := store.Write(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ofFlood := []string{
+		`{"groups":[{"action":"audit-log:rolled-up:sign-in","class":"sign-in","status":"failed","severity":"high","count":1,"events":480},` +
+			`{"action":"sign-in:email","class":"sign-in","status":"failed","severity":"high","count":20,"events":20}]}`,
+		`"buckets":[{"at":"2026-03-01T00:00:00.000Z","success":0,"failed":21,"pending":0,"unknown":0,"events":{"success":0,"failed":500,"pending":0,"unknown":0}}]}`,
+	}
+	for name, c := range map[string]struct {
+		store storage.Store
+		want  []string
+	}{
+		"events":    {store, ofFlood},
+		"no events": {withoutEvents{store}, []string{`"count":1,"events":1}`, `"failed":21,"pending":0,"unknown":0,"events":{"success":0,"failed":21,`}},
+	} {
+		s := operator(t, c.store)
+		for i, path := range []string{"/tally", "/histogram?from=2026-03-01&to=2026-03-02&step=3600000"} {
+			if status, body := fetch(t, s.URL+path); status != 200 || !strings.Contains(body, c.want[i]) {
+				t.Errorf("a store that tells of %s, %s: %d %s, want %s", name, path, status, body, c.want[i])
+			}
+		}
+	}
+}
+
+// withoutEvents is a store of before there were any.
+type withoutEvents struct{ *memory.Store }
+
+func (s withoutEvents) Histogram(ctx context.Context, q storage.Query, step time.Duration) ([]storage.Bucket, error) {
+	list, err := s.Store.Histogram(ctx, q, step)
+	for i := range list {
+		list[i].Events = [storage.StatusCodes]int{}
+	}
+	return list, err
+}
+
+func (s withoutEvents) Tally(ctx context.Context, q storage.Query) ([]storage.Tally, error) {
+	list, err := s.Store.Tally(ctx, q)
+	for i := range list {
+		list[i].Events = 0
+	}
+	return list, err
 }
 
 func TestAnExportIsWhatTheListPagesAre(t *testing.T) {

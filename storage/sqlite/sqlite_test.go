@@ -527,15 +527,17 @@ func TestADatabaseOfAnEarlierVersionIsUpgraded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.db")
 	e, attempt := storagetest.Entry(1), storagetest.Attempt(2, "tag", storage.Failed)
 	e.Metadata = []byte(`{"class":"sign-in"}`)
+	flood := storagetest.Entry(4)
+	flood.UserID, flood.Action, flood.Metadata = "", storage.RolledUp+"sign-in", []byte(`{"count":480,"class":"sign-in"}`)
 	s := open(t, path)
-	if err := errors.Join(s.Write(t.Context(), e), s.Close()); err != nil {
+	if err := errors.Join(s.Write(t.Context(), e, flood), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	asBefore(t, path, toSchema4+";"+toSchema3+";"+toSchema2+";"+toSchema1)
 	newer := storagetest.Entry(3)
 	newer.Metadata = e.Metadata
 	model := memory.New(0)
-	if err := model.Write(t.Context(), e, attempt, newer); err != nil {
+	if err := model.Write(t.Context(), e, attempt, newer, flood); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
