@@ -35,7 +35,7 @@ func statsCommand() *cobra.Command {
 		Short: "Counts entries by action, class, status, severity and time",
 		Long: `
 Counts entries of the last 7 days, or of the time that --from and --to say, by action, class, status and severity, and
-shows how many there were over time.
+shows how many there were over time. A flood of failures that was rolled up into few entries is counted in events, too.
 ` + whereHelp + exitHelp,
 		Example: `  caddy audit-log stats
   caddy audit-log stats --since 24h --class sign-in
@@ -48,21 +48,26 @@ shows how many there were over time.
 	return readsLog(cmd, 0, runStats)
 }
 
-// statistics are what stats shows.
+// statistics are what stats shows: numbers of entries, and of the events that they stand for.
 type statistics struct {
-	Total      int                      `json:"total"`
-	ByStatus   map[string]int           `json:"byStatus"`
-	BySeverity map[string]int           `json:"bySeverity"`
-	ByClass    map[string]int           `json:"byClass"`
-	ByAction   map[string]*actionCounts `json:"byAction"`
-	Histogram  logclient.Histogram      `json:"histogram"`
+	Total            int                      `json:"total"`
+	Events           int                      `json:"events"`
+	ByStatus         map[string]int           `json:"byStatus"`
+	EventsByStatus   map[string]int           `json:"eventsByStatus"`
+	BySeverity       map[string]int           `json:"bySeverity"`
+	EventsBySeverity map[string]int           `json:"eventsBySeverity"`
+	ByClass          map[string]int           `json:"byClass"`
+	EventsByClass    map[string]int           `json:"eventsByClass"`
+	ByAction         map[string]*actionCounts `json:"byAction"`
+	Histogram        logclient.Histogram      `json:"histogram"`
 	// Incomplete is true when there were too many groups to be counted by all but time.
 	Incomplete bool `json:"incomplete,omitempty"`
 }
 
-// actionCounts are those of one action.
+// actionCounts are those of one action; of entries but for Events.
 type actionCounts struct {
 	Count   int `json:"count"`
+	Events  int `json:"events"`
 	Success int `json:"success"`
 	Failed  int `json:"failed"`
 }
@@ -147,7 +152,11 @@ func count(ctx context.Context, client *logclient.Client, q url.Values, step tim
 	if err != nil {
 		return nil, err
 	}
-	st := &statistics{Incomplete: capped, ByStatus: map[string]int{}, BySeverity: map[string]int{}, ByClass: map[string]int{}, ByAction: map[string]*actionCounts{}}
+	st := &statistics{
+		Incomplete: capped, ByAction: map[string]*actionCounts{},
+		ByStatus: map[string]int{}, BySeverity: map[string]int{}, ByClass: map[string]int{},
+		EventsByStatus: map[string]int{}, EventsBySeverity: map[string]int{}, EventsByClass: map[string]int{},
+	}
 	for _, g := range groups {
 		st.add(g)
 	}
@@ -156,16 +165,22 @@ func count(ctx context.Context, client *logclient.Client, q url.Values, step tim
 }
 
 func (st *statistics) add(g logclient.Group) {
+	class := cmp.Or(g.Class, "none")
 	st.Total += g.Count
 	st.ByStatus[g.Status] += g.Count
 	st.BySeverity[g.Severity] += g.Count
-	st.ByClass[cmp.Or(g.Class, "none")] += g.Count
+	st.ByClass[class] += g.Count
+	st.Events = storage.AddEvents(st.Events, g.Events)
+	st.EventsByStatus[g.Status] = storage.AddEvents(st.EventsByStatus[g.Status], g.Events)
+	st.EventsBySeverity[g.Severity] = storage.AddEvents(st.EventsBySeverity[g.Severity], g.Events)
+	st.EventsByClass[class] = storage.AddEvents(st.EventsByClass[class], g.Events)
 	a := st.ByAction[g.Action]
 	if a == nil {
 		a = new(actionCounts)
 		st.ByAction[g.Action] = a
 	}
 	a.Count += g.Count
+	a.Events = storage.AddEvents(a.Events, g.Events)
 	switch g.Status {
 	case string(storage.Success):
 		a.Success += g.Count
@@ -174,58 +189,90 @@ func (st *statistics) add(g logclient.Group) {
 	}
 }
 
-// print prints it for people.
+// flooded says whether there are more events than entries.
+func (st *statistics) flooded() bool { return st.Events > st.Total }
+
+// print prints it for people. Where there are more events than entries it says both.
 func (st *statistics) print(s *screen) {
-	s.line(countOf(st.Total), " from ", oneLine(shortTime(st.Histogram.From)), " to ", oneLine(shortTime(st.Histogram.To)), " (UTC)")
+	total := countOf(st.Total)
+	if st.flooded() {
+		total += ", " + strconv.Itoa(st.Events) + " events"
+	}
+	s.line(total, " from ", oneLine(shortTime(st.Histogram.From)), " to ", oneLine(shortTime(st.Histogram.To)), " (UTC)")
 	if st.Total == 0 {
 		return
 	}
-	s.counts("STATUS", st.ByStatus, statuses)
-	s.counts("SEVERITY", st.BySeverity, severities)
-	s.counts("CLASS", st.ByClass, nil)
+	st.counts(s, "STATUS", st.ByStatus, st.EventsByStatus, statuses)
+	st.counts(s, "SEVERITY", st.BySeverity, st.EventsBySeverity, severities)
+	st.counts(s, "CLASS", st.ByClass, st.EventsByClass, nil)
 	st.actions(s)
 	st.bars(s)
 }
 
 // counts prints how many there are of each word: in the order of words, else the most
 // frequent first.
-func (s *screen) counts(title string, by map[string]int, words []string) {
+func (st *statistics) counts(s *screen, title string, by, events map[string]int, words []string) {
 	keys := slices.SortedFunc(maps.Keys(by), func(a, b string) int {
 		if words != nil {
 			return cmp.Compare(slices.Index(words, a), slices.Index(words, b))
 		}
-		return cmp.Or(cmp.Compare(by[b], by[a]), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(events[b], events[a]), cmp.Compare(by[b], by[a]), cmp.Compare(a, b))
 	})
 	var rows [][]string
 	for _, key := range keys {
-		rows = append(rows, []string{s.word(key), strconv.Itoa(by[key])})
+		rows = append(rows, append([]string{s.word(key)}, st.numbers(by[key], events[key])...))
 	}
 	s.line()
-	s.table([]string{s.paint(title, "1"), s.paint("ENTRIES", "1")}, rows, []int{12, 9}, 1)
+	s.numbered(append([]string{title}, st.titles()...), rows)
+}
+
+// titles are those of numbers.
+func (st *statistics) titles() []string {
+	if st.flooded() {
+		return []string{"ENTRIES", "EVENTS"}
+	}
+	return []string{"ENTRIES"}
+}
+
+// numbers are how many there are of something, as cells.
+func (st *statistics) numbers(entries, events int) []string {
+	if st.flooded() {
+		return []string{strconv.Itoa(entries), strconv.Itoa(events)}
+	}
+	return []string{strconv.Itoa(entries)}
+}
+
+// numbered prints a table whose columns are numbers but for the first.
+func (s *screen) numbered(titles []string, rows [][]string) {
+	widths := []int{12}
+	for i := range titles {
+		if titles[i] = s.paint(titles[i], "1"); i > 0 {
+			widths = append(widths, 9)
+		}
+	}
+	s.table(titles, rows, widths, len(titles)-1)
 }
 
 // actions prints the most frequent ones.
 func (st *statistics) actions(s *screen) {
 	keys := slices.SortedFunc(maps.Keys(st.ByAction), func(a, b string) int {
-		return cmp.Or(cmp.Compare(st.ByAction[b].Count, st.ByAction[a].Count), cmp.Compare(a, b))
+		x, y := st.ByAction[a], st.ByAction[b]
+		return cmp.Or(cmp.Compare(y.Events, x.Events), cmp.Compare(y.Count, x.Count), cmp.Compare(a, b))
 	})
 	var rows [][]string
 	for _, key := range keys[:min(len(keys), maxActions)] {
 		a := st.ByAction[key]
-		rows = append(rows, []string{text.Snip(oneLine(key), 40, "~"), strconv.Itoa(a.Count), strconv.Itoa(a.Success), strconv.Itoa(a.Failed)})
+		row := append([]string{text.Snip(oneLine(key), 40, "~")}, st.numbers(a.Count, a.Events)...)
+		rows = append(rows, append(row, strconv.Itoa(a.Success), strconv.Itoa(a.Failed)))
 	}
 	s.line()
-	titles := []string{"ACTION", "ENTRIES", "SUCCESS", "FAILED"}
-	for i := range titles {
-		titles[i] = s.paint(titles[i], "1")
-	}
-	s.table(titles, rows, []int{12, 9, 9, 9}, 3)
+	s.numbered(append(append([]string{"ACTION"}, st.titles()...), "SUCCESS", "FAILED"), rows)
 	if more := len(keys) - maxActions; more > 0 {
 		s.line("and ", strconv.Itoa(more), " more actions (--output json has all)")
 	}
 }
 
-// bars prints how many there were over time, failures in their colour.
+// bars prints how many events there were over time, failures in their colour.
 func (st *statistics) bars(s *screen) {
 	step := time.Duration(st.Histogram.Step) * time.Millisecond
 	from, err := time.Parse(storage.TimeLayout, st.Histogram.From)
@@ -237,7 +284,7 @@ func (st *statistics) bars(s *screen) {
 	for _, b := range st.Histogram.Buckets {
 		if t, err := time.Parse(storage.TimeLayout, b.At); err == nil {
 			at[t.UnixMilli()] = b
-			most = max(most, b.Success+b.Failed+b.Pending+b.Unknown)
+			most = max(most, sumOf(b.Events))
 		}
 	}
 	layout := "2006-01-02 15:04"
@@ -248,11 +295,15 @@ func (st *statistics) bars(s *screen) {
 	}
 	room := min(cmp.Or(s.width, 80), 100) - len(layout) - len(strconv.Itoa(most)) - 2*gap
 	s.line()
-	s.line(s.paint("TIME (UTC), EACH "+strings.ToUpper(stepName(step)), "1"))
+	title := "TIME (UTC), EACH " + strings.ToUpper(stepName(step))
+	if st.flooded() {
+		title += ", EVENTS"
+	}
+	s.line(s.paint(title, "1"))
 	first := from.UnixMilli() / step.Milliseconds() * step.Milliseconds()
 	for ms := first; ms <= to.UnixMilli(); ms += step.Milliseconds() {
-		b := at[ms]
-		n := b.Success + b.Failed + b.Pending + b.Unknown
+		b := at[ms].Events
+		n := sumOf(b)
 		whole, failed := scaled(n, most, room), scaled(b.Failed, most, room)
 		bar := s.paint(strings.Repeat("#", max(whole-failed, 0)), colors["success"]) + s.paint(strings.Repeat("x", failed), colors["failed"])
 		s.line(strings.TrimRight(fmt.Sprintf("%s  %*d  %s", time.UnixMilli(ms).UTC().Format(layout), len(strconv.Itoa(most)), n, bar), " "))
@@ -260,12 +311,17 @@ func (st *statistics) bars(s *screen) {
 	s.line(s.faint("x are failures"))
 }
 
+// sumOf is how many events there are of any status.
+func sumOf(n logclient.ByStatus) int {
+	return storage.AddEvents(storage.AddEvents(n.Success, n.Failed), storage.AddEvents(n.Pending, n.Unknown))
+}
+
 // scaled is a count as a length; what is there is seen.
 func scaled(n, most, room int) int {
 	if n == 0 {
 		return 0
 	}
-	return max(1, n*max(room, 1)/most)
+	return max(1, int(float64(n)*float64(max(room, 1))/float64(most))) // the product may be more than an int has
 }
 
 // stepName is a step as people say it.

@@ -2,9 +2,12 @@ package caddymodule
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +67,53 @@ func TestStatisticsShowFewBars(t *testing.T) {
 		if n := to.UnixMilli()/step.Milliseconds() - to.Add(-length).UnixMilli()/step.Milliseconds() + 1; err != nil || n > maxBars+1 {
 			t.Errorf("%s has %d bars of %s: %v", length, n, step, err)
 		}
+	}
+}
+
+// says answers a client's questions by path.
+type says map[string]string
+
+func (s says) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(s[r.URL.Path]))}, nil
+}
+
+// TestStatisticsOfAFlood count events beside entries, and draw events: the entries grow fewer
+// while a flood grows. A server of an earlier version says nothing of them.
+func TestStatisticsOfAFlood(t *testing.T) {
+	const tally, histogram = `{"groups":[{"action":"audit-log:rolled-up:sign-in","class":"sign-in","status":"failed","severity":"high","count":1,"events":480},
+		{"action":"sign-in:email","class":"sign-in","status":"failed","severity":"medium","count":20,"events":20},
+		{"action":"sign-out","class":"session","status":"success","severity":"low","count":40,"events":40}]}`,
+		`{"from":"2026-03-01T00:00:00.000Z","to":"2026-03-01T02:00:00.000Z","step":3600000,"buckets":[
+		{"at":"2026-03-01T00:00:00.000Z","success":40,"failed":0,"pending":0,"unknown":0,"events":{"success":40,"failed":0,"pending":0,"unknown":0}},
+		{"at":"2026-03-01T01:00:00.000Z","success":0,"failed":21,"pending":0,"unknown":0,"events":{"success":0,"failed":500,"pending":0,"unknown":0}}]}`
+	stats := func(tally, histogram string) (*statistics, string) {
+		client := &logclient.Client{Transport: says{"/tally": tally, "/histogram": histogram}, Base: "http://log"}
+		st, err := count(t.Context(), client, url.Values{}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		st.print(&screen{w: &b, width: 80})
+		return st, b.String()
+	}
+	st, text := stats(tally, histogram)
+	for _, want := range []string{
+		"61 entries, 540 events from 2026-03-01 00:00:00 to", "failed               21        500\n", "success              40         40\n", "high                  1        480\n",
+		"ACTION                         ENTRIES     EVENTS    SUCCESS     FAILED\naudit-log:rolled-up:sign-in          1        480          0          1\nsign-out ",
+		"TIME (UTC), EACH 1H, EVENTS\n", "2026-03-01 00:00   40  ####\n", "2026-03-01 01:00  500  " + strings.Repeat("x", 57) + "\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("not in it: %q\n%s", want, text)
+		}
+	}
+	if b, err := json.Marshal(st); err != nil || !strings.Contains(string(b), `"total":61,"events":540,"byStatus":{"failed":21,"success":40},"eventsByStatus":{"failed":500,"success":40}`) ||
+		!strings.Contains(string(b), `"audit-log:rolled-up:sign-in":{"count":1,"events":480,"success":0,"failed":1}`) || !strings.Contains(string(b), `"failed":21,"pending":0,"unknown":0,"events":{"success":0,"failed":500,`) {
+		t.Errorf("%v %s", err, b)
+	}
+	old := regexp.MustCompile(`,"events":(\d+|\{[^}]*\})`)
+	if _, text := stats(old.ReplaceAllString(tally, ""), old.ReplaceAllString(histogram, "")); !strings.HasPrefix(text, "61 entries from ") || strings.Contains(strings.ToLower(text), "event") ||
+		!strings.Contains(text, "2026-03-01 01:00  21  xx") {
+		t.Errorf("of an earlier version:\n%s", text)
 	}
 }
 

@@ -65,13 +65,20 @@ type Page struct {
 	NextCursor    string  `json:"nextCursor"`
 }
 
-// Bucket is one step of a Histogram, with its counts.
+// Bucket is one step of a Histogram: how many entries it has, and how many events they stand
+// for, of which there are as many or, after a flood, more.
 type Bucket struct {
-	At      string `json:"at"`
-	Success int    `json:"success"`
-	Failed  int    `json:"failed"`
-	Pending int    `json:"pending"`
-	Unknown int    `json:"unknown"`
+	At string `json:"at"`
+	ByStatus
+	Events ByStatus `json:"events"`
+}
+
+// ByStatus are numbers of each status.
+type ByStatus struct {
+	Success int `json:"success"`
+	Failed  int `json:"failed"`
+	Pending int `json:"pending"`
+	Unknown int `json:"unknown"`
 }
 
 // Histogram counts entries over time; Step is in milliseconds.
@@ -88,7 +95,9 @@ type Group struct {
 	Class    string `json:"class"`
 	Status   string `json:"status"`
 	Severity string `json:"severity"`
-	Count    int    `json:"count"`
+	// Count of entries, and how many events they stand for.
+	Count  int `json:"count"`
+	Events int `json:"events"`
 }
 
 // Error is an answer that is no success.
@@ -140,6 +149,10 @@ func (c *Client) Get(ctx context.Context, id string) (Entry, error) {
 func (c *Client) Histogram(ctx context.Context, query url.Values) (Histogram, error) {
 	var h Histogram
 	err := c.read(ctx, "/histogram", query, &h)
+	for i := range h.Buckets {
+		b := &h.Buckets[i] // an earlier version says nothing of events
+		b.Events = ByStatus{max(b.Events.Success, b.Success), max(b.Events.Failed, b.Failed), max(b.Events.Pending, b.Pending), max(b.Events.Unknown, b.Unknown)}
+	}
 	return h, err
 }
 
@@ -150,6 +163,10 @@ func (c *Client) Tally(ctx context.Context, query url.Values) (groups []Group, c
 		GroupsAreCapped bool
 	}
 	err = c.read(ctx, "/tally", query, &answer)
+	for i := range answer.Groups {
+		g := &answer.Groups[i]
+		g.Events = max(g.Events, g.Count) // as above
+	}
 	return answer.Groups, answer.GroupsAreCapped, err
 }
 
