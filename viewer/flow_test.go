@@ -16,6 +16,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/caddy-audit-log/caddy-audit-log/httpapi"
+	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -947,5 +948,36 @@ func TestTheFocusStays(t *testing.T) {
 	b.until("the tail has ended", `document.querySelector('#pause').hidden`)
 	if at := js[string](b, `document.activeElement.id`); at != "live" {
 		t.Errorf("the focus of a button that is gone is on %q", at)
+	}
+}
+
+// TestAFloodIsDrawnAsItsEvents: rolled up it has fewer entries than a quiet hour.
+func TestAFloodIsDrawnAsItsEvents(t *testing.T) {
+	at := time.Now().Add(-30 * time.Minute)
+	var entries []storage.Entry
+	for i := range 21 {
+		e := storage.Entry{Action: "sign-in:email", Status: storage.Failed, Severity: severity.High, Metadata: []byte(`{"class":"sign-in"}`), CreatedAt: at}
+		if i == 20 {
+			e.Action, e.Metadata = storage.RolledUp+"sign-in", []byte(`{"count":480,"class":"sign-in"}`)
+		}
+		e.Sanitize()
+		entries = append(entries, e)
+	}
+	s := startSite(t, filled(t, entries))
+	b := s.open(t, wide, "?range=1h")
+	b.ready()
+	b.until("the sentence tells of both", `document.querySelector('#summary').textContent === '500 events in 21 entries in the last hour: 500 failed'`)
+	table := js[[]string](b, `[...document.querySelectorAll('#chart-table caption, #chart-table thead th, #chart-table tbody td')].map((n) => n.textContent)`)
+	if want := []string{"Events over time, and the entries that tell of them", "Time", "success", "pending", "failed", "unknown", "entries", "0", "0", "500", "0", "21"}; !slices.Equal(table, want) {
+		t.Errorf("the table has %q, want %q", table, want)
+	}
+	over := js[[]float64](b, `(() => { const r = document.querySelector('.u-over').getBoundingClientRect(); return [r.left, r.top, r.width, r.height] })()`)
+	said := ""
+	for x := over[2] * 0.4; x < over[2]*0.6 && !strings.Contains(said, "failed"); x++ {
+		b.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, over[0]+x, over[1]+over[3]/2))
+		said = b.text("#hover")
+	}
+	if !strings.HasSuffix(said, ": 500 failed (21 entries)") {
+		t.Errorf("the bar under the mouse is %q", said)
 	}
 }

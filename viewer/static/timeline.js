@@ -1,5 +1,6 @@
-// The chart: how many entries there are over time, successes above the line and failures
-// below it. The same stands in a sentence and in a table.
+// The chart: how many events there were over time, successes above the line and failures
+// below it. The same stands in a sentence and in a table. Each event is an entry but in a
+// flood, which is rolled up: where there are fewer entries, that is said, too.
 import { $, el, number, briefTime, fullTime } from './dom.js';
 import { span, query, rangeWords } from './state.js';
 import { spanWords } from './filters.js';
@@ -67,7 +68,10 @@ export class Timeline {
     try {
       const found = await get('histogram', params, signal);
       this.#asked = { from, to, step };
-      this.#take(found.buckets.map((b) => ({ at: Date.parse(b.at), ...Object.fromEntries(names.map((n) => [n, Number(b[n] ?? 0)])) })));
+      this.#take(found.buckets.map((b) => ({
+        at: Date.parse(b.at), entries: names.reduce((total, n) => total + Number(b[n] ?? 0), 0),
+        ...Object.fromEntries(names.map((n) => [n, Number(b.events?.[n] ?? b[n] ?? 0)])),
+      })));
     } finally {
       if (!signal?.aborted) $('timeline').removeAttribute('aria-busy');
     }
@@ -92,10 +96,10 @@ export class Timeline {
   #take(buckets) {
     const { from, to, step } = this.#asked;
     const first = Math.floor(from / step) * step, n = Math.floor((to - first) / step) + 1;
-    const columns = Object.fromEntries(names.map((name) => [name, new Array(n).fill(0)]));
+    const columns = Object.fromEntries([...names, 'entries'].map((name) => [name, new Array(n).fill(0)]));
     for (const b of buckets) {
       const i = Math.round((b.at - first) / step);
-      if (i >= 0 && i < n) for (const name of names) columns[name][i] = b[name];
+      if (i >= 0 && i < n) for (const name in columns) columns[name][i] = b[name];
     }
     const at = Array.from({ length: n }, (_, i) => first + i * step);
     this.#data = { at, columns, buckets, step };
@@ -108,16 +112,17 @@ export class Timeline {
   #describe() {
     const { buckets, step } = this.#data, { state } = this.#view;
     const total = Object.fromEntries(names.map((name) => [name, buckets.reduce((sum, b) => sum + b[name], 0)]));
-    const all = names.reduce((sum, name) => sum + total[name], 0);
+    const all = { ...total, entries: buckets.reduce((sum, b) => sum + b.entries, 0) };
     const when = rangeWords[state.range] ? `in ${rangeWords[state.range]}` : spanWords(state);
-    if (all === 0) {
+    if (sum(all) === 0) {
       $('summary').textContent = `Nothing ${when}`;
       $('chart-table').replaceChildren();
       return;
     }
     const parts = names.filter((name) => total[name]).map((name) => `${number(total[name])} ${words[name]}`);
     const most = buckets.reduce((a, b) => (sum(b) > sum(a) ? b : a));
-    $('summary').textContent = `${number(all)} ${when}: ${parts.join(', ')}`;
+    const count = flooded(all) ? `${number(sum(all))} events in ${entriesOf(all)}` : number(sum(all));
+    $('summary').textContent = `${count} ${when}: ${parts.join(', ')}`;
     $('chart-table').replaceChildren(el('p', { text: `The most, ${number(sum(most))}, at ${spell(most.at, step)}.` }), table(buckets, step));
   }
 
@@ -181,13 +186,13 @@ export class Timeline {
     if (u.cursor.left < 0 || !this.#data) return null;
     const { at, columns, step } = this.#data;
     const i = Math.floor((u.posToVal(u.cursor.left, 'x') * 1000 - at[0]) / step);
-    return i < 0 || i >= at.length ? null : { at: at[i], step, ...Object.fromEntries(names.map((name) => [name, columns[name][i]])) };
+    return i < 0 || i >= at.length ? null : { at: at[i], step, ...Object.fromEntries(Object.keys(columns).map((name) => [name, columns[name][i]])) };
   }
 
   #hover(u) {
     const bucket = this.#under(u);
     $('hover').textContent = !bucket ? 'Drag over the chart to zoom, click a bar to look into it'
-      : `${spell(bucket.at, bucket.step)}: ${names.filter((name) => bucket[name]).map((name) => `${number(bucket[name])} ${words[name]}`).join(', ') || 'nothing'}`;
+      : `${spell(bucket.at, bucket.step)}: ${names.filter((name) => bucket[name]).map((name) => `${number(bucket[name])} ${words[name]}`).join(', ') || 'nothing'}${flooded(bucket) ? ` (${entriesOf(bucket)})` : ''}`;
   }
 
   #fit() {
@@ -201,6 +206,8 @@ export class Timeline {
 const compact = new Intl.NumberFormat(undefined, { notation: 'compact' });
 const whole = [1, 2, 5].flatMap((n) => Array.from({ length: 12 }, (_, e) => n * 10 ** e)).sort((a, b) => a - b);
 const sum = (b) => names.reduce((total, name) => total + b[name], 0);
+const flooded = (b) => sum(b) > b.entries;
+const entriesOf = (b) => `${number(b.entries)} ${b.entries === 1 ? 'entry' : 'entries'}`;
 
 /** Both ends of the upright axis: at least one, with some air. */
 function yRange(min, max) {
@@ -247,7 +254,8 @@ function spell(at, step) {
 }
 
 function table(buckets, step) {
-  const head = el('tr', {}, el('th', { scope: 'col', text: 'Time' }), ...names.map((name) => el('th', { scope: 'col', text: name })));
-  const rows = buckets.map((b) => el('tr', {}, el('th', { scope: 'row', text: spell(b.at, step) }), ...names.map((name) => el('td', { text: number(b[name]) }))));
-  return el('table', {}, el('caption', { text: 'Entries over time' }), el('thead', {}, head), el('tbody', {}, ...rows));
+  const flood = buckets.some(flooded), columns = flood ? [...names, 'entries'] : names;
+  const head = el('tr', {}, el('th', { scope: 'col', text: 'Time' }), ...columns.map((name) => el('th', { scope: 'col', text: name })));
+  const rows = buckets.map((b) => el('tr', {}, el('th', { scope: 'row', text: spell(b.at, step) }), ...columns.map((name) => el('td', { text: number(b[name]) }))));
+  return el('table', {}, el('caption', { text: flood ? 'Events over time, and the entries that tell of them' : 'Entries over time' }), el('thead', {}, head), el('tbody', {}, ...rows));
 }
