@@ -77,7 +77,8 @@ type counts struct {
 	upto   int64
 	hours  map[hourGroup]int // from upto on
 	totals map[group]int
-	days   days // before upto
+	days   days   // before upto
+	floods floods // before upto, too
 	// mostGroups and mostFound are maxGroups and maxFound in tests; 0 otherwise.
 	mostGroups, mostFound int
 }
@@ -91,6 +92,7 @@ func (c *counts) reset(upto int64) int {
 	c.epoch++
 	c.days.full = false
 	c.days.forgetAll()
+	c.floods.forgetAll()
 	c.hours, c.totals = map[hourGroup]int{}, map[group]int{}
 	return c.epoch
 }
@@ -107,6 +109,7 @@ func (c *counts) distrusted() {
 	c.ready, c.whole = false, false
 	c.epoch++
 	c.days.forgetAll()
+	c.floods.forgetAll()
 }
 
 // lasts says whether an epoch does, or ends it if the table turned out to be damaged in it.
@@ -151,13 +154,27 @@ type changes struct {
 	upto  int64 // of the table; known is false when it has to be read
 	known bool
 	n     map[hourGroup]int
+	// same are the hours of entries that are others now and counted as before.
+	same map[int64]bool
 }
 
 func (c *changes) add(hour int64, g group, n int) {
 	if c.n == nil {
 		c.n = map[hourGroup]int{}
 	}
-	bump(c.n, hourGroup{hour, g}, n)
+	at := hourGroup{hour, g}
+	if bump(c.n, at, n); c.n[at] == 0 {
+		if c.same == nil {
+			c.same = map[int64]bool{}
+		}
+		c.same[hour] = true
+	}
+}
+
+// forget forgets them.
+func (c *changes) forget() {
+	clear(c.n)
+	clear(c.same)
 }
 
 // save changes the table, in the transaction, where the hours in it are concerned.
@@ -186,7 +203,7 @@ func (h hourGroup) args(n int64) []driver.NamedValue {
 
 // tell counts what a transaction has committed.
 func (c *changes) tell(to *counts) {
-	if len(c.n) == 0 {
+	if len(c.n) == 0 && len(c.same) == 0 {
 		return
 	}
 	to.mu.Lock()
@@ -194,9 +211,15 @@ func (c *changes) tell(to *counts) {
 	for at, n := range c.n {
 		if to.add(at, n); at.hour < to.upto {
 			to.days.forget(at.hour)
+			to.floods.forget(at.hour)
 		}
 	}
-	clear(c.n)
+	for hour := range c.same {
+		if hour < to.upto {
+			to.floods.forget(hour)
+		}
+	}
+	c.forget()
 }
 
 // readLegacy looks whether there may be entries of an earlier version.

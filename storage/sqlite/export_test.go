@@ -418,3 +418,10 @@ func DropCaches(t *testing.T, s *Store) {
 		t.Fatal(err)
 	}
 }
+
+// FloodHours is how many hours are remembered of which it is known what roll-ups stand for there.
+func FloodHours(s *Store) int {
+	s.counts.mu.RLock()
+	defer s.counts.mu.RUnlock()
+	return len(s.counts.floods.hours)
+}

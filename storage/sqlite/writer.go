@@ -385,7 +385,7 @@ func (w *writer) transact(batch []*job) error {
 	if err != nil {
 		w.texts.Purge() // codes made in this transaction are gone, and so are entries
 		w.open.Purge()
-		clear(w.changes.n)
+		w.changes.forget()
 		w.changes.known = false
 		w.index.done(false)
 		return err
