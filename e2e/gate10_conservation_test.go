@@ -222,6 +222,10 @@ func ledgerOf(t *testing.T, entries []storage.Entry) *ledger {
 		if m.Count == 0 || e.IPAddress == "" || (m.Identifiers > 0) != (kind == "sign-in") || m.From.IsZero() || m.To.Before(m.From) || m.To.Sub(m.From) > 90*time.Second || m.To.After(e.CreatedAt.Add(time.Second)) {
 			t.Errorf("a roll-up at %v: %+v %s", e.CreatedAt, e, e.Metadata)
 		}
+		// Stores count it as so many, and need not read further than this.
+		if n := storage.EventsIn(e.Action, e.Metadata); n != m.Count || !strings.HasPrefix(string(e.Metadata), `{"count":`) {
+			t.Errorf("a roll-up counts as %d: %s", n, e.Metadata)
+		}
 		l.rolled[kind+"/"+e.IPAddress] += m.Count
 		l.rows[kind+"/"+e.IPAddress]++
 	}
