@@ -100,6 +100,7 @@ func runStats(ctx context.Context, f caddycmd.Flags) (int, error) {
 	} else {
 		st.print(s)
 	}
+	sayHowAccountsAreFound(q, st.Total == 0)
 	switch {
 	case err != nil:
 		return caddy.ExitCodeFailedStartup, err

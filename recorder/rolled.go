@@ -15,10 +15,6 @@ import (
 )
 
 const (
-	// rolledUpAction is what the action of a roll-up begins with; its kind follows. The
-	// log keeps what begins with "audit-log:" for itself: neither an insert nor a path
-	// can forge it.
-	rolledUpAction = "audit-log:rolled-up:"
 	// maxIdentifiers bounds the identifiers that are told apart in a window.
 	maxIdentifiers = 128
 	// tallied bounds the values that a tally keeps, shown those that metadata shows.
@@ -121,7 +117,7 @@ func (r *rolled) item(key windowKey) item {
 		raw = nil // cannot happen: texts and numbers
 	}
 	e := storage.Entry{
-		UserID: key.user, Action: rolledUpAction + rollUpKinds[key.kind], Status: storage.Failed, Severity: r.severity,
+		UserID: key.user, Action: storage.RolledUp + rollUpKinds[key.kind], Status: storage.Failed, Severity: r.severity,
 		IPAddress: r.ip, Metadata: raw, IdentifierHash: m.IdentifierHash,
 	}
 	e.Sanitize()

@@ -21,7 +21,7 @@ import (
 func TestARollUpWhoseMinuteEndsAsTheWriterClosesIsWritten(t *testing.T) {
 	store := memory.New(0)
 	w := NewWriter(store, slog.New(slog.DiscardHandler))
-	e := storage.Entry{Action: rolledUpAction + "unknown", Status: storage.Failed}
+	e := storage.Entry{Action: storage.RolledUp + "unknown", Status: storage.Failed}
 	e.Sanitize()
 	w.rollUps.mu.Lock() // as the sweep does
 	closed := make(chan error)

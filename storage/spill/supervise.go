@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// primaryEvery is how often the primary is looked at while it works: twice within the
-	// second in which a database that was moved away is to be noticed (threats.md E2.5). Whoever
-	// wakes a machine that is idle pays for it (docs/performance.md). checkEvery is how often the
-	// journal is looked at while it does not.
-	primaryEvery = 500 * time.Millisecond
+	// primaryEvery is how often the primary is looked at while it works: within the second in
+	// which a database that was moved away is to be noticed (threats.md E2.5). To wake up a
+	// machine that is idle costs most of a millisecond. checkEvery is how often the journal is
+	// looked at while the primary does not work.
+	primaryEvery = 900 * time.Millisecond
 	checkEvery   = 250 * time.Millisecond
 	checkWait    = time.Second
 	// firstBackoff and maxBackoff space the tries of a primary that fails. One that
