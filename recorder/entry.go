@@ -31,19 +31,20 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 	m := metadata{StatusCode: a.Status, DurationMs: since(x.began), Aborted: x.aborted, Withheld: x.withheld}
 	if outcome == storage.Failed {
 		m.UpstreamStatus = x.masked(a)
-		m.Error = x.failure(a, cmp.Or(m.UpstreamStatus, a.Status))
 	}
-	body := x.body.Copied()
+	body, typed := x.body.Copied(), ""
 	// Also when somebody is signed in: trying another's account is what to see.
 	if x.actor.UserID == "" || outcome == storage.Failed {
-		typed := profile.First(x.match.Route.Identifier, a)
-		if typed == "" {
+		if typed = profile.First(x.match.Route.Identifier, a); typed == "" {
 			typed, _ = profile.Similar(x.match.Route.Identifier, a)
 		}
 		if typed != "" {
 			m.Identifier = redact.Identifier(typed)
 			m.IdentifierHash = x.rec.Redactor.HashTag("identifier", strings.ToLower(strings.TrimSpace(typed)))
 		}
+	}
+	if outcome == storage.Failed {
+		m.Error = x.failure(a, cmp.Or(m.UpstreamStatus, a.Status), typed)
 	}
 	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
 		m.TargetUserID = target
@@ -183,8 +184,8 @@ func plainSegment(s string) string {
 }
 
 // failure reads why an exchange failed: from the body's code and message, or from
-// the error parameter of a redirect.
-func (x *Exchange) failure(a *profile.Exchange, status int) *failure {
+// the error parameter of a redirect. What was typed to sign in is masked there as it is beside.
+func (x *Exchange) failure(a *profile.Exchange, status int, typed string) *failure {
 	f := &failure{Status: statusName(status)}
 	code, message := a.LookupString("/code"), a.LookupString("/message")
 	if u, err := url.Parse(a.Header.Get("Location")); err == nil && a.Status >= 300 && a.Status < 400 {
@@ -194,9 +195,15 @@ func (x *Exchange) failure(a *profile.Exchange, status int) *failure {
 		}
 		code, message = q.Get("error"), q.Get("error_description")
 	}
-	f.Code = storage.Clean(x.rec.Redactor.Text(storage.Clean(code, 4*maxCode)), maxCode)
-	f.Message = storage.Clean(x.rec.Redactor.Text(storage.Clean(message, 4*maxMessage)), maxMessage)
+	f.Code, f.Message = x.told(code, typed, maxCode), x.told(message, typed, maxMessage)
 	return f
+}
+
+// told is what a server says of a failure, without secrets, what was typed, and mail addresses.
+func (x *Exchange) told(text, typed string, limit int) string {
+	// Masked before it is cut, so that no part of what is masked is left at the end.
+	text = redact.Addresses(redact.Typed(storage.Clean(text, 16*limit), typed))
+	return storage.Clean(x.rec.Redactor.Text(storage.Clean(text, 4*limit)), limit)
 }
 
 // statusName writes a status as the plugin does: "UNAUTHORIZED", "FOUND".

@@ -1,6 +1,9 @@
 package redact
 
 import (
+	"html"
+	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -78,4 +81,145 @@ func isDomain(s string) bool {
 		return false // people write all of a domain large or nothing: this is the rest of a password
 	}
 	return strings.IndexFunc(last, unicode.IsDigit) < 0 || strings.HasPrefix(last, "xn--")
+}
+
+// maxTyped is how much of what was typed is looked for, in bytes.
+const maxTyped = 256
+
+// Typed masks in a message what somebody typed to sign in, as Identifier does: servers say
+// "No account for alice@example.com was found", and people type passwords into that field. Also its
+// part before the "@", if that has three characters or more, and the spellings of URLs and HTML; in any
+// case, where it is no part of a word. Pure; safe for concurrent use.
+func Typed(message, typed string) string {
+	typed = strings.TrimSpace(strings.ToValidUTF8(typed, "\ufffd"))
+	if typed == "" || message == "" {
+		return message
+	}
+	masked := Identifier(typed)
+	spellings := []string{typed}
+	add := func(s string) {
+		if s != "" && !slices.Contains(spellings, s) {
+			spellings = append(spellings, s)
+		}
+	}
+	for _, escape := range [...]func(string) string{url.QueryEscape, url.PathEscape, html.EscapeString} {
+		add(escape(typed))
+	}
+	add(strings.ReplaceAll(typed, "@", "%40"))
+	if _, phone := maskPhone(typed); phone {
+		add(strings.Map(func(v rune) rune {
+			if v != '+' && !unicode.IsDigit(v) {
+				return -1
+			}
+			return v
+		}, typed))
+	}
+	for _, s := range spellings {
+		message = replaceWord(message, s, masked)
+	}
+	if at := strings.LastIndexByte(typed, '@'); at > 0 && utf8.RuneCountInString(typed[:at]) >= 3 {
+		message = replaceWord(message, typed[:at], maskName(typed[:at]))
+	}
+	return message
+}
+
+// replaceWord replaces each occurrence of old that begins and ends between words, in any case. Of a very
+// long old the beginning is looked for, and the rest of s goes with it.
+func replaceWord(s, old, by string) string {
+	long := len(old) > maxTyped
+	if long {
+		old = old[:maxTyped]
+	}
+	var out []byte
+	shown, before := 0, ' '
+	for i := 0; i < len(s); {
+		v, size := utf8.DecodeRuneInString(s[i:])
+		n := prefixFold(s[i:], old)
+		if first, _ := utf8.DecodeRuneInString(old); n > 0 && !(inWord(before) && inWord(first)) {
+			after, _ := utf8.DecodeRuneInString(s[i+n:])
+			if last, _ := utf8.DecodeLastRuneInString(old); long || !(i+n < len(s) && inWord(after) && inWord(last)) {
+				out = append(append(out, s[shown:i]...), by...)
+				if i += n; long {
+					return string(out)
+				}
+				shown, before = i, '*'
+				continue
+			}
+		}
+		before = v
+		i += size
+	}
+	if out == nil {
+		return s
+	}
+	return string(append(out, s[shown:]...))
+}
+
+// prefixFold is the length of the beginning of s that is prefix in any case; 0 for none.
+func prefixFold(s, prefix string) int {
+	n := 0
+	for _, want := range prefix {
+		v, size := utf8.DecodeRuneInString(s[n:])
+		if size == 0 || !sameFold(v, want) {
+			return 0
+		}
+		n += size
+	}
+	return n
+}
+
+func sameFold(a, b rune) bool {
+	for v := unicode.SimpleFold(a); v != a && a != b; v = unicode.SimpleFold(v) {
+		if v == b {
+			return true
+		}
+	}
+	return a == b
+}
+
+// inWord says whether a character goes on a word, in those scripts that have spaces between words.
+func inWord(v rune) bool {
+	const thai = 0x0E00
+	return v == '_' || v < thai && (unicode.IsLetter(v) || unicode.IsDigit(v))
+}
+
+// Addresses masks the mail addresses in a message as Identifier does, also where the "@" is
+// escaped as in URLs. Pure; safe for concurrent use.
+func Addresses(message string) string {
+	var out []byte
+	shown := 0
+	for i := 0; i < len(message); i++ {
+		sign := 1
+		if hasPrefixFold(message[i:], "%40") {
+			sign = len("%40")
+		} else if message[i] != '@' {
+			continue
+		}
+		begin := shown + strings.LastIndexFunc(message[shown:i], func(v rune) bool { return !isLocal(v) }) + 1
+		if begin > shown { // the last byte of a character that is not one of an address
+			_, size := utf8.DecodeRuneInString(message[begin-1:])
+			begin += size - 1
+		}
+		domain := message[i+sign:]
+		if n := strings.IndexFunc(domain, func(v rune) bool { return !unicode.IsLetter(v) && !unicode.IsDigit(v) && v != '.' && v != '-' }); n >= 0 {
+			domain = domain[:n]
+		}
+		domain = strings.TrimRight(domain, ".-")
+		if begin >= i || strings.IndexFunc(domain, unicode.IsLetter) < 0 {
+			continue
+		}
+		out = append(append(out, message[shown:begin]...), Identifier(message[begin:i]+"@"+domain)...)
+		shown = i + sign + len(domain)
+		i = shown - 1
+	}
+	if out == nil {
+		return message
+	}
+	return string(append(out, message[shown:]...))
+}
+
+// isLocal says whether a character can be of the part of a mail address before the "@", or of a
+// mask of it.
+func isLocal(v rune) bool {
+	return unicode.IsLetter(v) || unicode.IsDigit(v) || strings.ContainsRune("._%+-*", v)
 }

@@ -138,3 +138,53 @@ func TestIdentifier(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestTyped(t *testing.T) {
+	for _, c := range [][3]string{ // message, typed, what is shown
+		{"No account for alice@example.com was found", "alice@example.com", "No account for a***@example.com was found"},
+		{"User 'Hunter2!pass' does not exist", "Hunter2!pass", "User 'H***' does not exist"},
+		{"ALICE@EXAMPLE.COM, that is Alice, is locked", " alice@example.com ", "a***@example.com, that is a***, is locked"},
+		{"malice and alice_b are no part of it", "alice@example.com", "malice and alice_b are no part of it"},
+		{"al is too short to mean anything", "al@example.com", "al is too short to mean anything"},
+		{"+491511234567 is unknown", "+49 151 1234567", "+49***67 is unknown"},
+		{"user=alice%40example.com", "alice@example.com", "user=a***@example.com"},
+		{"a&lt;b&gt;c is none", "a<b>c", "a*** is none"},
+		{"a+b+c%21 is none", "a b c!", "a*** is none"},
+		{"用户张三丰不存在", "张三丰", "用户张***不存在"},
+		{"USER_NOT_FOUND", "user", "USER_NOT_FOUND"},
+		{"x " + strings.Repeat("ab", 200) + " y", strings.Repeat("ab", 200), "x a***"},
+		{"nothing was typed", "", "nothing was typed"},
+	} {
+		if got := Typed(c[0], c[1]); got != c[2] {
+			t.Errorf("%q of who typed %q became %q, want %q", c[0], c[1], got, c[2])
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for in, want := range map[string]string{
+		"user alice@example.com unknown, ask bob.b@example.org.": "user a***@example.com unknown, ask b***@example.org.",
+		"user+alice%40example.com+unknown":                       "u***@example.com+unknown",
+		"é@example.com":                                          "***@example.com",
+		"“alice@example.com”":                                    "“a***@example.com”",
+		"alice@corp":                                             "a***",
+		"a***@example.com":                                       "a***@example.com",
+		"pkg@1.2, @home, 5 @ 3, x@":                              "pkg@1.2, @home, 5 @ 3, x@",
+	} {
+		got := Addresses(in)
+		if got != want || Addresses(got) != got {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzTypedAndAddresses(f *testing.F) {
+	f.Add("No account for alice@example.com", "alice@example.com")
+	f.Add("用户张三丰%40x.de\xff", "\xff@")
+	f.Fuzz(func(t *testing.T, message, typed string) {
+		out := Addresses(Typed(strings.ToValidUTF8(message, ""), typed))
+		if !utf8.ValidString(out) {
+			t.Fatalf("%q and %q became %q", message, typed, out)
+		}
+	})
+}
