@@ -87,7 +87,8 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 }
 
 // shownURI is the request's target as it was written, for who wants to see how: but codes and
-// addresses in its path are no spelling, and are not shown, as they are not in an action.
+// addresses in its path are no spelling, and are not shown, as they are not in an action. Nor are
+// values of its query, of which no more is known than what they are called.
 func (x *Exchange) shownURI() string {
 	path, query, asked := strings.Cut(x.requestURI, "?")
 	segments := strings.Split(path, "/")
@@ -100,12 +101,57 @@ func (x *Exchange) shownURI() string {
 			segments[i] = ":" + name
 		} else if hidden(plain) {
 			segments[i] = ":redacted"
+		} else if before, params, has := strings.Cut(s, ";"); has && strings.Contains(params, "=") {
+			segments[i] = before + ";" + shownQuery(params)
 		}
 	}
 	if path = strings.Join(segments, "/"); asked {
-		return path + "?" + query
+		return path + "?" + shownQuery(query)
 	}
 	return path
+}
+
+// shownValues are the names in a query whose values say what was asked for, not of or for whom.
+var shownValues = map[string]bool{
+	"provider": true, "providerId": true, "provider_id": true, "error": true, "response_type": true, "response_mode": true,
+	"grant_type": true, "prompt": true, "locale": true, "lang": true,
+}
+
+// shownQuery is a query with its names; of values those only that are of shownValues and plain words,
+// numbers of up to three digits, and what is empty.
+func shownQuery(query string) string {
+	var out strings.Builder
+	for query != "" {
+		part, end := query, ""
+		if i := strings.IndexAny(query, "&;"); i >= 0 {
+			part, end = query[:i], query[i:i+1]
+		}
+		query = query[len(part)+len(end):]
+		name, value, has := strings.Cut(part, "=")
+		if !has && name != "" { // a name, or the rest of a value
+			out.WriteString(redact.Placeholder)
+		} else if has {
+			if namesOnly(name) {
+				out.WriteString(name)
+			} else {
+				out.WriteString(redact.Placeholder)
+			}
+			out.WriteByte('=')
+			if number := len(value) <= 3 && strings.Trim(value, "0123456789") == ""; number || shownValues[name] && plainSegment(value) == value {
+				out.WriteString(value)
+			} else {
+				out.WriteString(redact.Placeholder)
+			}
+		}
+		out.WriteString(end)
+	}
+	return out.String()
+}
+
+// namesOnly says whether the name of a parameter can be no more than that.
+func namesOnly(name string) bool {
+	plain := strings.NewReplacer("[", "", "]", "", "%5B", "", "%5D", "").Replace(name)
+	return len(plain) <= 40 && plainSegment(plain) == plain
 }
 
 // hidden says whether a segment of a path is one of those that are for one person: a code of

@@ -348,6 +348,10 @@ func TestAnAmbiguousPathShowsNoMoreThanAnAction(t *testing.T) {
 		"//verify/alice%40example.com/123": "/api/auth//verify/:redacted/123",
 		"//reset-password/Ab3dEf?x=1":      "/api/auth//reset-password/:token?x=1",
 		"//sign-out/%2e%2E/sign-out":       "/api/auth//sign-out/%2e%2E/sign-out",
+		"//verify-email?email=alice@example.com&login_hint=bob%40example.org&t=Ab12Cd34": "/api/auth//verify-email?email=[REDACTED]&login_hint=[REDACTED]&t=[REDACTED]",
+		"//callback/github?error=access_denied&provider=github&a[b]=c;d=e":               "/api/auth//callback/:id?error=access_denied&provider=github&a[b]=[REDACTED];d=[REDACTED]",
+		"//sign-out?alice@example.com&alice%40example.com=&page=2&=&":                    "/api/auth//sign-out?[REDACTED]&[REDACTED]=&page=2&=&",
+		"//sign-out;t=Ab12Cd34;x=1?error=Ab12Cd34Ef56Gh78&provider=a%40b.de":             "/api/auth//sign-out;t=[REDACTED];x=1?error=[REDACTED]&provider=[REDACTED]",
 	} {
 		g := newRig(t, nil)
 		g.do("POST", path, "", nil, answers(404, ``))
