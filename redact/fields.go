@@ -12,6 +12,8 @@ type class uint8
 
 const (
 	harmless class = iota
+	// doubtful names have secrets or settings under them: see resolve.
+	doubtful
 	secret
 	// oneTime names hold so few possible values that even a keyed hash is
 	// worth avoiding: never hashed (threats.md D5).
@@ -27,7 +29,7 @@ var passwordFields = []string{
 	// The same in other languages' forms.
 	"passwort", "kennwort", "senha", "contraseña", "contrasena", "motDePasse", "wachtwoord", "lösenord", "losenord",
 	"hasło", "haslo", "parola", "heslo", "salasana", "jelszó", "jelszo", "пароль", "密码", "密碼", "パスワード", "비밀번호",
-	"passord", "adgangskode", "clave", "mdp", "şifre", "sifre",
+	"passord", "adgangskode", "clave", "mdp", "şifre", "sifre", "passe",
 }
 
 // defaultFields are grouped by where the names come from. Plurals, trailing
@@ -49,6 +51,7 @@ var defaultFields = append(slices.Clone(passwordFields),
 	// Second factors.
 	"otp", "totp", "hotp", "otc", "code", "pin", "passcode", "backupCode", "backupCodes",
 	"recoveryCode", "recoveryCodes", "verificationCode", "userPin", "newPin", "oldPin", "currentPin", "cardPin", "mfaPin", "smsPin", "loginPin", "accountPin", "securityCode", "pinCode", "pinNumber", "mpin",
+	"tan", "puk", "csc", "cvn",
 	"totpURI", "otpauth", "qrCode", "securityAnswer", "secretAnswer", "answer",
 	// Headers that turn up as members.
 	"authorization", "proxyAuthorization", "auth", "cookie", "set-cookie", "x-api-key",
@@ -70,19 +73,23 @@ var defaultFields = append(slices.Clone(passwordFields),
 // names that contain password, passwd, passphrase, secret, credential,
 // privatekey or apikey; names that end in token, key, code, pass, pwd, pw, otp,
 // cookie, signature, assertion, verifier or sessionid; names that begin with
-// otp or totp. Words that merely end so (statusCode, countryCode, publicKey,
+// otp or totp; recovery phrases. Of names of several words ("confirmPin", "codeInput", "neues_passwort")
+// whole words are judged, too, without those that say which or what of it (new, confirm,
+// value, input, ...). Under names such as mfa and twoFactor only what looks like a code is
+// secret. Words that merely end so (statusCode, countryCode, publicKey,
 // cacheKey, compass, ...) are excepted.
 func DefaultFields() []string { return slices.Clone(defaultFields) }
 
 var (
 	secretParts = [][]byte{
 		[]byte("password"), []byte("passwd"), []byte("passphrase"), []byte("secret"),
-		[]byte("credential"), []byte("privatekey"), []byte("apikey"),
+		[]byte("credential"), []byte("privatekey"), []byte("apikey"), []byte("passwort"), []byte("kennwort"),
 	}
 	secretEndings = [][]byte{
 		[]byte("token"), []byte("key"), []byte("code"), []byte("pwd"), []byte("otp"),
 		[]byte("cookie"), []byte("signature"), []byte("assertion"), []byte("sessionid"),
-		[]byte("pass"), []byte("verifier"), []byte("pw"),
+		[]byte("pass"), []byte("verifier"), []byte("pw"), []byte("recoveryphrase"), []byte("seedphrase"), []byte("secretphrase"),
+		[]byte("backupphrase"), []byte("walletphrase"), []byte("recoveryword"), []byte("seedword"), []byte("mnemonicword"),
 	}
 	// ordinaryEndings are the words that end like a secret and are none.
 	ordinaryEndings = [][]byte{
@@ -115,7 +122,7 @@ var (
 	// oneTimeNames are the low-entropy names that no oneTime rule covers.
 	oneTimeNames = map[string]bool{
 		"pinnumber": true, "otc": true,
-		"cvv": true, "cvc": true, "ssn": true, "socialsecuritynumber": true,
+		"cvv": true, "cvc": true, "csc": true, "cvn": true, "tan": true, "puk": true, "ssn": true, "socialsecuritynumber": true,
 	}
 )
 
@@ -123,7 +130,7 @@ var (
 // match ignores case, "_", "-" and other punctuation; of a compound name
 // ("user[password]", "account.token") one secret part is enough.
 func (r *Redactor) Sensitive(key string) bool {
-	return r.classify([]byte(key)) != harmless
+	return r.classify([]byte(key)) >= secret
 }
 
 // NamesPassword reports whether what stands under key is a password by its name, whatever
@@ -133,15 +140,14 @@ func NamesPassword(key string) bool {
 	if isPassword(appendNormal(nil, name)) {
 		return true
 	}
-	if bytes.IndexFunc(name, separatesNames) < 0 {
-		return false
-	}
-	for part := range bytes.FieldsFuncSeq(name, separatesNames) {
-		if isPassword(appendNormal(nil, part)) {
-			return true
+	if bytes.IndexFunc(name, separatesNames) >= 0 {
+		for part := range bytes.FieldsFuncSeq(name, separatesNames) {
+			if isPassword(appendNormal(nil, part)) {
+				return true
+			}
 		}
 	}
-	return false
+	return passwordByWords(name)
 }
 
 // isPassword looks at one normalised name as match does.
@@ -162,15 +168,17 @@ func isPassword(name []byte) bool {
 	return false
 }
 
-// classify looks at the whole name, then at the parts of a compound one.
+// classify looks at the whole name, then at the parts of a compound one, then at its words.
 func (r *Redactor) classify(key []byte) class {
 	var room [96]byte
 	found := r.match(appendNormal(room[:0], key))
-	if found == oneTime || bytes.IndexFunc(key, separatesNames) < 0 {
-		return found
+	if found != oneTime && bytes.IndexFunc(key, separatesNames) >= 0 {
+		for part := range bytes.FieldsFuncSeq(key, separatesNames) {
+			found = max(found, r.match(appendNormal(room[:0], part)))
+		}
 	}
-	for part := range bytes.FieldsFuncSeq(key, separatesNames) {
-		found = max(found, r.match(appendNormal(room[:0], part)))
+	if found < secret && r.rules {
+		found = max(found, r.byWords(key))
 	}
 	return found
 }

@@ -63,3 +63,65 @@ func TestNamesOfPasswords(t *testing.T) {
 		}
 	}
 }
+
+// TestWordsOfCompoundNames: whole words are judged, without those that say which or what of it.
+func TestWordsOfCompoundNames(t *testing.T) {
+	r := must(t, Options{})
+	for _, name := range strings.Fields(`confirmPin repeatPin pin_confirmation pinConfirm walletPin pin_repeat pinValue userPIN PINCode new-pin-2 pins user[pinValue]
+		neues_passwort passwort_neu neuesPasswort neuespasswort nova_senha senhaAtual nueva_contraseña contraseñaNueva nouveau_mot_de_passe mot_de_passe_nouveau
+		nieuw_wachtwoord passe palavra_passe NOVÁ_HESLO новый_пароль 新しいパスワード 新密码 nueva_clave
+		recovery_phrase recoveryPhrase seedPhrase mnemonicPhrase recoveryWords seed_words recovery_words secretPhrase mnemonic_text
+		tan sms_tan puk simPuk csc cardCvc card_cvn cvv2 codeInput code_value digit1 digit6 digit_2 otp_digit_1 code_digit3 recoveryCodeInput tokenValue token_hash
+		backup_code_field otpInput secret_answer_text`) {
+		if !r.Sensitive(name) {
+			t.Errorf("%s is not sensitive", name)
+		}
+	}
+	for _, name := range strings.Fields(`pinned isPinned pinnedMessages tank tankSize stance mfaEnabled twoFactorEnabled two_factor_enabled mfaMethod country_code statusCode
+		zip_code zipCodeInput country_code_value statusCodeText error_code_value digits digitCount puke hasPin pinEnabled is_pin requirePin pinLength codec codename
+		tanned spinner opinion shopping cvcLength display_name newEmail confirmEmail emailConfirmation inputValue text_input new_value oldName field repeat
+		pinterestUrl passenger_name compassValue monkey_input phrase keywords seedCount`) {
+		if r.Sensitive(name) {
+			t.Errorf("%s is sensitive", name)
+		}
+	}
+	for _, name := range strings.Fields("neues_passwort nova_senha mot_de_passe_nouveau 新密码") {
+		if !NamesPassword(name) {
+			t.Errorf("%s is no password", name)
+		}
+	}
+	if own := must(t, Options{Fields: []string{"x"}}); own.Sensitive("confirmPin") || own.Sensitive("nova_senha") {
+		t.Error("names replace the rules, too")
+	}
+}
+
+// TestSecondFactorsAndTheirSettings: under one name are codes and what is set.
+func TestSecondFactorsAndTheirSettings(t *testing.T) {
+	r := must(t, Options{})
+	for _, value := range []string{`"493021"`, `493021`, `"abcd-efgh"`, `["493021"]`} {
+		for _, name := range []string{"mfa", "2fa", "tfa", "twoFactor", "two_factor", "secondFactor", "SMS_MFA", "2fa_input", "mfaValue"} {
+			if got, err := r.JSON([]byte(`{"` + name + `":` + value + `}`)); err != nil || string(got) != `{"`+name+`":"[REDACTED]"}` {
+				t.Errorf("%s of %s: %s, %v", value, name, got, err)
+			}
+		}
+	}
+	for _, body := range []string{
+		`{"mfa":true,"2fa":null,"twoFactor":{"enabled":true,"method":"totp"},"tfa":1,"mfaEnabled":true,"secondFactor":"TOTP","two_factor":["sms","totp"],"require_mfa":"always"}`,
+	} {
+		if got, err := r.JSON([]byte(body)); err != nil || string(got) != body {
+			t.Errorf("%s became %s, %v", body, got, err)
+		}
+	}
+	if got, err := r.JSON([]byte(`{"twoFactor":{"code":"493021"}}`)); err != nil || string(got) != `{"twoFactor":{"code":"[REDACTED]"}}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if got, err := r.Form([]byte("mfa=493021&2fa=on&tfa=sms&tfa=493021")); err != nil || string(got) != `{"mfa":"[REDACTED]","2fa":"on","tfa":"[REDACTED]"}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if got := r.Query("mfa=493021&2fa=true&confirmPin=1"); got != "mfa=[REDACTED]&2fa=true&confirmPin=[REDACTED]" {
+		t.Error(got)
+	}
+	if got := r.Text("2FA: wrong code, mfa: required, mfa: 493021, confirmPin: 1234"); got != "2FA: wrong code, mfa: required, mfa: [REDACTED] confirmPin: [REDACTED]" {
+		t.Error(got)
+	}
+}

@@ -193,6 +193,9 @@ func (r *Redactor) object(list []field, size int) []byte {
 func (w *walk) field(start int, f *field) {
 	key := []byte(validText(f.name))
 	found := w.name(key, false)
+	if found == doubtful {
+		found = found.resolve(f.literal())
+	}
 	switch {
 	case found != harmless:
 		w.secret(start, found, key, f.literal())

@@ -254,7 +254,12 @@ func (w *walk) member(start int, named *nameValue) {
 		return
 	}
 	from := w.pos
-	w.pos = jsonscan.ValueEnd(w.in, from)
+	end = jsonscan.ValueEnd(w.in, from)
+	if found = found.resolve(w.in[from:end]); found == harmless {
+		w.value(start, key)
+		return
+	}
+	w.pos = end
 	w.secret(start, found, key, w.in[from:w.pos])
 }
 

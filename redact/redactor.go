@@ -135,6 +135,12 @@ func (r *Redactor) setFields(fields, added []string) error {
 		r.names[n], r.longest = nameClass([]byte(n)), max(r.longest, len(n))
 		r.given[n] = !r.rules || slices.Contains(added, f)
 	}
+	for _, f := range doubtfulFields {
+		n := string(appendNormal(nil, []byte(f)))
+		if _, there := r.names[n]; r.rules && !there {
+			r.names[n], r.longest = doubtful, max(r.longest, len(n))
+		}
+	}
 	return nil
 }
 

@@ -191,8 +191,16 @@ func (c *cleaner) pair(atom string, end int) bool {
 		start = skipText(c.s, end)
 		found = start > end
 	}
-	if !found || !c.r.Sensitive(atom) {
+	if !found {
 		return false
+	}
+	switch c.r.classify([]byte(atom)) {
+	case harmless:
+		return false
+	case doubtful: // "mfa: 493021" is one, "mfa: required" and "2FA: wrong code" are not
+		if value := strings.Trim(c.s[start:wordEnd(c.s, start, "&,;}])")], "\"'`"); !hasDigits([]byte(value)) {
+			return false
+		}
 	}
 	c.emit(c.shown(atom))
 	c.pos = end
@@ -323,7 +331,12 @@ func (c *cleaner) secretValue(atom string, quoted bool) {
 
 // inWords says whether the value under a normalised name is several words.
 func inWords(name string) bool {
-	return strings.Contains(name, "passphrase") || strings.HasSuffix(name, "mnemonic") || strings.HasSuffix(name, "seed")
+	for _, end := range [...]string{"mnemonic", "seed", "phrase", "words"} {
+		if strings.HasSuffix(name, end) {
+			return true
+		}
+	}
+	return strings.Contains(name, "passphrase")
 }
 
 // word writes an atom that stands for itself, or masks it.

@@ -155,7 +155,7 @@ func (r *Redactor) queryPart(out []byte, part string, continued bool, level int)
 	}
 	out = append(append(out, r.shownKey(key, level)...), '=')
 	name := unescape(key, true)
-	if r.Sensitive(name) {
+	if r.hidesText(name, unescape(value, true)) {
 		return append(out, Placeholder...), true
 	}
 	// "a=1;token=x": some servers split at ";" too.
