@@ -5,7 +5,7 @@
 // It is the last stop before a store, so it errs towards removing too much.
 // Two things make a value secret: the name it stands under (see
 // DefaultFields) and its own shape (a JWT, a "Bearer ..." credential, a PEM
-// block, an otpauth:// URI, a long random string).
+// block, an otpauth:// URI, an API key such as "glpat-...", a long random string).
 //
 // The package is pure: no files, no network, no clock, no logging, no
 // globals that change. A Redactor may be used by any number of goroutines.

@@ -246,3 +246,47 @@ func TestSizeIsCapped(t *testing.T) {
 		t.Errorf("a name has %d bytes", len(got))
 	}
 }
+
+// TestAPIKeysAreKnownByTheirBeginning: many are too short to be told from an id.
+func TestAPIKeysAreKnownByTheirBeginning(t *testing.T) {
+	r := must(t, Options{})
+	for _, key := range []string{
+		"glpat-ABCdef1234567890abcd", "ghp_abcdefghijklmnopqrst", "github_pat_11ABCDEFG0a1b2", "sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+		"sk_live_abcdefghijklmnopqrstuvwx", "rk_live_4eC39HqLyj", "sk_test_4eC39HqLyj", "sk-abcdef0123456789", "xoxb-17653672481-19874698323",
+		"SG.ngeVfQFYQlKU0ufo8x5d1A.TwL2iGAB", "hvs.CAESIJ1234567890", "npm_a1b2c3d4e5f6", "AIzaSyA1b2c3d4e5", "whsec_a1b2c3d4e5f6", "shpat_a1b2c3d4e5f6",
+	} {
+		for in, want := range map[string]string{
+			`{"note":"` + key + `"}`:                    `{"note":"[REDACTED]"}`,
+			`{"id":"` + key + `"}`:                      `{"id":"[REDACTED]"}`,
+			`{"note":"it is ` + key + `, is it?"}`:      `{"note":"it is [REDACTED], is it?"}`,
+			`{"a":["(` + key + `)"]}`:                   `{"a":["([REDACTED])"]}`,
+			`{"u":"https://a.example/x?y=` + key + `"}`: `{"u":"https://a.example/x?y=[REDACTED]"}`,
+		} {
+			if got, err := r.JSON([]byte(in)); err != nil || string(got) != want {
+				t.Errorf("%s became %s, %v", in, got, err)
+			}
+		}
+		if got := r.Text("wrong key: x " + key); got != "wrong key: x [REDACTED]" && got != "wrong key: [REDACTED] [REDACTED]" {
+			t.Errorf("%s: %s", key, got)
+		}
+	}
+	for _, text := range []string{"sk-learn-something", "npm_lifecycle_event", "SG.short", "ask-abcdef0123456789", "sk-", "task_live_4eC39H", "Aizawa1234567"} {
+		if got, err := r.JSON([]byte(`{"note":"` + text + `"}`)); err != nil || string(got) != `{"note":"`+text+`"}` {
+			t.Errorf("%s became %s, %v", text, got, err)
+		}
+	}
+}
+
+func TestErrorCodesStay(t *testing.T) {
+	r := must(t, Options{})
+	for _, code := range []string{"INVALID_2FA_CODE_PROVIDED", "OAUTH2_PROVIDER_NOT_FOUND", "USER_ALREADY_EXISTS_USE_ANOTHER_EMAIL", "ERR_HTTP2_STREAM_CANCEL_NOW"} {
+		if got := r.Text(code); got != code {
+			t.Errorf("%s became %s", code, got)
+		}
+	}
+	for _, secret := range []string{"A1B2_C3D4_E5F6_G7H8_I9J0", "K7QZ2M9XW4R8T1V5B3N6", "INVALID_K7QZ2M9XW4R8T1V5"} {
+		if got := r.Text(secret); got == secret {
+			t.Errorf("%s stays", secret)
+		}
+	}
+}

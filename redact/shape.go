@@ -22,6 +22,9 @@ func suspicious(s []byte, id bool) bool {
 	if len(s) >= shortestInBody && !id {
 		return !isTimestamp(s)
 	}
+	if holdsKey(s) {
+		return true
+	}
 	for i, c := range s {
 		switch c {
 		case ':':
@@ -78,7 +81,58 @@ func secretText(s string) bool {
 	if word, rest, ok := strings.Cut(s, " "); ok && authScheme(word) {
 		return credential(word, strings.TrimSpace(rest)) && !strings.Contains(strings.TrimSpace(rest), " ")
 	}
-	return looksJWT(s) && !strings.ContainsAny(s, " \t\r\n") || base64Object(s)
+	return looksJWT(s) && !strings.ContainsAny(s, " \t\r\n") || base64Object(s) || apiKey(s)
+}
+
+// keyPrefixes are what services begin their API keys with, so that such are known at a glance.
+var keyPrefixes = []string{
+	"glpat-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "sk_live_", "rk_live_", "sk_test_", "sk-",
+	"xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "SG.", "hvs.", "npm_", "AIza", "whsec_", "shpat_",
+}
+
+// shortestKey is how many characters behind such a prefix are a key.
+const shortestKey = 10
+
+// keyLength is the length of the API key that s begins with, 0 for none. What goes on in words
+// ("sk-learn-something", "npm_lifecycle_event") is none.
+func keyLength[T string | []byte](s T) int {
+	if len(s) < shortestKey {
+		return 0
+	}
+	for _, prefix := range keysFrom[s[0]] {
+		if len(s) < len(prefix)+shortestKey || string(s[:len(prefix)]) != prefix {
+			continue
+		}
+		end := len(prefix)
+		for end < len(s) && (isWordByte(s[end]) || s[end] == '_' || s[end] == '-' || s[end] == '.') {
+			end++
+		}
+		if rest := strings.TrimRight(string(s[len(prefix):end]), "."); len(rest) >= shortestKey && !ordinaryWords(rest, true) {
+			return end
+		}
+	}
+	return 0
+}
+
+// keysFrom are keyPrefixes by their first byte.
+var keysFrom = func() (from [256][]string) {
+	for _, p := range keyPrefixes {
+		from[p[0]] = append(from[p[0]], p)
+	}
+	return from
+}()
+
+// apiKey says whether s as a whole is one.
+func apiKey(s string) bool { n := keyLength(s); return n > 0 && n == len(s) }
+
+// holdsKey says whether an API key begins at some word of s.
+func holdsKey[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if keysFrom[s[i]] != nil && (i == 0 || !isWordByte(s[i-1])) && keyLength(s[i:]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // base64Object matches `{"...` in base64 or base64url.
@@ -118,7 +172,26 @@ func randomToken(s string, shortest int) bool {
 	if digit == 0 && upper*4 <= len(s) {
 		return false
 	}
-	return !ordinaryWords(s, true)
+	return !ordinaryWords(s, true) && !errorCode(s)
+}
+
+// errorCode matches INVALID_2FA_CODE_PROVIDED: words in capitals, and one short part with a digit.
+func errorCode(s string) bool {
+	words, short := 0, 0
+	for part := range strings.SplitSeq(s, "_") {
+		lower, upper, digit := count(part)
+		switch {
+		case lower > 0 || upper+digit < len(part) || upper > 15:
+			return false
+		case digit == 0 && upper >= 2:
+			words++
+		case digit > 0 && len(part) <= 5:
+			short++
+		default:
+			return false
+		}
+	}
+	return words >= 2 && short <= 1
 }
 
 // Random reports whether s looks like a random token: 16 and more letters, digits, "_"

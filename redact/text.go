@@ -8,8 +8,8 @@ import (
 // maxNesting bounds how often text is unwrapped: a URL in a query in a URL.
 const maxNesting = 3
 
-// Text masks the secrets in free text such as an error message: JWTs,
-// "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
+// Text masks the secrets in free text such as an error message: JWTs, API keys that are known by
+// their beginning, "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
 // characters (UUIDs stay), the value in `key=value`, `key: value`,
 // `"key":"value"` and `--key value` when the key is sensitive, and in URLs
 // what URL masks; where a secret is named, also what is quoted behind "value". The answer is
@@ -342,7 +342,7 @@ func inWords(name string) bool {
 // word writes an atom that stands for itself, or masks it.
 func (c *cleaner) word(atom string) {
 	switch {
-	case looksJWT(atom), c.random(atom):
+	case looksJWT(atom), holdsKey(atom), c.random(atom):
 		c.mask(len(atom))
 	case strings.Contains(atom, "%"):
 		c.escaped(atom)
