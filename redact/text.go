@@ -12,7 +12,8 @@ const maxNesting = 3
 // their beginning, "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
 // characters (UUIDs stay), the value in `key=value`, `key: value`,
 // `"key":"value"` and `--key value` when the key is sensitive, and in URLs
-// what URL masks; where a secret is named, also what is quoted behind "value". The answer is
+// what URL masks; what is quoted behind a sensitive word ("invalid password 'hunter2'"), and where a secret
+// is named, also behind "value". The answer is
 // valid UTF-8 without NUL. It is not cut.
 func (r *Redactor) Text(s string) string {
 	s, whole := r.clean(s, shortestInText)
@@ -216,6 +217,10 @@ func (c *cleaner) pair(atom string, end int) bool {
 func (c *cleaner) echo(atom string, end int) bool {
 	const aside = "` (`"
 	start, found := end+len(aside)-1, strings.HasPrefix(c.s[end:], aside) && c.r.Sensitive(atom)
+	if !found {
+		start = skipText(c.s, end)
+		found = start > end && c.quotedSecret(atom, start)
+	}
 	if !found && saysValue(atom) {
 		start, found = literal(c.s, end)
 		found = found && c.namesSecret()
@@ -226,6 +231,21 @@ func (c *cleaner) echo(atom string, end int) bool {
 	c.keep(start - c.pos)
 	c.secretValue("", false)
 	return true
+}
+
+// quotedSecret says whether a sensitive word has its value behind it in quotes: "invalid password 'hunter2'".
+// Under other names than those of passwords are words of programs, too ("error code 'USER_NOT_FOUND'",
+// "unique key 'users_email_key'").
+func (c *cleaner) quotedSecret(atom string, at int) bool {
+	if at >= len(c.s) || strings.IndexByte("\"'`", c.s[at]) < 0 || !c.r.Sensitive(atom) {
+		return false
+	}
+	end := quoteEnd(c.s, at)
+	if end-at < 3 || c.s[end-1] != c.s[at] {
+		return false
+	}
+	text := c.s[at+1 : end-1]
+	return NamesPassword(atom) || !strings.Contains(text, "_") || !allToken(text, "") || !ordinaryWords(text, true)
 }
 
 // saysValue is true for names and words that announce a value: value, input_value, rejectedValue.
@@ -256,8 +276,8 @@ func literal(s string, i int) (start int, found bool) {
 	return i, i < len(s) && strings.IndexByte("\"'`[{", s[i]) >= 0
 }
 
-// namesSecret says whether a secret is named anywhere in the text: in quotes or brackets, or
-// a password without them. Words such as "code" and "key" alone are prose.
+// namesSecret says whether a secret is named anywhere in the text: in quotes or brackets, behind "field" or
+// "for", or a password without them. Words such as "code" and "key" alone are prose.
 func (c *cleaner) namesSecret() bool {
 	if c.named == unknown {
 		c.named = no
@@ -269,17 +289,31 @@ func (c *cleaner) namesSecret() bool {
 }
 
 func (r *Redactor) namesSecret(s string) bool {
+	announced := false // by the word before
 	for i := 0; i < len(s); {
 		start := i
 		for i < len(s) && isAtomByte(s[i]) {
 			i++
 		}
 		if start == i {
+			announced = announced && isSpace(s[i])
 			i++
 			continue
 		}
 		quoted := start > 0 && strings.IndexByte("\"'`[(", s[start-1]) >= 0 && i < len(s) && strings.IndexByte("\"'`]),\\", s[i]) >= 0
-		if atom := s[start:i]; quoted && r.Sensitive(atom) || NamesPassword(atom) {
+		atom := s[start:i]
+		if (quoted || announced) && r.Sensitive(strings.TrimRight(atom, ".")) || NamesPassword(atom) {
+			return true
+		}
+		announced = announcesName(atom)
+	}
+	return false
+}
+
+// announcesName is true for words that the name of a field follows.
+func announcesName(atom string) bool {
+	for _, s := range [...]string{"field", "for", "parameter", "param", "property", "attribute", "argument", "column"} {
+		if strings.EqualFold(atom, s) {
 			return true
 		}
 	}

@@ -59,6 +59,12 @@ func TestText(t *testing.T) {
 		{"brackets inside of brackets are part of the value", `"token": {"a":"x)y","b":"hunter2"} z`, `"token": [REDACTED] z`},
 		{"a value under a harmless name stays", `"colour" with value "blue" is not allowed (code 42)`, `"colour" with value "blue" is not allowed (code 42)`},
 		{"values in prose stay", `duplicate key value violates unique constraint "users_password_key"`, `duplicate key value violates unique constraint "users_password_key"`},
+		{"what is quoted behind a sensitive word goes", `invalid password 'hunter2' or PIN "4930", code "ABCDEF"`, `invalid password '[REDACTED]' or PIN "[REDACTED]", code "[REDACTED]"`},
+		{"a field that is named behind the value counts", `Invalid value "123456" for field code`, `Invalid value "[REDACTED]" for field code`},
+		{"also behind for", `Invalid value '123456' for otp.`, `Invalid value '[REDACTED]' for otp.`},
+		{"words of programs behind a sensitive word stay", `error code 'USER_NOT_FOUND', unique key "users_email_key"`, `error code 'USER_NOT_FOUND', unique key "users_email_key"`},
+		{"an apostrophe is no quote", `the password isn't right, a password 'tis`, `the password isn't right, a password 'tis`},
+		{"a value for what is harmless stays", `Invalid value "blue" for field colour`, `Invalid value "blue" for field colour`},
 		{"a name in brackets before prose stays", `Invalid field (password): must be longer`, `Invalid field (password): must be longer`},
 		{"broken bytes and NUL go", "a\xff\x00", "a\ufffd\ufffd"},
 	}, must(t, Options{}).Text)
