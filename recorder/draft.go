@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -21,6 +22,24 @@ type Draft struct {
 	Request RequestFacts
 	// Identity of the actor as the auth server said it; zero for nobody.
 	Identity Session
+	// Redactor is that of the site, with its fields and the profile's; for what a hook copies
+	// from the request. Nil in a Draft of tests.
+	Redactor *redact.Redactor
+
+	exchange *Exchange // nil in a Draft of tests
+}
+
+// ShownPath is the request's path as the log shows one: without what is for one person, codes,
+// addresses, parameters. Not to be called after the hook has returned.
+func (d *Draft) ShownPath() string {
+	path := d.Request.Path
+	if d.exchange != nil {
+		path = d.exchange.shown(path)
+	}
+	if d.Redactor != nil {
+		path = d.Redactor.URL(path)
+	}
+	return path
 }
 
 // RequestFacts are what rules may look at of a request. Header may hold secrets:

@@ -67,7 +67,7 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 		m.SessionHash = x.sessionHash(x.creds.tokens...)
 	}
 	if x.requestURI != "" {
-		m.Path = storage.Clean(x.rec.Redactor.URL(x.shownURI()), maxPath)
+		m.Path = storage.Clean(x.rec.Redactor.URL(x.shown(x.requestURI)), maxPath)
 	}
 	raw, err := m.json()
 	if err != nil || len(raw) > x.rec.MaxMetadata {
@@ -86,11 +86,11 @@ func (x *Exchange) build(outcome storage.Status, m metadata) storage.Entry {
 	return e
 }
 
-// shownURI is the request's target as it was written, for who wants to see how: but codes and
-// addresses in its path are no spelling, and are not shown, as they are not in an action. Nor are
+// shown is a target of the request, as it was written or as it was read. Who looks wants to see how:
+// but codes and addresses in its path are no spelling, and are not shown, as they are not in an action. Nor are
 // values of its query, of which no more is known than what they are called.
-func (x *Exchange) shownURI() string {
-	path, query, asked := strings.Cut(x.requestURI, "?")
+func (x *Exchange) shown(target string) string {
+	path, query, asked := strings.Cut(target, "?")
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
 		plain, err := url.PathUnescape(s)

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
 
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
 
@@ -25,7 +27,7 @@ func (x *Exchange) hooked(e *storage.Entry) bool {
 	if len(x.rec.Hooks) == 0 {
 		return true
 	}
-	d := &Draft{Entry: e, Identity: x.actor, Kept: x.begun()}
+	d := &Draft{Entry: e, Identity: x.actor, Kept: x.begun(), Redactor: x.rec.Redactor, exchange: x}
 	if x.request != nil { // the Recorder that took the request may have had no hooks
 		d.Request = *x.request
 	}
@@ -66,6 +68,15 @@ func (rec *Recorder) ask(ctx context.Context, d *Draft) bool {
 		}
 		changed.ID, changed.CreatedAt = before.ID, before.CreatedAt // its place in the log is not for hooks
 		changed.Metadata = rec.redactAdded(before.Metadata, changed.Metadata)
+		if changed.Action != before.Action {
+			changed.Action = rec.redactAction(changed.Action)
+		}
+		if changed.UserAgent != before.UserAgent {
+			changed.UserAgent = rec.Redactor.Text(changed.UserAgent)
+		}
+		if changed.IPAddress != before.IPAddress {
+			changed.IPAddress = rec.Redactor.Text(changed.IPAddress)
+		}
 		changed.Sanitize()
 		*d.Entry = changed
 	}
@@ -136,6 +147,18 @@ func (rec *Recorder) redactAdded(before, after json.RawMessage) json.RawMessage 
 		return true
 	})
 	return append(out, '}')
+}
+
+// redactAction takes out of an action what looks like a secret or a mail address. Its parts are judged one by
+// one: "token:refresh" names no token.
+func (rec *Recorder) redactAction(action string) string {
+	parts := strings.Split(action, ":")
+	for i, s := range parts {
+		if strings.Contains(s, "@") || redact.Segment(s) != s || rec.Redactor.Text(s) != s {
+			parts[i] = ":redacted"
+		}
+	}
+	return strings.Join(parts, ":")
 }
 
 // redactMember redacts one member of an object; "" when it is removed.

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-audit-log/caddy-audit-log/profile"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder"
 	"github.com/caddy-audit-log/caddy-audit-log/recorder/rule"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
 	"github.com/caddy-audit-log/caddy-audit-log/storage"
 )
@@ -76,6 +77,27 @@ func TestARuleThatFailsIsCountedAndTheOthersCount(t *testing.T) {
 	g.do("POST", "/update-user", `{}`, nil, answers(200, `{}`))
 	if e, _ := g.one(); e.Severity != severity.Critical || g.rec.HookFailures() != 1 || g.writer.Metrics.Snapshot().HookFailures != 1 {
 		t.Errorf("%+v, %d failures, %d in the metric", e, g.rec.HookFailures(), g.writer.Metrics.Snapshot().HookFailures)
+	}
+}
+
+// TestRulesRedactAsTheSiteDoes: with its own names, and paths as the log shows them.
+func TestRulesRedactAsTheSiteDoes(t *testing.T) {
+	rules, err := rule.Compile(rule.Spec{Set: []rule.SetExpr{
+		{Field: "metadata.badge", Expr: rule.Expr{Text: `request.headers["x-badge"][0]`}},
+		{Field: "metadata.where", Expr: rule.Expr{Text: `request.path`}},
+		{Field: "action", Expr: rule.Expr{Text: `"token:refresh:" + request.headers["x-note"][0]`}},
+		{Field: "userAgent", Expr: rule.Expr{Text: `entry.userAgent + " " + string(entry.metadata.method) + " x-badge=1234"`}},
+	}})
+	must(t, err)
+	g := newRig(t, func(o *recorder.Options) {
+		o.Hooks = append(o.Hooks, rules)
+		o.Redactor, err = redact.New(redact.Options{AddFields: []string{"x-badge"}})
+		must(t, err)
+	})
+	g.do("POST", "/reset-password/ab12", `{}`, http.Header{"X-Badge": {"4711"}, "X-Note": {"alice@example.com"}}, answers(200, `{}`))
+	e, m := g.one()
+	if m["badge"] != "[REDACTED]" || m["where"] != "/reset-password/:token" || e.Action != "token:refresh::redacted" || e.UserAgent != "rig/1 POST x-badge=[REDACTED]" {
+		t.Errorf("%q by %q: %s", e.Action, e.UserAgent, e.Metadata)
 	}
 }
 

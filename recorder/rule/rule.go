@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -25,7 +26,7 @@ import (
 // concurrent use.
 type Rules struct {
 	skip, set []*program
-	clean     *redact.Redactor
+	clean     *redact.Redactor // where a Draft has none
 	log       *slog.Logger
 
 	evaluated, skipped, failed atomic.Uint64
@@ -57,6 +58,7 @@ func (r *Rules) BeforeLog(ctx context.Context, d *recorder.Draft) error {
 
 // BeforeLogParts implements recorder.Parts: each expression is one.
 func (r *Rules) BeforeLogParts(_ context.Context, d *recorder.Draft) (failed int) {
+	clean := cmp.Or(d.Redactor, r.clean)
 	for _, p := range r.skip {
 		if d.Kept {
 			break
@@ -64,7 +66,7 @@ func (r *Rules) BeforeLogParts(_ context.Context, d *recorder.Draft) (failed int
 		v, err := r.value(p, &facts{draft: d, needs: p.needs})
 		if err != nil {
 			failed++
-			r.fail(p, err)
+			r.fail(p, err, clean)
 			continue
 		}
 		if v == types.True {
@@ -74,13 +76,13 @@ func (r *Rules) BeforeLogParts(_ context.Context, d *recorder.Draft) (failed int
 		}
 	}
 	for _, p := range r.set {
-		v, err := r.value(p, &facts{draft: d, needs: p.needs, clean: r.clean})
+		v, err := r.value(p, &facts{draft: d, needs: p.needs, clean: clean})
 		if err == nil {
 			err = p.assign(d.Entry, v)
 		}
 		if err != nil {
 			failed++
-			r.fail(p, err)
+			r.fail(p, err, clean)
 		}
 	}
 	return failed
@@ -105,13 +107,13 @@ func (p *program) eval(f *facts) (v ref.Val, err error) {
 
 // fail counts a failure and logs it, at most once a second for each rule, redacted:
 // what CEL says may quote a value.
-func (r *Rules) fail(p *program, err error) {
+func (r *Rules) fail(p *program, err error, clean *redact.Redactor) {
 	r.failed.Add(1)
 	now, last := time.Now().UnixNano(), p.lastWarning.Load()
 	if now-last < int64(time.Second) || !p.lastWarning.CompareAndSwap(last, now) {
 		return
 	}
-	r.log.Warn("an expression failed, the entry stays as it was; ask first for what may be missing, as in \"x-tenant\" in request.headers or has(entry.metadata.tenant)", "rule", p.label, "error", r.clean.Text(storage.Clean(err.Error(), maxError)))
+	r.log.Warn("an expression failed, the entry stays as it was; ask first for what may be missing, as in \"x-tenant\" in request.headers or has(entry.metadata.tenant)", "rule", p.label, "error", clean.Text(storage.Clean(err.Error(), maxError)))
 }
 
 // assign gives the entry a value. It leaves the entry alone when it returns an

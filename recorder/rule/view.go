@@ -171,7 +171,7 @@ func (f *facts) request() *requestView {
 	r := &f.draft.Request
 	v := &requestView{Method: r.Method, Path: r.Path, Host: r.Host, ClientIP: r.ClientIP}
 	if f.clean != nil {
-		v.Path = f.clean.URL(r.Path)
+		v.Path = f.clean.URL(f.draft.ShownPath())
 	}
 	if !f.needs.headers {
 		return v
