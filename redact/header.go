@@ -1,6 +1,10 @@
 package redact
 
-import "strings"
+import (
+	"net/textproto"
+	"slices"
+	"strings"
+)
 
 // secretHeaders are masked whatever Options.Fields says. Caddy itself masks
 // only the first four (threats.md X12).
@@ -15,6 +19,29 @@ var secretHeaders = map[string]bool{
 	"cf-access-jwt-assertion": true, "x-amzn-oidc-data": true, "x-forwarded-client-cert": true,
 	"x-client-cert": true, "ssl-client-cert": true, "x-ssl-client-cert": true, "x-captcha-response": true,
 	"private-token": true, "job-token": true, "x-otp": true, "x-totp": true, "x-github-token": true,
+	"x-session-cookie": true, "x-auth-request-access-token": true,
+}
+
+// answerHeaders are those of secretHeaders, in their canonical form, that auth servers answer with.
+var answerHeaders = []string{
+	"Set-Cookie", "Set-Auth-Token", "Set-Auth-Jwt", "X-Session-Token", "X-Access-Token", "X-Refresh-Token", "X-Auth-Token", "X-Csrf-Token",
+	"X-Auth-Request-Access-Token", "X-Forwarded-Access-Token", "Authorization", "Authentication-Info",
+}
+
+// SecretHeaders are the headers of requests and of answers, sorted and in their canonical form, that a log of
+// Caddy's must not show: the filter that we bring for such logs knows them all. Those of answers include what
+// is no secret but names a user (Gap-Auth) or leads to one (Location, Refresh).
+func SecretHeaders() (requests, answers []string) {
+	for name := range secretHeaders {
+		if !strings.HasPrefix(name, "set-") {
+			requests = append(requests, textproto.CanonicalMIMEHeaderKey(name))
+		}
+	}
+	requests = append(requests, "Referer", "X-Forwarded-Uri", "X-Original-Uri", "X-Original-Url", "X-Rewrite-Url")
+	answers = append(slices.Clone(answerHeaders), "Location", "Refresh", "Gap-Auth", "X-Auth-Request-Email")
+	slices.Sort(requests)
+	slices.Sort(answers)
+	return requests, answers
 }
 
 // urlHeaders hold one URL.

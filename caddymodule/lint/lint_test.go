@@ -1,6 +1,7 @@
 package lint_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 
 	_ "github.com/caddy-audit-log/caddy-audit-log/caddymodule"
 	"github.com/caddy-audit-log/caddy-audit-log/caddymodule/lint"
+	"github.com/caddy-audit-log/caddy-audit-log/profile"
+	"github.com/caddy-audit-log/caddy-audit-log/redact"
 )
 
 // quiet is a global block without findings of its own; it has five lines.
@@ -292,6 +295,63 @@ func TestACaddyfileThatCannotBeAdaptedIsAnError(t *testing.T) {
 	for _, config := range []string{"a.example {", "a.example {\n\taudit_log {\n\t\tdurabilty fsync\n\t}\n}", "a.example {\n\tno_such_directive\n}"} {
 		if _, err := lint.Caddyfile("Caddyfile", []byte(config), lint.Options{}); err == nil {
 			t.Errorf("no error for %q", config)
+		}
+	}
+}
+
+// TestTheFilterThatWeBringHidesEveryServersHeaders: from the list in redact, which has those of all profiles.
+func TestTheFilterThatWeBringHidesEveryServersHeaders(t *testing.T) {
+	requests, answers := redact.SecretHeaders()
+	raw, err := os.ReadFile("../log_filter.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var filter struct {
+		Fields map[string]struct{ Filter string }
+	}
+	if err := json.Unmarshal(raw, &filter); err != nil {
+		t.Fatal(err)
+	}
+	for place, names := range map[string][]string{"request>headers>": requests, "resp_headers>": answers, "headers>": answers} {
+		for _, name := range names {
+			if filter.Fields[place+name].Filter != "delete" {
+				t.Errorf("log_filter.json and Caddyfile.example keep %s%s: add a line that deletes it", place, name)
+			}
+		}
+	}
+
+	example, err := os.ReadFile("../../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(example), "(audit_log_filter) {\n")
+	snippet, _, found := strings.Cut(rest, "\n}\n")
+	if !found {
+		t.Fatal("Caddyfile.example has no snippet")
+	}
+	names := profile.Names()
+	if len(names) < 10 {
+		t.Errorf("profiles %q", names)
+	}
+	for _, name := range names {
+		p, err := profile.Builtin(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range p.Credentials.Headers {
+			if !slices.Contains(requests, h) {
+				t.Errorf("%s: redact.SecretHeaders does not know the request's %s", name, h)
+			}
+		}
+		for _, h := range p.Credentials.ResponseHeaders {
+			if !slices.Contains(answers, h) {
+				t.Errorf("%s: redact.SecretHeaders does not know the answer's %s", name, h)
+			}
+		}
+		for _, f := range check(t, "(f) {\n"+snippet+"\n}\n{\nlog {\nlevel DEBUG\nexclude audit_log.entries\nimport f\n}\nservers {\nlog_credentials\n}\n}\na.example {\nlog {\nimport f\n}\naudit_log {\nprofile "+name+"\n}\nreverse_proxy localhost:3000\n}") {
+			if f.Rule == lint.UnfilteredLog {
+				t.Errorf("%s: %s", name, f.Text)
+			}
 		}
 	}
 }
