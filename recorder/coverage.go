@@ -210,7 +210,7 @@ func parameterOf(s string) string {
 		return "id"
 	case redact.Segment(s) != s:
 		return "token"
-	case letters == 0, digits > 2 && len(s) >= 8:
+	case letters == 0, digits > 2 && len(s) >= 8, personal(s):
 		return "id"
 	}
 	return ""

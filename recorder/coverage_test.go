@@ -53,6 +53,7 @@ func TestCoverageShowsNoSecretsOfPaths(t *testing.T) {
 		"/records/x7k2p9q4z1":                     "/records/:id",
 		"/verify/AbC123dEf456GhI789jKl":           "/verify/:token",
 		"/verify/" + strings.Repeat("y", 65):      "/verify/:token",
+		"/users/alice.miller/x7Kp2QzR":            "/users/:id/:id2",
 		"/by/alice@example.com/x":                 "/by/:email/x",
 		"/by/%3Cscript%3E":                        "/by/:value",
 		"/oauth2/v2/send-verification-otp":        "/oauth2/v2/send-verification-otp",

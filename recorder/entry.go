@@ -100,7 +100,7 @@ func (x *Exchange) shown(target string) string {
 		}
 		if name := cmp.Or(x.match.Route.ParameterOf(x.match.Path, plain), x.match.Route.ParameterOf(x.match.Path, s)); name != "" {
 			segments[i] = ":" + name
-		} else if hidden(plain) {
+		} else if hidden(plain) || !x.match.Route.Known() && personal(plain) {
 			segments[i] = ":redacted"
 		} else if before, params, has := strings.Cut(s, ";"); has && strings.Contains(params, "=") {
 			segments[i] = before + ";" + shownQuery(params)
@@ -191,7 +191,7 @@ func (x *Exchange) severity(action string, outcome storage.Status) severity.Leve
 }
 
 // action is the route's, or for a path that no route names its own segments, with
-// what looks like a secret taken out.
+// what looks like a secret or somebody's name taken out.
 func (x *Exchange) action() string {
 	if x.match.Route.Known() {
 		return x.match.Route.ActionName()
@@ -202,7 +202,9 @@ func (x *Exchange) action() string {
 	}
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
-		segments[i] = plainSegment(s)
+		if segments[i] = plainSegment(s); personal(s) {
+			segments[i] = ":redacted"
+		}
 	}
 	action := strings.Join(segments, ":")
 	if x.rec.Profile.IsAction(action) || storage.IsOwnAction(action) {

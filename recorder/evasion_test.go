@@ -322,7 +322,9 @@ func TestUnknownPathsForgeNothing(t *testing.T) {
 		"/x/%1b%5b31m":              "x::redacted",
 		"/x/%E2%80%AEtxt":           "x::redacted",
 		"/admin/ban-user%20":        "admin::redacted",
-		"/plain/words-and.dots/v2":  "plain:words-and.dots:v2",
+		"/plain/words-and_more/v2":  "plain:words-and_more:v2",
+		"/invite/x7Kp2QzR/accept":   "invite::redacted:accept",
+		"/users/alice.miller/edit":  "users::redacted:edit",
 	} {
 		g := newRig(t, nil)
 		r := httptest.NewRequest("POST", "/api/auth"+path, nil)

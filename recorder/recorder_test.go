@@ -347,6 +347,7 @@ func TestAnAmbiguousPathShowsNoMoreThanAnAction(t *testing.T) {
 		"//verify-otp/493021":              "/api/auth//verify-otp/:redacted",
 		"//verify/alice%40example.com/123": "/api/auth//verify/:redacted/123",
 		"//reset-password/Ab3dEf?x=1":      "/api/auth//reset-password/:token?x=1",
+		"//invite/x7Kp2QzR/accept":         "/api/auth//invite/:redacted/accept",
 		"//sign-out/%2e%2E/sign-out":       "/api/auth//sign-out/%2e%2E/sign-out",
 		"//verify-email?email=alice@example.com&login_hint=bob%40example.org&t=Ab12Cd34": "/api/auth//verify-email?email=[REDACTED]&login_hint=[REDACTED]&t=[REDACTED]",
 		"//callback/github?error=access_denied&provider=github&a[b]=c;d=e":               "/api/auth//callback/:id?error=access_denied&provider=github&a[b]=[REDACTED];d=[REDACTED]",
