@@ -45,6 +45,11 @@ func ExplainFinding(t *testing.T, db *sql.DB) (plans string) {
 	if _, err := f.parts(); err != nil {
 		t.Fatal(err)
 	}
+	for i := range f.list {
+		if err := f.firsts(&part{lookup: &f.list[i]}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return plans + planOf(t, db, strings.ReplaceAll(blockAt, "%s", DefaultTable), 1, []byte{})
 }
 

@@ -62,9 +62,12 @@ type finder struct {
 	list  []lookup
 	codes []int64 // of the actions that are asked for, sorted; nil for all
 	level int     // -1 for all
-	// from and to bound the keys, to exclusive.
-	from, to int64
-	blockAt  *sql.Stmt
+	// from and to bound the keys, to exclusive; a cursor lowers to. end is what it was when all
+	// parts were listed.
+	from, to, end int64
+	all           []*part
+	singly        int // parts that were looked into one by one
+	blockAt       *sql.Stmt
 }
 
 // newFinder makes one; it asks the database nothing yet.
@@ -132,10 +135,10 @@ type part struct {
 	// segment is 0 without one.
 	segment     int64
 	lowest, top int64 // it has no other keys
-	// first is its first block that may have the term, once somebody has looked; empty says
-	// that it has none. See finder.first.
-	first placed
-	empty bool
+	// first is its first block that may have the term, if it has one, once somebody has looked.
+	// See finder.first.
+	first  placed
+	looked bool
 }
 
 // placed is a block and its place.
@@ -157,6 +160,7 @@ func (f *finder) parts() (all []*part, err error) {
 			return nil, err
 		}
 	}
+	f.all, f.end = all, f.to
 	return all, nil
 }
 
@@ -211,18 +215,56 @@ func (f *finder) segments(all []*part, l *lookup) ([]*part, error) {
 // segmentsOf are the segments that have keys of a span, those from before first.
 const segmentsOf = `SELECT segment, max(floor, first), last FROM "{t}_segments" WHERE state = 1 AND last >= max(floor, ?) AND first < ? ORDER BY segment`
 
+// maxSingly is how many parts are looked into one by one: most questions about what is in many
+// entries are answered by few segments. Others are about little, and need all.
+const maxSingly = 8
+
 // first is the first block of a part that may have what is asked for; without a place if
-// there is none. It is read when somebody looks into the part: most questions are answered
-// by few segments.
+// there is none. It is read when somebody looks into the part.
 func (f *finder) first(p *part) (b placed, err error) {
-	if p.segment == 0 || p.first.place != nil || p.empty {
+	if p.segment == 0 || p.looked {
 		return p.first, nil
 	}
-	if group, ok := f.nextGroup(0); ok {
-		p.first, err = f.block(p.segment, f.place(p.lookup, group, math.MaxInt64))
+	group, ok := f.nextGroup(0)
+	if !ok {
+		return b, nil
 	}
-	p.empty = p.first.place == nil && err == nil
+	if f.singly++; f.singly > maxSingly {
+		return p.first, f.firsts(p, group)
+	}
+	if p.first, err = f.block(p.segment, f.place(p.lookup, group, math.MaxInt64)); err == nil {
+		p.looked = true
+	}
 	return p.first, err
+}
+
+// firsts reads the first blocks of all parts of a part's lookup into which nobody has looked.
+func (f *finder) firsts(of *part, group uint64) error {
+	query := strings.ReplaceAll(`SELECT s.segment, p.place, p.block FROM (`+segmentsOf+`) s JOIN "{t}_postings" p ON p.id =
+		(SELECT id FROM "{t}_postings" WHERE segment = s.segment AND place >= ? ORDER BY place LIMIT 1)`, "{t}", f.view.table)
+	rows, err := f.view.db.QueryContext(f.ctx, query, f.from, f.end, f.place(of.lookup, group, math.MaxInt64))
+	if err != nil {
+		return ofIndex(err)
+	}
+	defer func() { _ = rows.Close() }()
+	found := map[int64]placed{}
+	for rows.Next() {
+		var segment int64
+		var b placed
+		if err := rows.Scan(&segment, &b.place, &b.bytes); err != nil {
+			return err
+		}
+		found[segment] = b
+	}
+	if err := rows.Err(); err != nil {
+		return ofIndex(err)
+	}
+	for _, p := range f.all {
+		if p.lookup == of.lookup && p.segment != 0 && !p.looked {
+			p.first, p.looked = found[p.segment], true
+		}
+	}
+	return nil
 }
 
 func (f *finder) place(l *lookup, group uint64, key int64) []byte {
