@@ -341,7 +341,7 @@ func TestAnAddressIsFoundInAnySpelling(t *testing.T) {
 	}
 	s := operator(t, store)
 	for ip, want := range map[string]string{
-		"127.0.0.1": "127.0.0.1", " 127.0.0.1 ": "127.0.0.1", "::ffff:127.0.0.1": "127.0.0.1", "::ffff:7f00:1": "127.0.0.1", "::ffff:127.0.0.1%eth0": "127.0.0.1",
+		"127.0.0.1": "127.0.0.1", "\t127.0.0.1\t": "127.0.0.1", "::ffff:127.0.0.1": "127.0.0.1", "::ffff:7f00:1": "127.0.0.1", "::ffff:127.0.0.1%eth0": "127.0.0.1",
 		"2001:DB8:0::1": "2001:db8::1", "2001:db8::1": "2001:db8::1", "192.0.2.7": "192.0.2.7",
 	} {
 		status, body := fetch(t, s.URL+"/list?ip="+url.QueryEscape(ip))
