@@ -91,9 +91,11 @@ type openStore struct {
 	// recognized outlives it.
 	recognized *recognitions
 	key        []byte
-	// opened is when; told is true once it was told what the process before has left.
-	opened time.Time
-	told   bool
+	// opened is when; told is true once it was told what the process before has left, which
+	// stopTelling ends.
+	opened      time.Time
+	told        bool
+	stopTelling context.CancelFunc
 }
 
 func newPooledStore(identity string, open openFunc, keyFile string, log *slog.Logger) *pooledStore {
@@ -153,13 +155,16 @@ func (p *pooledStore) tellAbandoned() {
 		return
 	}
 	open.told = true
+	only := p.backend() == "sqlite" // of one Caddy at a time
+	ctx, cancel := context.WithTimeout(context.Background(), abandonedTimeout)
+	open.stopTelling = cancel
 	p.leases.Add(1) // the store is open, for mu is held
 	go func() {
 		defer p.release()
-		ctx, cancel := context.WithTimeout(context.Background(), abandonedTimeout)
 		defer cancel()
-		n, err := open.writer.TellAbandoned(ctx, open.opened)
+		n, err := open.writer.TellAbandoned(ctx, open.opened, only)
 		switch {
+		case errors.Is(ctx.Err(), context.Canceled): // Caddy ends: the next start looks again
 		case err != nil:
 			p.log.Warn("nobody is told of requests that a process before this one may have left without an outcome; their entries are in the audit log, with status unknown", "error", err)
 		case n > 0:
@@ -229,6 +234,9 @@ func (p *pooledStore) Destruct() error {
 	p.endLongest()
 	if p.open != nil {
 		p.open.retention.Stop() // deleting by hand holds a lease
+		if p.open.stopTelling != nil {
+			p.open.stopTelling()
+		}
 	}
 	p.closeIfDone()
 	p.mu.Unlock()

@@ -12,6 +12,9 @@ import (
 )
 
 const (
+	// crashLoop is how soon after a start the next one comes if nobody can be sure that the first
+	// has told of anything: then what is before that is told, perhaps once more.
+	crashLoop = 10 * time.Minute
 	// maxAbandoned bounds the intents that are told of at a start, maxLooked the entries that
 	// are looked at for them, and for the start of the process before.
 	maxAbandoned = 1000
@@ -21,15 +24,16 @@ const (
 // TellAbandoned tells the Observer of the intents that a process before this one has left without an
 // outcome, because it was killed: observers hear of final entries only, and would never hear of
 // them. opened is when this process has opened the store. They are looked for from the last start
-// of this node on that came before; it returns how many there are. Of several nodes with one log
+// of this node on that came before, or of any node if this is the only one that writes: a container
+// that is made anew has another name. It returns how many there are. Of several nodes with one log
 // one may tell of what is under way at another, which tells of the outcome later.
-func (w *Writer) TellAbandoned(ctx context.Context, opened time.Time) (n int, err error) {
+func (w *Writer) TellAbandoned(ctx context.Context, opened time.Time, only bool) (n int, err error) {
 	lister, ok := storage.As[storage.Lister](w.store)
 	if !ok || w.Observer == nil {
 		return 0, nil
 	}
 	opened = opened.Truncate(time.Millisecond) // as entries have it: our own start is not before
-	from, err := lastStart(ctx, lister, opened)
+	from, err := lastStart(ctx, lister, opened, only)
 	if err != nil || from.IsZero() {
 		return 0, err
 	}
@@ -44,18 +48,36 @@ func (w *Writer) TellAbandoned(ctx context.Context, opened time.Time) (n int, er
 	return n, err
 }
 
-// lastStart is when this node's process before this one has begun to record; zero if there was none.
-// An entry audit-log:started that knows a configuration before it is one of a reload.
-func lastStart(ctx context.Context, lister storage.Lister, before time.Time) (at time.Time, err error) {
+// lastStart is when this node's process before this one has begun to record, or any node's; zero if there
+// was none, or if it ended in an orderly way. An entry audit-log:started that knows a configuration
+// before it is one of a reload.
+func lastStart(ctx context.Context, lister storage.Lister, before time.Time, anyNode bool) (at time.Time, err error) {
 	node, err := os.Hostname()
-	if err != nil {
+	if err != nil && !anyNode {
 		return at, fmt.Errorf("looking for the start of the process before: %w", err)
 	}
-	err = each(ctx, lister, storage.Query{Action: storage.ActionStarted, To: before, NoTotal: true}, func(e *storage.Entry) bool {
-		if e.CreatedAt.Before(before) && !gjson.GetBytes(e.Metadata, "previousConfig").Exists() && gjson.GetBytes(e.Metadata, "node").Str == node {
-			at = e.CreatedAt
+	ours := func(e *storage.Entry) bool {
+		return e.CreatedAt.Before(before) && (anyNode || gjson.GetBytes(e.Metadata, "node").Str == node)
+	}
+	var exit time.Time
+	err = each(ctx, lister, storage.Query{Action: storage.ActionStopped, To: before, NoTotal: true}, func(e *storage.Entry) bool {
+		if ours(e) && gjson.GetBytes(e.Metadata, "reason").Str == string(StopExit) {
+			exit = e.CreatedAt
 		}
-		return at.IsZero()
+		return exit.IsZero()
+	})
+	if err != nil {
+		return at, err
+	}
+	err = each(ctx, lister, storage.Query{Action: storage.ActionStarted, From: exit, To: before, NoTotal: true}, func(e *storage.Entry) bool {
+		switch {
+		case !ours(e), gjson.GetBytes(e.Metadata, "previousConfig").Exists():
+			return true
+		case at.IsZero(), at.Sub(e.CreatedAt) < crashLoop:
+			at = e.CreatedAt
+			return true
+		}
+		return false
 	})
 	return at, err
 }

@@ -58,10 +58,11 @@ func (d Deletion) Entry(source string) storage.Entry {
 	return e
 }
 
-// oneEntryFor is for how long the runs of the schedule share one entry.
+// oneEntryFor is for how long the runs of the schedule share one entry; half of what is kept, if that
+// is less.
 const oneEntryFor = 24 * time.Hour
 
-// day is the entry that the runs of a day share, and what it says. Only the goroutine of loop
+// day is the entry that the runs of so long share, and what it says. Only the goroutine of loop
 // uses it.
 type day struct {
 	entry storage.Entry
@@ -69,14 +70,15 @@ type day struct {
 	all   Deletion
 }
 
-// tellRun tells of a run of the schedule that has deleted something, in one entry for a day: with
-// an entry for each hour a log that nobody writes to would keep deleting and writing those.
-func (r *Runner) tellRun(n int, before time.Time, keep time.Duration, err error) {
-	if n == 0 || r.Tell == nil {
+// tellRun tells of a run of the schedule that has deleted something, in one entry for a day. own of
+// the deleted are such entries: of these alone nothing is told, or a log that nobody writes to would
+// keep deleting and writing them.
+func (r *Runner) tellRun(n, own int, before time.Time, keep time.Duration, err error) {
+	if n <= own || r.Tell == nil {
 		return
 	}
 	d := &r.told
-	if d.began.IsZero() || time.Since(d.began) >= oneEntryFor {
+	if d.began.IsZero() || time.Since(d.began) >= min(oneEntryFor, keep/2) {
 		*d = day{began: time.Now(), all: Deletion{By: BySchedule}}
 	}
 	d.all.Deleted, d.all.Runs, d.all.Before, d.all.Keep, d.all.Error = d.all.Deleted+n, d.all.Runs+1, stored(before), keep.String(), textOf(err)

@@ -167,11 +167,12 @@ func (r *Runner) run() {
 		return // it has changed at this moment
 	}
 	began, before := time.Now(), r.Now().Add(-keep)
-	n, err := 0, r.check(ctx, keep)
+	n, own, err := 0, 0, r.check(ctx, keep)
 	if err == nil {
+		own = r.tellings(ctx, before)
 		n, err = r.delete(ctx, before)
 	}
-	r.tellRun(n, before, keep, err)
+	r.tellRun(n, own, before, keep, err)
 	if r.ctx.Err() != nil {
 		return // the store is about to be closed, the next process goes on
 	}
@@ -243,6 +244,21 @@ func (r *Runner) newest(ctx context.Context) (e storage.Entry, err error) {
 		e = page.Entries[0]
 	}
 	return e, err
+}
+
+// tellings is how many entries that tell of deletions are older than a time; at most so many as a page
+// has, and 0 if the store cannot say.
+func (r *Runner) tellings(ctx context.Context, before time.Time) int {
+	lister, ok := storage.As[storage.Lister](r.Store)
+	if !ok || r.Tell == nil {
+		return 0
+	}
+	q := storage.Query{Action: storage.ActionPruned, To: before.Add(-time.Millisecond), Limit: storage.MaxLimit, NoTotal: true}
+	page, err := lister.List(ctx, q)
+	if err != nil {
+		return 0
+	}
+	return len(page.Entries)
 }
 
 // newestUntil is the time of the newest entry that is not of after a time; zero without entries, and

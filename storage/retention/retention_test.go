@@ -355,6 +355,31 @@ func TestTheLogSaysWhatWasDeleted(t *testing.T) {
 	})
 }
 
+// TestALogThatNobodyWritesToEnds: the entries that tell of deletions go in the end, and nothing is told
+// of that.
+func TestALogThatNobodyWritesToEnds(t *testing.T) {
+	for _, kept := range []time.Duration{time.Hour, 12 * time.Hour, 10 * day} {
+		synctest.Test(t, func(t *testing.T) {
+			s := memory.New(0)
+			told := 0
+			r := retention.New(t.Context(), retention.Options{Store: s, Logger: slog.New(slog.DiscardHandler), Tell: func(e storage.Entry) {
+				told++
+				if err := s.Write(t.Context(), e); err != nil {
+					t.Error(err)
+				}
+			}})
+			t.Cleanup(r.Close)
+			put(t, s, kept+time.Hour, kept/4*3, 0)
+			keep(t, r, kept)
+			time.Sleep(10 * kept)
+			synctest.Wait()
+			if left := s.Entries(); len(left) != 0 || told < 2 || told > 4 {
+				t.Errorf("of what is kept for %v there are %d entries left, and %d were told: %+v", kept, len(left), told, left)
+			}
+		})
+	}
+}
+
 // TestAnEntryOfTheFutureIsNoReasonForEver: it was written when a clock was ahead, and stays.
 func TestAnEntryOfTheFutureIsNoReasonForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
