@@ -93,26 +93,56 @@ var keyPrefixes = []string{
 // shortestKey is how many characters behind such a prefix are a key.
 const shortestKey = 10
 
-// keyLength is the length of the API key that s begins with, 0 for none. What goes on in words
-// ("sk-learn-something", "npm_lifecycle_event") is none.
-func keyLength[T string | []byte](s T) int {
-	if len(s) < shortestKey {
-		return 0
+// tokenRun is a run of characters that keys are made of, judged once for all keys that may begin in it.
+type tokenRun struct {
+	end int // where it ends
+	key int // where a key in it ends: a "." behind belongs to the sentence
+	odd int // where the last of its parts between "-", "_" and "." begins that is no word; -1 without
+}
+
+// runAt judges the run that goes on at i, where a part begins.
+func runAt[T string | []byte](s T, i int) tokenRun {
+	run := tokenRun{end: i, odd: -1}
+	for run.end < len(s) {
+		stop := partEnd(s, run.end)
+		if !ordinaryWord(string(s[run.end:stop]), true) {
+			run.odd = run.end
+		}
+		if run.end = stop; stop == len(s) || !separatesParts(s[stop]) {
+			break
+		}
+		run.end++
 	}
-	for _, prefix := range keysFrom[s[0]] {
-		if len(s) < len(prefix)+shortestKey || string(s[:len(prefix)]) != prefix {
+	for run.key = run.end; run.key > i && s[run.key-1] == '.'; {
+		run.key--
+	}
+	return run
+}
+
+// hasKey says whether an API key begins at i in the run. What goes on in words ("sk-learn-something",
+// "npm_lifecycle_event") is none.
+func hasKey[T string | []byte](s T, i int, run tokenRun) bool {
+	for _, prefix := range keysFrom[s[i]] {
+		rest := i + len(prefix)
+		if run.key-rest < shortestKey || string(s[i:rest]) != prefix {
 			continue
 		}
-		end := len(prefix)
-		for end < len(s) && (isWordByte(s[end]) || s[end] == '_' || s[end] == '-' || s[end] == '.') {
-			end++
-		}
-		if rest := strings.TrimRight(string(s[len(prefix):end]), "."); len(rest) >= shortestKey && !ordinaryWords(rest, true) {
-			return end
+		if run.odd >= rest || !ordinaryWord(string(s[rest:partEnd(s, rest)]), true) {
+			return true
 		}
 	}
-	return 0
+	return false
 }
+
+// partEnd is where the letters and digits that go on at i end.
+func partEnd[T string | []byte](s T, i int) int {
+	for i < len(s) && isWordByte(s[i]) {
+		i++
+	}
+	return i
+}
+
+func separatesParts(c byte) bool { return c == '-' || c == '_' || c == '.' }
 
 // keysFrom are keyPrefixes by their first byte.
 var keysFrom = func() (from [256][]string) {
@@ -123,12 +153,25 @@ var keysFrom = func() (from [256][]string) {
 }()
 
 // apiKey says whether s as a whole is one.
-func apiKey(s string) bool { n := keyLength(s); return n > 0 && n == len(s) }
+func apiKey(s string) bool {
+	if s == "" || keysFrom[s[0]] == nil {
+		return false
+	}
+	run := runAt(s, 0)
+	return run.end == len(s) && hasKey(s, 0, run)
+}
 
-// holdsKey says whether an API key begins at some word of s.
+// holdsKey says whether an API key begins at some word of s. It is linear: texts come from clients.
 func holdsKey[T string | []byte](s T) bool {
+	var run tokenRun
 	for i := range len(s) {
-		if keysFrom[s[i]] != nil && (i == 0 || !isWordByte(s[i-1])) && keyLength(s[i:]) > 0 {
+		if keysFrom[s[i]] == nil || i > 0 && isWordByte(s[i-1]) {
+			continue
+		}
+		if i >= run.end {
+			run = runAt(s, i)
+		}
+		if hasKey(s, i, run) {
 			return true
 		}
 	}
