@@ -184,38 +184,48 @@ func inWord(v rune) bool {
 }
 
 // Addresses masks the mail addresses in a message as Identifier does, also where the "@" is
-// escaped as in URLs. Pure; safe for concurrent use.
+// escaped as in URLs. It is linear. Pure; safe for concurrent use.
 func Addresses(message string) string {
 	var out []byte
-	shown := 0
-	for i := 0; i < len(message); i++ {
+	shown, begin := 0, 0 // begin is where what can be before an "@" begins
+	for i := 0; i < len(message); {
 		sign := 1
 		if hasPrefixFold(message[i:], "%40") {
 			sign = len("%40")
-		} else if message[i] != '@' {
+		} else if v, size := utf8.DecodeRuneInString(message[i:]); v != '@' {
+			if i += size; !isLocal(v) {
+				begin = i
+			}
 			continue
 		}
-		begin := shown + strings.LastIndexFunc(message[shown:i], func(v rune) bool { return !isLocal(v) }) + 1
-		if begin > shown { // the last byte of a character that is not one of an address
-			_, size := utf8.DecodeRuneInString(message[begin-1:])
-			begin += size - 1
-		}
-		domain := message[i+sign:]
-		if n := strings.IndexFunc(domain, func(v rune) bool { return !unicode.IsLetter(v) && !unicode.IsDigit(v) && v != '.' && v != '-' }); n >= 0 {
-			domain = domain[:n]
-		}
-		domain = strings.TrimRight(domain, ".-")
-		if begin >= i || strings.IndexFunc(domain, unicode.IsLetter) < 0 {
+		domain := domainAt(message[i+sign:])
+		if begin == i || domain == "" {
+			if message[i] == '@' {
+				begin = i + 1
+			}
+			i++
 			continue
 		}
 		out = append(append(out, message[shown:begin]...), Identifier(message[begin:i]+"@"+domain)...)
 		shown = i + sign + len(domain)
-		i = shown - 1
+		i, begin = shown, shown
 	}
 	if out == nil {
 		return message
 	}
 	return string(append(out, message[shown:]...))
+}
+
+// domainAt is what a text begins with that can be the domain of a mail address; "" without.
+func domainAt(s string) string {
+	if n := strings.IndexFunc(s, func(v rune) bool { return !unicode.IsLetter(v) && !unicode.IsDigit(v) && v != '.' && v != '-' }); n >= 0 {
+		s = s[:n]
+	}
+	s = strings.TrimRight(s, ".-")
+	if strings.IndexFunc(s, unicode.IsLetter) < 0 {
+		return ""
+	}
+	return s
 }
 
 // isLocal says whether a character can be of the part of a mail address before the "@", or of a

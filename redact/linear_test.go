@@ -19,7 +19,9 @@ func TestHostileTextsTakeLinearTime(t *testing.T) {
 			"JSON of an id": func() {
 				_, _ = r.JSON(append(append([]byte(`{"id":`), appendQuoted(nil, text)...), '}'))
 			},
-			"Form": func() { _, _ = r.Form([]byte("a=" + text)) },
+			"Addresses": func() { Addresses(text) },
+			"Typed":     func() { Typed(text, text[:100]) },
+			"Form":      func() { _, _ = r.Form([]byte("a=" + text)) },
 		} {
 			start := time.Now()
 			if do(); time.Since(start) > most {
