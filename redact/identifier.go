@@ -2,6 +2,7 @@ package redact
 
 import (
 	"html"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -88,8 +89,8 @@ const maxTyped = 256
 
 // Typed masks in a message what somebody typed to sign in, as Identifier does: servers say
 // "No account for alice@example.com was found", and people type passwords into that field. Also its
-// part before the "@", if that has three characters or more, and the spellings of URLs and HTML; in any
-// case, where it is no part of a word. Pure; safe for concurrent use.
+// part before the "@", if that has three characters or more, and the spellings of URLs and HTML, and with
+// backslashes before punctuation; in any case, where it is no part of a word. Pure; safe for concurrent use.
 func Typed(message, typed string) string {
 	typed = strings.TrimSpace(strings.ToValidUTF8(typed, "\ufffd"))
 	if typed == "" || message == "" {
@@ -134,7 +135,10 @@ func replaceWord(s, old, by string) string {
 	shown, before := 0, ' '
 	for i := 0; i < len(s); {
 		v, size := utf8.DecodeRuneInString(s[i:])
-		n := prefixFold(s[i:], old)
+		n := prefixFold(s[i:], old, false)
+		if n == 0 {
+			n = prefixFold(s[i:], old, true)
+		}
 		if first, _ := utf8.DecodeRuneInString(old); n > 0 && !(inWord(before) && inWord(first)) {
 			after, _ := utf8.DecodeRuneInString(s[i+n:])
 			if last, _ := utf8.DecodeLastRuneInString(old); long || !(i+n < len(s) && inWord(after) && inWord(last)) {
@@ -155,17 +159,46 @@ func replaceWord(s, old, by string) string {
 	return string(append(out, s[shown:]...))
 }
 
-// prefixFold is the length of the beginning of s that is prefix in any case; 0 for none.
-func prefixFold(s, prefix string) int {
+// prefixFold is the length of the beginning of s that is prefix in any case; 0 for none. If escaped is set,
+// punctuation in it may be escaped, each character in another way.
+func prefixFold(s, prefix string, escaped bool) int {
 	n := 0
 	for _, want := range prefix {
-		v, size := utf8.DecodeRuneInString(s[n:])
-		if size == 0 || !sameFold(v, want) {
-			return 0
+		size := 0
+		if escaped {
+			size = escapeOf(s[n:], want)
+		}
+		if size == 0 {
+			var v rune
+			if v, size = utf8.DecodeRuneInString(s[n:]); size == 0 || !sameFold(v, want) {
+				return 0
+			}
 		}
 		n += size
 	}
 	return n
+}
+
+// longestEntity is that of punctuation in HTML: "&#x0027;", with some zeros more.
+const longestEntity = 12
+
+// escapeOf is the length of the escape of a punctuation mark that s begins with: `\'`, "&#x27;", "&quot;"; 0
+// for none.
+func escapeOf(s string, mark rune) int {
+	if len(s) < 2 || s[0] != '\\' && s[0] != '&' || mark >= utf8.RuneSelf || isWordByte(byte(mark)) {
+		return 0
+	}
+	if s[0] == '\\' {
+		if rune(s[1]) == mark {
+			return 2
+		}
+		return 0
+	}
+	end := strings.IndexByte(s[:min(len(s), longestEntity)], ';') + 1
+	if end > 0 && html.UnescapeString(s[:end]) == string(mark) {
+		return end
+	}
+	return 0
 }
 
 func sameFold(a, b rune) bool {
@@ -216,14 +249,14 @@ func Addresses(message string) string {
 	return string(append(out, message[shown:]...))
 }
 
-// domainAt is what a text begins with that can be the domain of a mail address; "" without.
+// domainAt is what a text begins with that can be the domain of a mail address, also an IP address; "" without.
 func domainAt(s string) string {
 	if n := strings.IndexFunc(s, func(v rune) bool { return !unicode.IsLetter(v) && !unicode.IsDigit(v) && v != '.' && v != '-' }); n >= 0 {
 		s = s[:n]
 	}
 	s = strings.TrimRight(s, ".-")
-	if strings.IndexFunc(s, unicode.IsLetter) < 0 {
-		return ""
+	if _, err := netip.ParseAddr(s); err != nil && strings.IndexFunc(s, unicode.IsLetter) < 0 {
+		return "" // a version
 	}
 	return s
 }
