@@ -2,6 +2,7 @@ package redact
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -12,7 +13,8 @@ const maxNesting = 3
 // their beginning, "Bearer ...", otpauth:// URIs, PEM blocks, random tokens of 20 and more
 // characters (UUIDs stay), the value in `key=value`, `key: value`,
 // `"key":"value"` and `--key value` when the key is sensitive, and in URLs
-// what URL masks; what is quoted behind a sensitive word ("invalid password 'hunter2'"), and where a secret
+// what URL masks; what is quoted behind a sensitive word ("invalid password 'hunter2'"; behind "key",
+// "token" and "code" only what has digits or looks random), and where a secret
 // is named, also behind "value". The answer is
 // valid UTF-8 without NUL. It is not cut.
 func (r *Redactor) Text(s string) string {
@@ -235,7 +237,8 @@ func (c *cleaner) echo(atom string, end int) bool {
 
 // quotedSecret says whether a sensitive word has its value behind it in quotes: "invalid password 'hunter2'".
 // Under other names than those of passwords are words of programs, too ("error code 'USER_NOT_FOUND'",
-// "unique key 'users_email_key'").
+// "unique key 'users_email_key'"); behind a key, token or code without more, names and signs ("missing key
+// 'email'", "unexpected token '}'").
 func (c *cleaner) quotedSecret(atom string, at int) bool {
 	if at >= len(c.s) || strings.IndexByte("\"'`", c.s[at]) < 0 || !c.r.Sensitive(atom) {
 		return false
@@ -245,7 +248,23 @@ func (c *cleaner) quotedSecret(atom string, at int) bool {
 		return false
 	}
 	text := c.s[at+1 : end-1]
-	return NamesPassword(atom) || !strings.Contains(text, "_") || !allToken(text, "") || !ordinaryWords(text, true)
+	switch {
+	case NamesPassword(atom):
+		return true
+	case programWord(atom) && strings.IndexFunc(text, unicode.IsDigit) < 0 && !randomToken(text, shortestInPath):
+		return false
+	}
+	return !strings.Contains(text, "_") || !allToken(text, "") || !ordinaryWords(text, true) && !errorCode(text)
+}
+
+// programWord is true for sensitive words that name things of programs as often.
+func programWord(atom string) bool {
+	for _, s := range [...]string{"key", "keys", "token", "tokens", "code", "codes"} {
+		if strings.EqualFold(atom, s) {
+			return true
+		}
+	}
+	return false
 }
 
 // saysValue is true for names and words that announce a value: value, input_value, rejectedValue.
