@@ -11,7 +11,7 @@ import (
 func TestHostileTextsTakeLinearTime(t *testing.T) {
 	const size, most = 64 << 10, 500 * time.Millisecond
 	r := must(t, Options{})
-	for _, pattern := range []string{"sk-", "sk-learn-", "npm_a-", "npm_lifecycle-", "glpat-", "AIza", "AIza-", "SG.", "%40", "a@", "pin=", "'", "password '", "token \"", "a."} {
+	for _, pattern := range []string{"sk-", "sk-learn-", "npm_a-", "npm_lifecycle-", "glpat-", "AIza", "AIza-", "SG.", "%40", "a@", "pin=", "'", "password '", "token \"", "a.", "=;", "a=1;", "mfa=1;"} {
 		text := strings.Repeat(pattern, size/len(pattern))
 		for name, do := range map[string]func(){
 			"Text": func() { r.Text(text) },
@@ -21,6 +21,7 @@ func TestHostileTextsTakeLinearTime(t *testing.T) {
 			},
 			"Addresses": func() { Addresses(text) },
 			"Typed":     func() { Typed(text, text[:100]) },
+			"URL":       func() { r.URL("/?" + text) },
 			"Form":      func() { _, _ = r.Form([]byte("a=" + text)) },
 		} {
 			start := time.Now()

@@ -143,9 +143,9 @@ func (r *Redactor) cleanQuery(query string, level int) string {
 	return string(out)
 }
 
-// queryPart writes what stands between two "&". secret says that a bare word
+// queryPart writes what stands between two "&". masked says that a bare word
 // in the next part belongs to this one's value.
-func (r *Redactor) queryPart(out []byte, part string, continued bool, level int) (_ []byte, secret bool) {
+func (r *Redactor) queryPart(out []byte, part string, continued bool, level int) (_ []byte, masked bool) {
 	key, value, ok := strings.Cut(part, "=")
 	if !ok {
 		if continued && part != "" {
@@ -155,7 +155,9 @@ func (r *Redactor) queryPart(out []byte, part string, continued bool, level int)
 	}
 	out = append(append(out, r.shownKey(key, level)...), '=')
 	name := unescape(key, true)
-	if r.hidesText(name, unescape(value, true)) {
+	// What is longer is no code, and is not looked at again at each ";" in it.
+	kind := r.classify([]byte(name))
+	if kind >= secret || kind == doubtful && len(value) <= 3*maxKeyBytes && looksCode(unescape(value, true)) {
 		return append(out, Placeholder...), true
 	}
 	// "a=1;token=x": some servers split at ";" too.

@@ -250,12 +250,6 @@ func looksCode(s string) bool {
 	return len(s) > 3 && len(s) <= maxKeyBytes && !settings[string(bytes.ToLower([]byte(s)))]
 }
 
-// hidesText says whether the text under a name is secret by the name.
-func (r *Redactor) hidesText(name, text string) bool {
-	found := r.classify([]byte(name))
-	return found >= secret || found == doubtful && looksCode(text)
-}
-
 // hasDigits says whether a number or a list has four digits in a row.
 func hasDigits(raw []byte) bool {
 	run := 0
