@@ -20,7 +20,9 @@ func TestTheReadmesQuestionsAreAnswered(t *testing.T) {
 	config := func(directive string) string {
 		return site(database(dir), port, auth, "admin "+admin, "profile better_auth\n\t\trollup off"+directive)
 	}
+	seed(t, dir, 1, 200*day)
 	startWithAdmin(t, dir, port, config(""))
+	expect(t, auditLog(t, "", "prune", "--older-than", "90d", "--address", admin), 0, "1 entries from before", "")
 	reload(t, admin, config("\n\t\tenabled off"))
 	reload(t, admin, config(""))
 	for range 3 {
@@ -40,16 +42,19 @@ func TestTheReadmesQuestionsAreAnswered(t *testing.T) {
 		if got.status != 0 {
 			t.Errorf("%s ends with %d: %s", line[1], got.status, got.errors)
 		}
-		ran[args[0]+args[1]] = got.out
+		ran[args[0]+args[1]+args[2]] = got.out
 	}
-	if lines := strings.Split(strings.TrimSpace(ran["list--class"]), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `"action":"delete-user"`) {
-		t.Errorf("who deleted an account: %s", ran["list--class"])
+	if lines := strings.Split(strings.TrimSpace(ran["list--classaccount"]), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `"action":"delete-user"`) {
+		t.Errorf("who deleted an account: %s", ran["list--classaccount"])
 	}
-	if got := ran["list--action"]; strings.Count(got, "\n") != 1 || !strings.Contains(got, `"action":"audit-log:stopped"`) {
+	if got := ran["list--actionaudit-log:stopped"]; strings.Count(got, "\n") != 1 || !strings.Contains(got, `"action":"audit-log:stopped"`) {
 		t.Errorf("when it was switched off: %s", got)
 	}
-	if !strings.Contains(ran["stats--identifier"], `"total": 3,`) {
-		t.Errorf("the attack on one account: %s", ran["stats--identifier"])
+	if got := ran["list--actionaudit-log:pruned"]; strings.Count(got, "\n") != 1 || !strings.Contains(got, `"by":"hand"`) {
+		t.Errorf("what was deleted: %s", got)
+	}
+	if !strings.Contains(ran["stats--identifierada@example.com"], `"total": 3,`) {
+		t.Errorf("the attack on one account: %s", ran["stats--identifierada@example.com"])
 	}
 	if b, err := os.ReadFile(file); err != nil || strings.Count(string(b), "\n") != 4 {
 		t.Errorf("the failed sign-ins: %v\n%s", err, b)
