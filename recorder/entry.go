@@ -46,8 +46,7 @@ func (x *Exchange) finished(a *profile.Exchange, outcome storage.Status) storage
 	if outcome == storage.Failed {
 		m.Error = x.failure(a, cmp.Or(m.UpstreamStatus, a.Status), typed)
 	}
-	// Whom somebody does it to is not said twice: taking users out of the log reaches userId, not metadata.
-	if target := x.targetOf(a, outcome); target != x.actor.UserID {
+	if target := x.targetOf(a, outcome); target != x.actor.UserID || x.match.Route.Class == "admin" {
 		m.TargetUserID = target
 		x.foreign = x.actor.UserID != "" && len(x.match.Route.Target) > 0 && profile.First(x.match.Route.Target, x.onlyRequest(a)) != ""
 	}

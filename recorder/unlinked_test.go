@@ -52,12 +52,3 @@ func TestADeletionUnlinksOnce(t *testing.T) {
 		t.Errorf("unlinked %d times, and the entry is %q's", n, e.UserID)
 	}
 }
-
-// TestWhoActsOnThemselvesIsNamedOnce: metadata is out of reach when the user is taken out of the log.
-func TestWhoActsOnThemselvesIsNamedOnce(t *testing.T) {
-	g := newRig(t, nil)
-	g.do("POST", "/admin/set-role", `{"userId":"admin","role":"admin"}`, cookie("s-admin"), answers(200, `{"user":{"id":"admin"}}`))
-	if e, m := g.one(); e.UserID != "admin" || m["targetUserId"] != nil || m["class"] != "admin" {
-		t.Errorf("%q did %s", e.UserID, e.Metadata)
-	}
-}
