@@ -258,12 +258,21 @@ func loadProfile(name string) (*profile.Profile, error) {
 // Serving.
 
 // marker is the variable that keeps a request which passes two handlers from
-// being recorded twice. It is markedFailed when a handler behind has failed: what the server's routes for
-// errors make of the request is another exchange, if another server has answered there.
-const (
-	marker       = "audit_log.recorded"
-	markedFailed = "failed"
-)
+// being recorded twice: the edge of the one that does. It says when a handler behind has failed: what
+// the server's routes for errors make of the request is another exchange, if another server has answered
+// there. The variables themselves are written before the request is passed on only: then a goroutine of
+// reverse_proxy may read them, while it dials.
+const marker = "audit_log.recorded"
+
+// mark marks a request as recorded; passed is the mark that it has already, nil without one.
+func (e *edge) mark(passed *edge) *edge {
+	if passed == nil {
+		caddyhttp.SetVar(e.origin.Context(), marker, e)
+		return e
+	}
+	passed.failed.Store(false)
+	return passed
+}
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -282,8 +291,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !mine && !h.isAPI(now, r) {
 		return next.ServeHTTP(w, r)
 	}
-	passed := caddyhttp.GetVar(r.Context(), marker)
-	if passed != nil && passed != markedFailed {
+	passed, _ := caddyhttp.GetVar(r.Context(), marker).(*edge)
+	if passed != nil && !passed.failed.Load() {
 		return next.ServeHTTP(w, r)
 	}
 	store, err := h.app.pooled.lease()
@@ -302,19 +311,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if !h.mayAuthorize(now) {
 			return elsewhere(w)
 		}
-		caddyhttp.SetVar(r.Context(), marker, true)
+		e.mark(passed)
 		return h.serveAPI(run, w, r, path, ambiguous, asker)
 	}
 	if h.Enabled != nil && !*h.Enabled || !run.recorder.Wants(match) {
 		return next.ServeHTTP(w, r)
 	}
-	caddyhttp.SetVar(r.Context(), marker, true)
+	mark := e.mark(passed)
 	if match.Ambiguous && h.AmbiguousPath == "reject" {
 		next = caddyhttp.HandlerFunc(rejectAmbiguous)
 	}
-	err = run.record(w, r, next, match, e, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e, Again: passed == markedFailed})
+	err = run.record(w, r, next, match, e, recorder.Facts{ClientIP: clientIP(r), Asker: asker, Edge: e, Again: passed != nil})
 	if err != nil {
-		caddyhttp.SetVar(r.Context(), marker, markedFailed)
+		mark.failed.Store(true)
 	}
 	return err
 }
@@ -483,6 +492,8 @@ type edge struct {
 	// before is the latency of a server that was asked before this handler, as forward_auth
 	// does, which is a reverse_proxy too; nil if none was.
 	before any
+	// failed is true once a handler behind has failed; see marker.
+	failed atomic.Bool
 }
 
 // The placeholders that a reverse_proxy sets when its server has answered.
