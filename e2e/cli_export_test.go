@@ -327,7 +327,7 @@ func TestOutputsObeyNothing(t *testing.T) {
 func TestTheRecipeThatPulls(t *testing.T) {
 	for _, program := range []string{"sh", "jq", "curl"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skip(err)
+			t.Skipf("%v: the recipe of docs/api.md needs %s, install it", err, program)
 		}
 	}
 	docs, err := os.ReadFile("../docs/api.md")

@@ -2,8 +2,6 @@ package recorder
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -52,10 +50,7 @@ func (w *Writer) TellAbandoned(ctx context.Context, opened time.Time, only bool)
 // was none, or if it ended in an orderly way. An entry audit-log:started that knows a configuration
 // before it is one of a reload.
 func lastStart(ctx context.Context, lister storage.Lister, before time.Time, anyNode bool) (at time.Time, err error) {
-	node, err := os.Hostname()
-	if err != nil && !anyNode {
-		return at, fmt.Errorf("looking for the start of the process before: %w", err)
-	}
+	node := storage.Node()
 	ours := func(e *storage.Entry) bool {
 		return e.CreatedAt.Before(before) && (anyNode || gjson.GetBytes(e.Metadata, "node").Str == node)
 	}

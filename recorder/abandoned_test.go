@@ -3,7 +3,6 @@ package recorder_test
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"testing"
 	"time"
 
@@ -19,10 +18,7 @@ func (h *toldOf) EntryWritten(e storage.Entry)         { *h = append(*h, e.UserI
 func (*toldOf) WriteFailed(_ error, _ []storage.Entry) {}
 
 func TestWhichIntentsAreToldOfAtAStart(t *testing.T) {
-	node, err := os.Hostname()
-	if err != nil {
-		t.Fatal(err)
-	}
+	node := storage.Node()
 	opened := time.Now().Truncate(time.Millisecond)
 	ago := func(minutes int) time.Time { return opened.Add(-time.Duration(minutes) * time.Minute) }
 	own := func(action string, minutes int, node, more string) storage.Entry {

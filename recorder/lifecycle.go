@@ -3,7 +3,6 @@ package recorder
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -74,12 +73,9 @@ func (w *Writer) Stopped(was Scope, why StopReason) {
 }
 
 func (w *Writer) tellScope(action string, level severity.Level, s Scope, m scopeMetadata) {
-	m.Scope, m.Class, m.Source = s, "custom", "recorder"
+	m.Scope, m.Node, m.Class, m.Source = s, storage.Node(), "custom", "recorder"
 	if n := len(s.Sites) - maxSites; n > 0 {
 		m.Sites, m.MoreSites = s.Sites[:maxSites], n
-	}
-	if name, err := os.Hostname(); err == nil {
-		m.Node = name
 	}
 	metadata, err := json.Marshal(m)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -213,6 +214,16 @@ const (
 	ActionPruned   = "audit-log:pruned"
 	ActionImported = "audit-log:imported"
 )
+
+// Node is the machine's name, by which such entries tell who has written them: several may write to
+// one log. "" if the system does not know it.
+func Node() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
 
 // IsOwnAction says whether an action is one of the log's own, which begin with "audit-log:", in
 // any spelling that a reader could take for it: case, surrounding space, slashes for colons.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
-	"os"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -75,10 +74,7 @@ func Imported(r Result, account string, failed error) storage.Entry {
 		Node    string `json:"node,omitempty"`
 		Class   string `json:"class"`
 		Source  string `json:"source"`
-	}{Written: r.Written, Skipped: r.Skipped, Account: account, Class: "custom", Source: "command"}
-	if name, err := os.Hostname(); err == nil {
-		m.Node = name
-	}
+	}{Written: r.Written, Skipped: r.Skipped, Account: account, Node: storage.Node(), Class: "custom", Source: "command"}
 	e := storage.Entry{Action: storage.ActionImported, Status: storage.Success, Severity: severity.High}
 	if failed != nil {
 		e.Status, m.Error = storage.Failed, storage.Clean(failed.Error(), 500)

@@ -2,7 +2,6 @@ package retention
 
 import (
 	"encoding/json"
-	"os"
 	"time"
 
 	"github.com/caddy-audit-log/caddy-audit-log/severity"
@@ -34,7 +33,7 @@ type Deletion struct {
 	Account string `json:"account,omitempty"`
 	// Error is why not all was deleted.
 	Error string `json:"error,omitempty"`
-	// Node is the machine's name; "" lets Entry find it out.
+	// Node, Class and Source are Entry's to set: the machine's name, "custom", and who says it.
 	Node   string `json:"node,omitempty"`
 	Class  string `json:"class"`
 	Source string `json:"source"`
@@ -42,10 +41,7 @@ type Deletion struct {
 
 // Entry is the entry of a deletion, of now. By hand it is severe.
 func (d Deletion) Entry(source string) storage.Entry {
-	d.Class, d.Source = "custom", source
-	if name, err := os.Hostname(); err == nil && d.Node == "" {
-		d.Node = name
-	}
+	d.Node, d.Class, d.Source = storage.Node(), "custom", source
 	e := storage.Entry{Action: storage.ActionPruned, Status: storage.Success, Severity: severity.Low}
 	if d.By == ByHand {
 		e.Severity = severity.High
